@@ -1,0 +1,178 @@
+"""Threat model: what an attack may do to an image, and where it starts.
+
+Images are float32 [B,H,W,C] in [clip_min, clip_max], normally [0,1]; eps is in the same unit (8/255
+means 8 grey levels). For "linf" the ball is per pixel and channel, for "l2" per image.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NORMS = ("linf", "l2")
+STARTS = ("none", "uniform", "gauss")
+# When the perturbation is cut back to the ball and the image to its range, after every step:
+#   ball_then_range  TRADES, torchattacks, the training attacks of the ARD family
+#   range_then_ball  CIARD's and MTARD's evaluation PGD (after Madry et al.)
+#   range_at_end     CIARD's CW: the ball after every step, the range once after the last
+ORDERS = ("ball_then_range", "range_then_ball", "range_at_end")
+
+
+def _per_image(value: jax.Array, like: jax.Array) -> jax.Array:
+    """[B] -> [B,1,1,...], to broadcast against `like`."""
+    return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
+def l2_norm(x: jax.Array) -> jax.Array:
+    """Euclidean norm of each image, [B,...] -> [B]; safe for very small and very large entries."""
+    flat = x.reshape(x.shape[0], -1)
+    largest = jnp.max(jnp.abs(flat), axis=1)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(jnp.sum(jnp.square(flat / unit[:, None]), axis=1))
+
+
+def project(x: jax.Array, center: jax.Array, eps: float | jax.Array, norm: str) -> jax.Array:
+    """Nearest point of the eps-ball around `center`.
+
+    Args:
+      x: [B,...] float32.
+      center: [B,...] float32, the clean images.
+      eps: radius; may be traced.
+      norm: "linf" or "l2".
+
+    Returns:
+      [B,...] float32.
+    """
+    if norm == "linf":
+        return jnp.clip(x, center - eps, center + eps)
+    delta = x - center
+    length = l2_norm(delta)
+    factor = jnp.where(length > eps, eps / jnp.where(length > 0, length, 1.0), 1.0)
+    return center + delta * _per_image(factor, delta)
+
+
+def ascent_direction(gradient: jax.Array, norm: str) -> jax.Array:
+    """Steepest ascent of unit size: the sign for "linf", the normalised gradient for "l2".
+
+    An image whose gradient is exactly 0 gets the direction 0.
+    """
+    if norm == "linf":
+        return jnp.sign(gradient)
+    largest = jnp.max(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
+    scaled = gradient / _per_image(jnp.where(largest > 0, largest, 1.0), gradient)
+    length = l2_norm(scaled)
+    return scaled / _per_image(jnp.where(length > 0, length, 1.0), gradient)
+
+
+def random_start(
+    kind: str,
+    key: jax.Array | None,
+    images: jax.Array,
+    eps: float | jax.Array,
+    *,
+    norm: str = "linf",
+    sigma: float = 0.001,
+    clip: tuple[float, float] | None = None,
+) -> jax.Array:
+    """First iterate of an attack.
+
+    Args:
+      kind: "none": the images themselves. "uniform": Linf: x + U(-eps, eps) per pixel; L2: a
+        direction that is uniform on the sphere and a length U(0, eps), as Rice et al. and
+        torchattacks do (so NOT uniform in volume, where nearly all points lie on the surface).
+        "gauss": x + sigma N(0, I) in either norm, as TRADES and the ARD family.
+      key: typed PRNG key; may be None for "none".
+      images: [B,...] float32.
+      eps: radius; may be traced.
+      norm: "linf" or "l2".
+      sigma: standard deviation of "gauss", in pixel units.
+      clip: (lowest, highest) pixel value to cut the start to, or None to leave it (TRADES, CIARD).
+
+    Returns:
+      [B,...] float32.
+
+    Raises:
+      ValueError: unknown kind, or no key for a random one.
+    """
+    check_choice("start", kind, STARTS)
+    if kind == "none":
+        return images
+    if key is None:
+        raise ValueError(
+            f"start={kind!r} draws random numbers but key is None; pass a jax PRNG key"
+        )
+    if kind == "gauss":
+        noise = sigma * jax.random.normal(key, images.shape, images.dtype)
+    elif norm == "linf":
+        noise = eps * jax.random.uniform(key, images.shape, images.dtype, -1.0, 1.0)
+    else:
+        key_direction, key_length = jax.random.split(key)
+        direction = jax.random.normal(key_direction, images.shape, images.dtype)
+        length = eps * jax.random.uniform(key_length, images.shape[:1], images.dtype)
+        noise = ascent_direction(direction, "l2") * _per_image(length, images)
+    start = images + noise
+    return start if clip is None else jnp.clip(start, *clip)
+
+
+def check_choice(name: str, value, choices) -> None:
+    """Raises ValueError, with the choices, unless `value` is one of them."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_number(name: str, value, lowest: float = 0.0, highest: float = math.inf, fix="") -> None:
+    """Raises ValueError when a Python or NumPy number is outside [lowest, highest] or not finite.
+
+    JAX arrays and tracers pass: reading them would block, or is impossible.
+    """
+    if isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
+        raise ValueError(f"{name}={value!r}: must be a number{fix}")
+    if np.size(value) != 1 or not lowest <= float(value) <= highest or not math.isfinite(value):
+        raise ValueError(f"{name}={value}: must be a finite number in [{lowest}, {highest}]{fix}")
+
+
+def check_count(name: str, value, lowest: int) -> None:
+    """Raises ValueError unless `value` is a Python int >= lowest (loops have static length)."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
+
+
+def check_threat(eps, step_size, steps, norm, clip_min=0.0, clip_max=1.0) -> None:
+    """Checks the numbers of a threat model; traced eps and step_size are let through.
+
+    Raises:
+      ValueError: a bad value, named with what it should be.
+    """
+    check_choice("norm", norm, NORMS)
+    check_count("steps", steps, 0)
+    if not clip_min < clip_max:
+        raise ValueError(f"clip_min={clip_min}, clip_max={clip_max}: the range is empty")
+    fix = "; eps is in pixel units of the image range, so write 8/255 for 8 grey levels of [0,1]"
+    check_number("eps", eps, 0.0, clip_max - clip_min if norm == "linf" else math.inf, fix)
+    check_number("step_size", step_size)
+
+
+def check_images(images: jax.Array, labels: jax.Array | None) -> None:
+    """Checks dtype and shapes of a batch.
+
+    Raises:
+      ValueError: images are not float32 (or float64), or labels are not integers [B].
+    """
+    if not hasattr(images, "dtype") or images.dtype not in (jnp.float32, jnp.float64):
+        found = getattr(images, "dtype", type(images).__name__)
+        raise ValueError(
+            f"images are {found}; an attack needs float32 in [0,1] (divide uint8 by 255; bfloat16 "
+            "cannot hold a perturbation of 2/255, so cast inside the network)"
+        )
+    if images.ndim < 2:
+        raise ValueError(f"images have shape {images.shape}; add a batch axis: [B,H,W,C]")
+    if labels is None:
+        return
+    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels are {labels.dtype}{list(labels.shape)} for {images.shape[0]} images; "
+            "they must be integers [B], not one-hot"
+        )

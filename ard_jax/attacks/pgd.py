@@ -1,0 +1,223 @@
+"""Projected gradient attacks. Every one is a setting of `pgd`, named and with its paper's numbers.
+
+All are called as attack(predict, images, labels, key, ...) -> x_adv, are pure, and jit with eps and
+step_size as traced values; wrap the call in jax.jit when it is made more than once. `predict`
+closes over batch statistics in eval mode, so an attack never changes them.
+
+Options that all of them take:
+  eps: radius in pixel units, [0,1] for usual images ("l2": length of the whole perturbation).
+  step_size: in pixel units; None keeps the paper's ratio to eps.
+  steps: static number of steps.
+  start: "none", "uniform" or "gauss" (`base.random_start`); or an array, the first iterate itself
+    ([B,...], or [R,B,...] for restarts=R), taken as it is.
+  restarts: independent starts, run side by side by vmap (memory grows with them). Per example the
+    worst is kept: misclassified first, then the largest loss. The first restart is the run that
+    restarts=1 would make, so more restarts are never weaker.
+  norm: "linf" or "l2".
+  loss: what is maximised, "cross_entropy", "cw", "least_likely" or "kl" (`objectives`).
+  confidence: of loss "cw", in logit units.
+  targets: [B] int for loss "least_likely"; None takes the least likely class.
+  sigma: of start "gauss", in pixel units.
+  clip_start: cut a random start to the pixel range.
+  clip_min, clip_max: the pixel range.
+  order: of cutting to ball and range (`base.ORDERS`).
+  unroll: of the loop (`loop.resolve_unroll`).
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ard_jax.attacks import base, loop
+from ard_jax.attacks.objectives import make_objective
+
+Predict = Callable[[jax.Array], jax.Array]
+
+
+def _starts(start, key, images, eps, restarts, norm, sigma, clip):
+    """First iterates, [R,B,...]. Restart r has the key fold_in(key, r), whatever R is."""
+    if not isinstance(start, str):
+        start = jnp.asarray(start, images.dtype)
+        start = start[None] if start.shape == images.shape else start
+        if start.shape != (restarts, *images.shape):
+            raise ValueError(
+                f"start of shape {start.shape} for images of shape {images.shape} and "
+                f"restarts={restarts}; give one start for each restart, or start='uniform'"
+            )
+        return start
+    base.check_choice("start", start, base.STARTS)
+    make = functools.partial(
+        base.random_start, start, images=images, eps=eps, norm=norm, sigma=sigma, clip=clip
+    )
+    if start == "none" or key is None:  # without a key random_start explains itself
+        return jnp.broadcast_to(make(key=None), (restarts, *images.shape))
+    keys = [jax.random.fold_in(key, r) for r in range(restarts)]
+    return jnp.stack([make(key=k) for k in keys])
+
+
+def _keep_worst(predict, objective, candidates, labels):
+    """Of [R,B,...] candidates the worst per example: misclassified first, then the largest loss."""
+    logits = jax.vmap(predict)(candidates)
+    loss = jax.vmap(objective)(candidates)
+    wrong = jnp.argmax(logits, axis=-1) != labels
+    eligible = (wrong | ~jnp.any(wrong, axis=0)) & ~jnp.isnan(loss)
+    best = jnp.argmax(jnp.where(eligible, loss, -jnp.inf), axis=0)
+    index = best.reshape((1, -1) + (1,) * (candidates.ndim - 2))
+    return jnp.take_along_axis(candidates, index, axis=0)[0]
+
+
+def pgd(  # noqa: D417 (the options are described at the top of this file)
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    step_size: float | jax.Array | None = None,
+    steps: int = 20,
+    start: str | jax.Array = "uniform",
+    restarts: int = 1,
+    norm: str = "linf",
+    loss: str = "cross_entropy",
+    confidence: float = 50.0,
+    targets: jax.Array | None = None,
+    sigma: float = 0.001,
+    clip_start: bool = True,
+    clip_min: float = 0.0,
+    clip_max: float = 1.0,
+    order: str = "range_then_ball",
+    unroll: int | bool | None = None,
+) -> jax.Array:
+    """PGD (Madry et al. 2018). The defaults are CIARD's and MTARD's evaluation attack PGD_sat.
+
+    Args:
+      predict: images -> logits [B,K], pure, eval mode.
+      images: [B,H,W,C] float32 in [clip_min, clip_max].
+      labels: [B] int; may be None for loss "kl" with one restart.
+      key: typed PRNG key; needed for a random start only.
+      The options: see the top of this file.
+
+    Returns:
+      [B,H,W,C] float32 with |x' - x| <= eps (up to rounding) and values in the range.
+
+    Raises:
+      ValueError: a bad value, shape or dtype; the message names it.
+    """
+    base.check_images(images, labels)
+    base.check_count("restarts", restarts, 1)
+    base.check_number("eps", eps)
+    step_size = eps / 4 if step_size is None else step_size
+    base.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
+    objective = make_objective(loss, predict, images, labels, confidence, targets)
+    clip = (clip_min, clip_max) if clip_start else None
+    starts = _starts(start, key, images, eps, restarts, norm, sigma, clip)
+    run = functools.partial(
+        loop.pgd_loop, objective, images, eps=eps, step_size=step_size, steps=steps, norm=norm,
+        clip_min=clip_min, clip_max=clip_max, order=order, unroll=unroll,
+    )  # fmt: skip
+    if restarts == 1:
+        return run(starts[0])
+    if labels is None:
+        raise ValueError(f"labels are None; restarts={restarts} needs them to keep the worst")
+    return _keep_worst(predict, objective, jax.vmap(run)(starts), labels)
+
+
+def fgsm(
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    **options,
+) -> jax.Array:
+    """FGSM (Goodfellow et al. 2015): one step of length eps from the clean image, CE.
+
+    Arguments, result and errors as `pgd`; `key` is not used.
+    """
+    options = {"step_size": eps, "steps": 1, "start": "none", "order": "ball_then_range"} | options
+    return pgd(predict, images, labels, key, eps=eps, **options)
+
+
+def bim(
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    steps: int = 10,
+    **options,
+) -> jax.Array:
+    """BIM (Kurakin et al. 2017) as in torchattacks: 10 steps of eps/4 (2/255), no random start.
+
+    Arguments, result and errors as `pgd`; `key` is not used.
+    """
+    options = {"start": "none", "order": "ball_then_range"} | options
+    return pgd(predict, images, labels, key, eps=eps, steps=steps, **options)
+
+
+def targeted_pgd(
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    steps: int = 10,
+    targets: jax.Array | None = None,
+    **options,
+) -> jax.Array:
+    """T-PGD: PGD towards the least likely class of the clean image, the true label excluded.
+
+    torchattacks' PGD in targeted least-likely mode: 10 steps of eps/4 (2/255), uniform start.
+    `targets` [B] int names other target classes. Arguments, result and errors otherwise as `pgd`.
+    """
+    options = {"loss": "least_likely", "order": "ball_then_range"} | options
+    return pgd(predict, images, labels, key, eps=eps, steps=steps, targets=targets, **options)
+
+
+def ciard_pgd(
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    steps: int = 10,
+    **options,
+) -> jax.Array:
+    """Training attack of MTARD and CIARD: 10 steps of eps/4 (2/255) on CE.
+
+    Start x + 0.001 N(0, I), not clipped before the first step; then ball, then range. Source:
+    eminentgu/CIARD. Arguments, result and errors as `pgd`.
+    """
+    options = {"start": "gauss", "clip_start": False, "order": "ball_then_range"} | options
+    return pgd(predict, images, labels, key, eps=eps, steps=steps, **options)
+
+
+def trades_pgd(
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array | None = None,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 0.031,
+    step_size: float | jax.Array | None = None,
+    steps: int = 10,
+    **options,
+) -> jax.Array:
+    """Training attack of TRADES: maximises KL(p(x) || p(x')), 10 steps of 0.007 at eps 0.031.
+
+    Start x + 0.001 N(0, I), not clipped before the first step; then ball, then range. step_size
+    None keeps the ratio 7/31 to eps. `labels` are not used. Source: yaodongyu/TRADES, trades.py.
+    Arguments, result and errors otherwise as `pgd`.
+    """
+    base.check_number("eps", eps)
+    step_size = eps * (0.007 / 0.031) if step_size is None else step_size
+    options = {
+        "start": "gauss", "clip_start": False, "order": "ball_then_range", "loss": "kl",
+    } | options  # fmt: skip
+    return pgd(predict, images, labels, key, eps=eps, step_size=step_size, steps=steps, **options)

@@ -1,0 +1,205 @@
+"""Attacks by name, with the parameters that papers report them under."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from ard_jax.attacks import base, objectives
+from ard_jax.attacks.pgd import Predict, pgd
+
+# Fields that may differ between two runs of one compiled program.
+_TRACED = ("name", "label", "eps", "step_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackSpec:
+    """One attack with all its numbers; hashable.
+
+    Attributes:
+      name: registry name, or any other.
+      label: how reports call it.
+      eps: radius in pixel units ([0,1] images: 8/255 is 8 grey levels).
+      step_size: in pixel units.
+      steps: number of steps.
+      loss: "cross_entropy", "cw", "least_likely" or "kl" (`objectives.make_objective`).
+      start: "none", "uniform" or "gauss".
+      restarts: independent starts, of which the worst is kept per example.
+      norm: "linf" or "l2".
+      order: of cutting to ball and range (`base.ORDERS`).
+      confidence: of loss "cw", in logit units.
+      sigma: of start "gauss", in pixel units.
+      clip_start: cut a random start to the pixel range.
+      clip_min: lowest pixel value.
+      clip_max: highest pixel value.
+
+    Raises:
+      ValueError: on construction, for a bad value; the message names it and the fix.
+    """
+
+    name: str
+    label: str
+    eps: float
+    step_size: float
+    steps: int
+    loss: str = "cross_entropy"
+    start: str = "none"
+    restarts: int = 1
+    norm: str = "linf"
+    order: str = "ball_then_range"
+    confidence: float = 50.0
+    sigma: float = 0.001
+    clip_start: bool = True
+    clip_min: float = 0.0
+    clip_max: float = 1.0
+
+    def __post_init__(self):
+        """Checks every field."""
+        try:
+            for name in ("eps", "step_size"):
+                if isinstance(getattr(self, name), jax.Array):
+                    raise ValueError(
+                        f"{name} is a JAX array; give a Python number, or pass it to run()"
+                    )
+            base.check_threat(
+                self.eps, self.step_size, self.steps, self.norm, self.clip_min, self.clip_max
+            )
+            base.check_count("restarts", self.restarts, 1)
+            base.check_choice("attack loss", self.loss, objectives.LOSSES)
+            base.check_choice("start", self.start, base.STARTS)
+            base.check_choice("order", self.order, base.ORDERS)
+            base.check_number("confidence", self.confidence)
+            base.check_number("sigma", self.sigma)
+        except ValueError as error:
+            raise ValueError(f"attack {self.name!r}: {error}") from None
+
+    @property
+    def program(self) -> tuple[tuple[str, Any], ...]:
+        """Everything static, hashable: attacks with equal programs share one compiled function.
+
+        Left out are names, eps and step_size, which `run` takes as traced values.
+        """
+        fields = dataclasses.fields(self)
+        return tuple((f.name, getattr(self, f.name)) for f in fields if f.name not in _TRACED)
+
+    def with_eps(self, eps: float) -> "AttackSpec":
+        """The same attack at another radius, the step size scaled with it."""
+        return dataclasses.replace(self, eps=eps, step_size=self._scaled_step(eps))
+
+    def _scaled_step(self, eps):
+        if self.eps == 0:
+            raise ValueError(
+                f"attack {self.name!r} has eps=0, so its step size cannot be scaled to eps={eps}; "
+                "give step_size too"
+            )
+        return self.step_size / self.eps * eps
+
+    def run(
+        self,
+        predict: Predict,
+        images: jax.Array,
+        labels: jax.Array | None,
+        key: jax.Array | None = None,
+        *,
+        eps: float | jax.Array | None = None,
+        step_size: float | jax.Array | None = None,
+        start: jax.Array | None = None,
+        unroll: int | bool | None = None,
+    ) -> jax.Array:
+        """Runs the attack.
+
+        Args:
+          predict: images -> logits [B,K], pure, eval mode.
+          images: [B,H,W,C] float32 in [clip_min, clip_max].
+          labels: [B] int; may be None for loss "kl".
+          key: typed PRNG key; needed for a random start.
+          eps: other radius, may be traced; without `step_size` the step scales with it.
+          step_size: other step size, may be traced.
+          start: first iterate [B,H,W,C] (or [R,B,H,W,C]) in place of the random one.
+          unroll: see `loop.resolve_unroll`.
+
+        Returns:
+          [B,H,W,C] float32.
+
+        Raises:
+          ValueError: as `pgd`.
+        """
+        if step_size is None:
+            step_size = self.step_size if eps is None else self._scaled_step(eps)
+        options = dict(self.program)
+        if start is not None:
+            options["start"] = start
+        eps = self.eps if eps is None else eps
+        return pgd(
+            predict, images, labels, key, eps=eps, step_size=step_size, unroll=unroll, **options
+        )
+
+
+def _entry(label, step_per_eps, steps, **static):
+    return {"label": label, "step_per_eps": step_per_eps, "steps": steps, **static}
+
+
+_UNIFORM = {"start": "uniform", "order": "range_then_ball"}
+_GAUSS = {"start": "gauss", "clip_start": False}
+
+# Step sizes as parts of eps. At 8/255: eps/4 is 2/255, 0.003 is PGD_trades' step, all of them from
+# eminentgu/CIARD's evaluation except BIM and T-PGD (torchattacks) and trades_train
+# (yaodongyu/TRADES: 0.007 at eps 0.031).
+ATTACKS = {
+    "fgsm": _entry("FGSM", 1.0, 1),
+    "pgd_sat": _entry("PGD_sat", 0.25, 20, **_UNIFORM),
+    "pgd_trades": _entry("PGD_trades", 0.003 * 255 / 8, 20, **_UNIFORM),
+    "bim": _entry("BIM", 0.25, 10),
+    "tpgd": _entry("T-PGD", 0.25, 10, start="uniform", loss="least_likely"),
+    "cw_inf": _entry("CW_inf", 0.25, 30, loss="cw", order="range_at_end"),
+    "pgd20": _entry("PGD-20", 0.25, 20, **_UNIFORM),
+    "ciard_train": _entry("CIARD training", 0.25, 10, **_GAUSS),
+    "trades_train": _entry("TRADES training", 0.007 / 0.031, 10, loss="kl", **_GAUSS),
+}
+_EVALUATION = ("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf")
+
+
+def names() -> list[str]:
+    """Names that `make` knows."""
+    return sorted(ATTACKS)
+
+
+def evaluation_names() -> tuple[str, ...]:
+    """The attacks that the evaluation runs by default, in the order of its table."""
+    return _EVALUATION
+
+
+def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) -> AttackSpec:
+    """The attack `name` at radius `eps`.
+
+    Step sizes are stored relative to eps, so every attack can be had at any radius (digits: 0.2);
+    at 8/255 they are the papers'. In L2 the same step-to-radius ratios hold and the label says so.
+
+    Args:
+      name: one of `names()`. "pgd20" is PGD_sat under the name that training logs use.
+      eps: radius in pixel units.
+      norm: "linf" or "l2".
+      **overrides: fields of `AttackSpec`, absolute (steps, step_size, restarts, start, ...).
+
+    Returns:
+      AttackSpec.
+
+    Raises:
+      ValueError: unknown name or field, or a bad value.
+    """
+    if name not in ATTACKS:
+        raise ValueError(f"unknown attack {name!r}; choose one of {', '.join(names())}")
+    fields = {f.name for f in dataclasses.fields(AttackSpec)} - {"name", "eps", "norm"}
+    unknown = sorted(set(overrides) - fields)
+    if unknown:
+        raise ValueError(
+            f"attack {name!r} has no parameter {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(fields))}"
+        )
+    values = dict(ATTACKS[name])
+    ratio = values.pop("step_per_eps")
+    base.check_number("eps", eps)
+    if norm == "l2":
+        values["label"] = f"{values['label'].replace('_inf', '')} (L2)"
+    values |= {"step_size": ratio * eps} | overrides
+    return AttackSpec(name=name, eps=eps, norm=norm, **values)

@@ -1,0 +1,267 @@
+"""From an ml_collections ConfigDict to frozen dataclasses, with every problem reported at once."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from ard_jax.optim import OptimConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message lists every problem."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Dataset, split and augmentation.
+
+    Attributes:
+      name: one of `data.names()`.
+      dir: folder or file of the data; "" for datasets that come with a package.
+      holdout: validation images taken from the training set: a share (< 1) or a number; 0 for none.
+      split_seed: which images are held out. Not the run's seed, so that teachers and students of all
+        seeds never train on the images that select a checkpoint.
+      augment: "none", "crop" or "crop_flip".
+      pad: zero padding of the random crop, pixels.
+      last_batch: "drop" the epoch's last, smaller batch, or "keep" it (compiles the step twice).
+    """
+
+    name: str
+    dir: str
+    holdout: float
+    split_seed: int
+    augment: str
+    pad: int
+    last_batch: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NetConfig:
+    """A network: `models.create(model, init=..., normalization=..., **kwargs)`; "" = its default."""
+
+    model: str
+    init: str
+    normalization: str
+    kwargs: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """The inner attack of training; 0 and "" mean the named attack's own value.
+
+    Attributes:
+      name: one of `attacks.names()`.
+      step_size: in [0,1] pixel units.
+      steps: number of gradient steps.
+      init: start: "gauss" (0.001 N(0,1)), "uniform" or "none".
+    """
+
+    name: str
+    step_size: float
+    steps: int
+    init: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig:
+    """How a teacher is trained when there is no checkpoint.
+
+    Attributes:
+      method: "natural", "sat" (PGD adversarial training) or "trades".
+      beta: of TRADES.
+      seed: of initialisation, batches and augmentation; not the student's seed, so that runs share it.
+    """
+
+    method: str
+    beta: float
+    epochs: int
+    batch_size: int
+    seed: int
+    optim: OptimConfig
+    attack: AttackConfig
+    eval_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """One teacher: a checkpoint of ours, or a network and the recipe that trains it.
+
+    Attributes:
+      checkpoint: folder of a run of ours (or its best/ or last/); "" to train by the recipe.
+      net: the network that the recipe trains; a checkpoint brings its own.
+      recipe: see RecipeConfig.
+      min_clean: clean accuracy in [0,1] below which the run stops.
+    """
+
+    checkpoint: str
+    net: NetConfig
+    recipe: RecipeConfig
+    min_clean: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TeachersConfig:
+    """The teachers by role, and the folder in which trained ones are kept for later runs."""
+
+    cache: str
+    robust: TeacherConfig
+    clean: TeacherConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """A method by name and its options (see `methods`)."""
+
+    name: str
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation while training and at the end.
+
+    Attributes:
+      attacks: names of `attacks.make`, for the final evaluation.
+      select_attack: the attack whose accuracy counts in selection, score = (clean + it) / 2.
+      step_sizes: attack name -> step size that replaces the attack's own.
+      batch_size: images per evaluation batch.
+      every: epochs between evaluations (the first epoch is always evaluated).
+      dense_from: from this epoch on every epoch is evaluated; 0 for never.
+      max_examples: examples of the final test evaluation, the first ones; 0 for all.
+      max_selection_examples: the same for the evaluations while training.
+      eps_sweep: multiples of eps at which accuracy is measured; () for none.
+      transfer: attack the student through each teacher (PGD_trades and CW).
+      seed: of the attacks' random starts.
+      grid: adversarial images shown in the report.
+    """
+
+    attacks: tuple[str, ...]
+    select_attack: str
+    step_sizes: dict[str, float]
+    batch_size: int
+    every: int
+    dense_from: int
+    max_examples: int
+    max_selection_examples: int
+    eps_sweep: tuple[float, ...]
+    transfer: bool
+    seed: int
+    grid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How, not what: none of this changes the trained parameters.
+
+    Attributes:
+      devices: number of devices to use; 0 for all.
+      log_every: steps between train records.
+      save_every: epochs between checkpoints (evaluated epochs are always saved).
+      tensorboard: also write TensorBoard files.
+      compilation_cache: folder of XLA's persistent cache; "" for ~/.cache/ard_jax/xla, "off" for none.
+    """
+
+    devices: int
+    log_every: int
+    save_every: int
+    tensorboard: bool
+    compilation_cache: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One experiment, whole.
+
+    Attributes:
+      eps: attack radius in [0,1] pixel units, for training, teachers and evaluation.
+      norm: "linf" or "l2".
+      select_on: split that picks the best checkpoint: "validation", or "test" as the papers do.
+      precision: compute type of the networks, "float32" or "bfloat16".
+      ema_decay: decay per step of the student's moving average; 0 for none.
+    """
+
+    name: str
+    seed: int
+    workdir: str
+    epochs: int
+    batch_size: int
+    eps: float
+    norm: str
+    select_on: str
+    precision: str
+    ema_decay: float
+    data: DataConfig
+    student: NetConfig
+    student_optim: OptimConfig
+    robust_teacher_optim: OptimConfig
+    attack: AttackConfig
+    method: MethodConfig
+    teachers: TeachersConfig
+    eval: EvalConfig
+    run: RunConfig
+
+
+def build(config: Any) -> Experiment:
+    """Experiment from a ConfigDict or nested dict, validated.
+
+    Raises:
+      ConfigError: listing every problem found.
+    """
+    problems: list[str] = []
+    raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    method = dict(raw.get("method", {}))
+    raw["method"] = {"name": method.pop("name", ""), "options": method}
+    experiment = _build(Experiment, raw, "config", problems)
+    if not problems:
+        from ard_jax.validate import find_problems  # it reads the records of this module
+
+        problems = find_problems(experiment)
+    if problems:
+        raise ConfigError("This configuration cannot run:\n  - " + "\n  - ".join(problems))
+    return experiment
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Plain nested dict of JSON types, in the layout that `build` reads."""
+    raw = _plain(dataclasses.asdict(experiment))
+    raw["method"] = {"name": raw["method"]["name"], **raw["method"]["options"]}
+    return raw
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _build(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
+    if not isinstance(raw, dict):
+        problems.append(f"{where} must be a group of values, got {raw!r}")
+        return None
+    hints = typing.get_type_hints(cls)
+    for name in sorted(set(raw) - set(hints)):
+        problems.append(f"{where}.{name} does not exist; {where} has {', '.join(sorted(hints))}")
+    values = {}
+    for field in dataclasses.fields(cls):
+        here, hint = f"{where}.{field.name}", hints[field.name]
+        if field.name not in raw:
+            if field.default is dataclasses.MISSING:
+                problems.append(f"{here} is missing")
+        elif dataclasses.is_dataclass(hint):
+            values[field.name] = _build(hint, raw[field.name], here, problems)
+        else:
+            values[field.name] = _convert(raw[field.name], hint, here, problems)
+    return None if problems else cls(**values)
+
+
+def _convert(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
+    origin = typing.get_origin(hint) or hint
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is not dict and isinstance(value, dict) or not isinstance(value, origin):
+        problems.append(f"{where}={value!r}: expected {origin.__name__}")
+    if origin is int and isinstance(value, bool):
+        problems.append(f"{where}={value!r}: expected int")
+    return value

@@ -1,0 +1,135 @@
+"""What a dataset is: uint8 images and int32 labels in host memory, checked when it is made."""
+
+import dataclasses
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the message names the file (or array), the value and the fix."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """One split of a data set, whole in host memory. Both arrays are read-only.
+
+    Attributes:
+      images: uint8 [N,H,W,C], C = 1 or 3.
+      labels: int32 [N], each in [0, num_classes).
+      class_names: the name of each class, in the order of the labels.
+      name: of the data set, or the path it was read from; used in messages.
+      split: "train", "validation" or "test".
+
+    Raises:
+      DataError: on construction, when one of the above does not hold.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    name: str
+    split: str
+
+    def __post_init__(self) -> None:
+        """Checks everything that the class promises and makes the arrays read-only."""
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        _check_images(self.images, f"{self.name} ({self.split}) images")
+        _check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
+        if len(self.images) != len(self.labels):
+            raise DataError(
+                f"{self.name} ({self.split}): {len(self.images)} images but {len(self.labels)} "
+                "labels; give one label per image"
+            )
+        for field in ("images", "labels"):  # views: the caller's own arrays stay writeable
+            view = getattr(self, field).view()
+            view.flags.writeable = False
+            object.__setattr__(self, field, view)
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.images.shape[1:]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, whether or not each of them has an example."""
+        return len(self.class_names)
+
+    def subset(self, indices: np.ndarray, split: str | None = None) -> "ArrayDataset":
+        """The examples at `indices` (int [M]), in that order, as a new dataset."""
+        return ArrayDataset(
+            self.images[indices],
+            self.labels[indices],
+            self.class_names,
+            self.name,
+            split or self.split,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Splits:
+    """The splits of one data set; same classes and image shape in each.
+
+    Attributes:
+      train: what networks are trained on.
+      validation: held out of the training images to choose a checkpoint by, or None.
+      test: what is reported.
+
+    Raises:
+      DataError: on construction, when classes or image shapes differ between splits.
+    """
+
+    train: ArrayDataset
+    validation: ArrayDataset | None
+    test: ArrayDataset
+
+    def __post_init__(self) -> None:
+        """Compares the other splits with train."""
+        for other in filter(None, (self.validation, self.test)):
+            if other.image_shape != self.train.image_shape:
+                raise DataError(
+                    f"{other.name}: {other.split} images are {other.image_shape} (H, W, C) but "
+                    f"train images are {self.train.image_shape}; resize or convert one of them"
+                )
+            if other.class_names != self.train.class_names:
+                raise DataError(
+                    f"{other.name}: {other.split} has the classes {_short(other.class_names)} but "
+                    f"train has {_short(self.train.class_names)}; give both the same list"
+                )
+
+
+def _check_images(images: np.ndarray, what: str) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise DataError(f"{what} are {kind}; give a numpy array of uint8, values 0 to 255")
+    if images.ndim != 4:
+        raise DataError(f"{what} have shape {images.shape}; give [N, H, W, C]")
+    if images.shape[-1] not in (1, 3):
+        raise DataError(
+            f"{what} have shape {images.shape}, so {images.shape[-1]} channels; give [N, H, W, C] "
+            "with C = 1 (gray) or 3 (RGB)"
+        )
+    if 0 in images.shape:
+        raise DataError(f"{what} have shape {images.shape}: there is nothing in them")
+
+
+def _check_labels(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.int32:
+        kind = getattr(labels, "dtype", type(labels).__name__)
+        raise DataError(f"{what} are {kind}; give a numpy array of int32 (.astype(np.int32))")
+    if labels.ndim != 1:
+        raise DataError(f"{what} have shape {labels.shape}; give one class number per image, [N]")
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if wrong.size:
+        raise DataError(
+            f"{what}[{wrong[0]}] = {labels[wrong[0]]} ({wrong.size} such labels); labels must be "
+            f"in 0..{len(class_names) - 1}, as there are {len(class_names)} classes"
+        )
+
+
+def _short(names: tuple[str, ...]) -> str:
+    return f"{len(names)} [{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}]"

@@ -1,0 +1,57 @@
+"""`python -m ard_jax.main --config=configs/ciard_digits.py`: train, or evaluate a checkpoint.
+
+Kept short: flags and dispatch only, everything else can be imported and tested.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment file, e.g. configs/ciard_digits.py.", lock_config=True
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "", "For --mode=evaluate: a run's folder, its best/ or last/, or one step."
+)
+_ATTACKS = flags.DEFINE_list(
+    "attacks", None, "For --mode=evaluate: attack names, comma separated; default config.eval.attacks."
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the mode; a user's mistake ends in one message and exit code 2."""
+    if len(argv) > 1:
+        print(f"ERROR: unexpected arguments {argv[1:]}; flags start with --", file=sys.stderr)
+        return 2
+    # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
+    from ard_jax import checkpoint, config, distributed, loop, train
+
+    try:
+        distributed.start()
+        if _MODE.value == "train":
+            if _CONFIG.value is None:
+                raise ValueError("--config is missing; try --config=configs/ciard_digits.py")
+            experiment = config.build(_CONFIG.value)
+            train.use_compilation_cache(experiment)
+            train.run(experiment)
+        else:
+            raw = _CONFIG.value
+            path = _CHECKPOINT.value
+            if raw is None:
+                if not path:
+                    raise ValueError("--mode=evaluate needs --checkpoint or --config")
+                raw = checkpoint.read_meta(checkpoint.find(path))["experiment"]
+            experiment = config.build(raw)
+            train.use_compilation_cache(experiment)
+            names = _ATTACKS.value or list(experiment.eval.attacks)
+            train.evaluate_checkpoint(experiment, path or str(train.workdir_of(experiment)), names)
+    except (ValueError, loop.TrainingDivergedError) as error:
+        print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,130 @@
+"""Networks, as pure functions of explicit variables.
+
+`create` makes a ModelBundle; everything else in the library sees networks only through it. This is the only
+folder that imports flax.linen.
+"""
+
+import functools
+import inspect
+import operator
+import re
+
+from ard_jax.models.bundle import NORMALIZATIONS, ModelBundle, make_bundle, num_params
+from ard_jax.models.canonical_conv import canonical_conv
+from ard_jax.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
+from ard_jax.models.layers import Layers
+from ard_jax.models.mobilenet_v2 import mobilenet_v2
+from ard_jax.models.preact_resnet import preact_resnet18, preact_resnet34
+from ard_jax.models.resnet import resnet18
+from ard_jax.models.small_cnn import small_cnn
+from ard_jax.models.small_resnet import small_resnet
+from ard_jax.models.wide_resnet import dm_wrn, wrn
+
+__all__ = [
+    "MODELS",
+    "NORMALIZATIONS",
+    "ModelBundle",
+    "canonical_conv",
+    "check_name",
+    "create",
+    "names",
+    "num_params",
+]
+
+# name -> function (layers, num_classes, *, options of the architecture) -> Architecture. Any other depth
+# and width of a wide ResNet is found by its name, see `_builder`.
+MODELS = {
+    "small_cnn": small_cnn,
+    "small_resnet": small_resnet,
+    "resnet18": resnet18,
+    "mobilenet_v2": mobilenet_v2,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+    "preact_resnet18": preact_resnet18,
+    "preact_resnet34": preact_resnet34,
+    "wrn_28_10": functools.partial(wrn, depth=28, width=10),
+    "wrn_34_10": functools.partial(wrn, depth=34, width=10),
+    "dm_wrn_22_6": functools.partial(dm_wrn, depth=22, width=6),
+    "dm_wrn_28_10": functools.partial(dm_wrn, depth=28, width=10),
+    "dm_wrn_34_10": functools.partial(dm_wrn, depth=34, width=10),
+    "dm_wrn_70_16": functools.partial(dm_wrn, depth=70, width=16),
+}
+
+
+def names() -> list[str]:
+    """Names that `create` takes; besides these, wrn_{depth}_{width} and dm_wrn_{depth}_{width}."""
+    return list(MODELS)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError, naming the choices, unless `create` takes this name."""
+    _builder(name)
+
+
+def create(
+    name: str,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    *,
+    init: str = "torch",
+    dtype: str = "float32",
+    normalization=None,
+    **kwargs,
+) -> ModelBundle:
+    """Makes a network.
+
+    Args:
+      name: one of `names()`, or wrn_{depth}_{width} (form of TRADES), dm_wrn_{depth}_{width} (DeepMind's).
+      num_classes: number of logits, at least 2.
+      image_shape: (H, W, C) of the images; any number of channels.
+      init: initialisation of convolutions and linear layers. "torch": PyTorch's default, kernels and
+        biases U(-b, b) with b = 1 / sqrt(fan_in); some originals override it (TRADES' WRN draws from a
+        normal distribution), which is not reproduced. "flax": lecun_normal, zero bias. BN scale is 1,
+        bias 0.
+      dtype: compute type, "float32" or "bfloat16". Parameters, BN statistics, pooling, the last linear
+        layer and logits are float32 in both.
+      normalization: what is done to the pixels inside the network: "none", "cifar10", "cifar100",
+        "imagenet", {"mean": [...], "std": [...]}; None: the architecture's own, which is "none" for all
+        but DeepMind's ("cifar100" for 100 classes, otherwise "cifar10").
+      **kwargs: options of the architecture: `shortcut` ("A" or "B") of resnet20 to resnet56, `form`
+        ("rice", "robustbench" or "deepmind") of preact_resnet18/34, `widths` of small_cnn, `widths`,
+        `blocks` and `stem_stride` of small_resnet.
+
+    Returns:
+      A ModelBundle.
+
+    Raises:
+      ValueError: unknown name, option or value; an image size or number of channels that does not fit.
+    """
+    builder = _builder(name)
+    options = [
+        p.name
+        for p in inspect.signature(builder).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("depth", "width")
+    ]
+    unknown = sorted(set(kwargs) - set(options))
+    if unknown:
+        raise ValueError(f"{name} has no option {unknown}; its options are {options or 'none'}")
+    try:
+        classes = operator.index(num_classes)
+    except TypeError:
+        classes = 0
+    if classes < 2:
+        raise ValueError(f"num_classes={num_classes!r} must be an int of at least 2")
+    architecture = builder(Layers(init, dtype), classes, **kwargs)
+    return make_bundle(name, architecture, classes, image_shape, normalization)
+
+
+def _builder(name):
+    if name in MODELS:
+        return MODELS[name]
+    wide = re.fullmatch(r"(dm_)?wrn_(\d+)_(\d+)", str(name))
+    if wide:
+        function = dm_wrn if wide[1] else wrn
+        return functools.partial(function, depth=int(wide[2]), width=int(wide[3]))
+    raise ValueError(
+        f"unknown model {name!r}; choose one of {names()}, or wrn_{{depth}}_{{width}}, "
+        "dm_wrn_{depth}_{width}"
+    )

@@ -1,0 +1,195 @@
+"""What the rest of the library sees of a network: a record of pure functions."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Channel means and standard deviations for pixels in [0, 1]. The CIFAR values are those of DeepMind's
+# networks (RobustBench, dm_wide_resnet.py); the ImageNet values those of torchvision.
+NORMALIZATIONS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Architecture(NamedTuple):
+    """A network and what it demands of its input.
+
+    Attributes:
+      module: called as module(x, train) with normalised images x; returns logits.
+      min_size: smallest image height and width (its total stride).
+      multiple_of: height and width must be a multiple of this.
+      normalization: what `normalization=None` means for it.
+    """
+
+    module: nn.Module
+    min_size: int
+    multiple_of: int = 1
+    normalization: str = "none"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity
+class ModelBundle:
+    """A network as pure functions. Works under jit, grad (reverse mode), vmap and lax.scan.
+
+    Attributes:
+      name: name in `ard_jax.models.names()`, or "wrn_{depth}_{width}", "dm_wrn_{depth}_{width}".
+      num_classes: number of logits K.
+      image_shape: (H, W, C).
+      normalization: what is done to the pixels inside `apply`: "none", a name in `NORMALIZATIONS`, or
+        {"mean": (...), "std": (...)}.
+      init: typed key -> {"params": ..., "batch_stats": ...}; both nested dicts of float32 arrays,
+        batch_stats is {} for a network without BatchNorm.
+      apply: (variables, images, train) -> (logits, batch_stats). images [B, H, W, C] float in [0, 1];
+        logits [B, K] float32; train is a python bool. False: running statistics, batch_stats comes back
+        unchanged. True: statistics of the batch, batch_stats are the updated running statistics.
+        Raises ValueError when images or train are not of that form.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalization: Any
+    init: Callable[[jax.Array], dict[str, Any]]
+    apply: Callable[[dict[str, Any], jax.Array, bool], tuple[jax.Array, dict[str, Any]]]
+
+
+def normalization_constants(normalization, channels: int):
+    """The (mean, std) that a normalisation stands for.
+
+    Args:
+      normalization: "none", a name in `NORMALIZATIONS`, or a mapping with exactly "mean" and "std", each
+        of one number per channel.
+      channels: channels of the images.
+
+    Returns:
+      None for "none"; else float32 arrays mean [C] and std [C].
+
+    Raises:
+      ValueError: unknown name, other keys, wrong number of values, a std that is not positive.
+    """
+    if isinstance(normalization, str):
+        if normalization == "none":
+            return None
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"normalization={normalization!r} is unknown; choose one of "
+                f"{['none', *NORMALIZATIONS]} or give {{'mean': [...], 'std': [...]}}"
+            )
+        mean, std = NORMALIZATIONS[normalization]
+    else:
+        try:
+            given = dict(normalization)
+        except (TypeError, ValueError):
+            given = {}
+        if set(given) != {"mean", "std"}:
+            raise ValueError(
+                f"normalization={normalization!r} must be a name or a mapping with exactly the keys "
+                "'mean' and 'std'"
+            )
+        mean, std = given["mean"], given["std"]
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if mean.shape != (channels,) or std.shape != (channels,):
+        raise ValueError(
+            f"normalization={normalization!r} has mean of shape {mean.shape} and std of shape "
+            f"{std.shape}, but the images have {channels} channel(s); give one value per channel, or "
+            "normalization='none'"
+        )
+    if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(std)) and np.all(std > 0)):
+        raise ValueError(f"normalization={normalization!r}: values must be finite and std positive")
+    return mean, std
+
+
+def check_image_shape(name: str, architecture: Architecture, image_shape) -> tuple[int, int, int]:
+    """Returns image_shape as a tuple of ints (H, W, C).
+
+    Raises:
+      ValueError: not three positive ints, or a size that the architecture cannot take.
+    """
+    shape = tuple(image_shape)
+    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
+        raise ValueError(f"image_shape={image_shape!r} must be three positive ints (H, W, C)")
+    height, width, channels = (int(n) for n in shape)
+    if min(height, width) < architecture.min_size:
+        raise ValueError(
+            f"{name} divides the image size by {architecture.min_size} and needs images of at least "
+            f"{architecture.min_size}x{architecture.min_size}, but image_shape is {shape}; "
+            "use larger images or a network with fewer stages (small_cnn, small_resnet)"
+        )
+    if height % architecture.multiple_of or width % architecture.multiple_of:
+        raise ValueError(
+            f"{name} needs an image height and width that are multiples of "
+            f"{architecture.multiple_of}, but image_shape is {shape}; crop or pad the images"
+        )
+    return height, width, channels
+
+
+def make_bundle(name, architecture: Architecture, num_classes, image_shape, normalization):
+    """Wraps a network into a ModelBundle.
+
+    Args:
+      name: name of the network, for messages.
+      architecture: the network.
+      num_classes: number of logits.
+      image_shape: (H, W, C).
+      normalization: None for the architecture's own, or see `normalization_constants`.
+
+    Returns:
+      A ModelBundle.
+
+    Raises:
+      ValueError: see `check_image_shape` and `normalization_constants`.
+    """
+    module = architecture.module
+    image_shape = check_image_shape(name, architecture, image_shape)
+    if normalization is None:
+        normalization = architecture.normalization
+    constants = normalization_constants(normalization, image_shape[-1])
+
+    def init(key):
+        # lazy_init runs the initialisers only, not the convolutions.
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        variables = module.lazy_init(key, image, train=False)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def apply(variables, images, train):
+        _check_call(name, image_shape, images, train)
+        x = jnp.asarray(images, jnp.float32)
+        if constants is not None:
+            x = (x - constants[0]) / constants[1]
+        if not train:
+            return module.apply(variables, x, train=False), variables["batch_stats"]
+        logits, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits, updated.get("batch_stats", {})
+
+    if not isinstance(normalization, str):
+        normalization = {"mean": tuple(normalization["mean"]), "std": tuple(normalization["std"])}
+    return ModelBundle(name, num_classes, image_shape, normalization, init, apply)
+
+
+def _check_call(name, image_shape, images, train):
+    if not isinstance(train, bool):
+        raise ValueError(f"{name}: train={train!r} must be True or False (a python bool)")
+    if jnp.ndim(images) != 4 or jnp.shape(images)[1:] != image_shape:
+        raise ValueError(
+            f"{name} was created for images of shape [B, {', '.join(map(str, image_shape))}], but got "
+            f"{list(jnp.shape(images))}; create it with the image_shape of the data"
+        )
+    if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+        raise ValueError(
+            f"{name} takes floating point images in [0, 1], but got {jnp.result_type(images)}; "
+            "divide uint8 images by 255"
+        )
+
+
+def num_params(bundle: ModelBundle) -> int:
+    """Number of trainable parameters, from shapes alone: nothing is allocated."""
+    params = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,88 @@
+"""Networks, attacks and scores as a configuration names them."""
+
+from typing import Any
+
+import jax
+
+from ard_jax import attacks, checkpoint, models
+from ard_jax.config import AttackConfig, Experiment, NetConfig
+from ard_jax.data.base import ArrayDataset
+from ard_jax.models import ModelBundle
+
+
+def describe(net: NetConfig, precision: str, dataset: ArrayDataset) -> dict[str, Any]:
+    """All that is needed to build the network again; saved with every checkpoint."""
+    return {
+        "model": net.model,
+        "kwargs": dict(net.kwargs),
+        "init": net.init or "torch",
+        "normalization": net.normalization or None,
+        "precision": precision,
+        "num_classes": dataset.num_classes,
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "dataset": dataset.name,
+    }
+
+
+def create(description: dict[str, Any]) -> ModelBundle:
+    """The network of a description.
+
+    Raises:
+      ValueError: unknown name, or options or image size that it cannot take.
+    """
+    return models.create(
+        description["model"],
+        description["num_classes"],
+        tuple(description["image_shape"]),
+        init=description["init"],
+        dtype=description["precision"],
+        normalization=description["normalization"],
+        **description["kwargs"],
+    )
+
+
+def load(path: str, item: str = "student") -> tuple[ModelBundle, Any, dict[str, Any], str]:
+    """(network, variables, its checkpoint's meta, step folder) of a checkpoint of ours.
+
+    Args:
+      path: folder of a run, of its best/ or last/, or of one step.
+      item: "student" or "ema".
+
+    Raises:
+      CheckpointError: missing or damaged.
+    """
+    folder = checkpoint.find(path)
+    meta = checkpoint.read_meta(folder)
+    try:
+        description = meta["config"]["net"]
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{folder} is not a checkpoint of ard_jax") from error
+    bundle = create(description)
+    shapes = jax.eval_shape(bundle.init, jax.random.key(0))
+    return bundle, checkpoint.load_variables(folder, item, shapes), meta, str(folder)
+
+
+def predict_logits(bundle: ModelBundle):
+    """(variables, images) -> logits in eval mode, as `evaluate.Evaluator` takes it."""
+    return lambda variables, images: bundle.apply(variables, images, False)[0]
+
+
+def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
+    """The AttackSpec of an inner attack at the experiment's radius."""
+    overrides: dict[str, Any] = {}
+    if attack.step_size:
+        overrides["step_size"] = attack.step_size
+    if attack.steps:
+        overrides["steps"] = attack.steps
+    if attack.init:
+        overrides["start"] = attack.init
+    return attacks.make(attack.name, eps=experiment.eps, norm=experiment.norm, **overrides)
+
+
+def evaluation_attack(name: str, experiment: Experiment, eps: float | None = None) -> Any:
+    """The AttackSpec of an evaluation attack, at the experiment's radius or another."""
+    eps = experiment.eps if eps is None else eps
+    size = experiment.eval.step_sizes.get(name)
+    overrides = {"step_size": size * eps / experiment.eps} if size else {}
+    return attacks.make(name, eps=eps, norm=experiment.norm, **overrides)

@@ -1,0 +1,166 @@
+"""Training phases out of an experiment: the student's, and one for each teacher's recipe."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ard_jax import methods, networks, optim, rng
+from ard_jax.config import Experiment, TeacherConfig, to_dict
+from ard_jax.data import ArrayDataset, Splits, pipeline
+from ard_jax.evaluate import Evaluator, Flags
+from ard_jax.loop import Phase, Scores, evaluation_epochs
+from ard_jax.methods import Parts
+from ard_jax.state import RunState
+from ard_jax.steps import StepConfig
+
+# Parts of a configuration that do not change the trained parameters or the choice among them.
+_IRRELEVANT = {
+    "eval": ("attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid"),
+    "data": ("dir",),
+}
+
+
+def comparable(experiment: Experiment, net: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    """What two runs must agree on for one to continue the other."""
+    raw = to_dict(experiment)
+    for name in ("run", "workdir", "teachers"):
+        del raw[name]
+    for group, names in _IRRELEVANT.items():
+        for name in names:
+            del raw[group][name]
+    return raw | {"net": net} | extra
+
+
+def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
+    """The first `limit` examples; all of them when it is 0."""
+    return dataset.subset(np.arange(min(limit, len(dataset)))) if limit else dataset
+
+
+def select_split(experiment: Experiment, splits: Splits) -> ArrayDataset:
+    """The images that pick the best checkpoint."""
+    split = splits.test if experiment.select_on == "test" else splits.validation
+    limit = experiment.eval.max_selection_examples
+    return first(split, limit)
+
+
+def score(experiment: Experiment) -> Callable[[Scores], float]:
+    """(clean + robust)/2 of the student under the selecting attack, as the authors' code selects."""
+    attack = experiment.eval.select_attack
+
+    def of(scores: Scores) -> float:
+        return (scores["student"]["clean"] + scores["student"][attack]) / 2
+
+    return of
+
+
+def monitor(
+    experiment: Experiment,
+    dataset: ArrayDataset,
+    student: Evaluator,
+    teachers: dict[str, Evaluator] | None = None,
+) -> Callable[[RunState], Scores]:
+    """Evaluation while training: the student, and each trained teacher on the same images.
+
+    A teacher's accuracy "on the student's examples" is what the authors' code logs; it is transfer,
+    not the teacher's own robustness.
+    """
+    name = experiment.eval.select_attack
+    spec = networks.evaluation_attack(name, experiment)
+
+    def scores_of(flags: Flags, attack: str) -> dict[str, float]:
+        return {"clean": flags.accuracy("clean"), attack: flags.accuracy(name)}
+
+    def evaluate(state: RunState) -> Scores:
+        watch = {r: (e, state.teachers[r].variables) for r, e in (teachers or {}).items()}
+        flags = student.run(state.student.variables, dataset, {name: spec}, watch=watch)
+        scores = {"student": scores_of(flags, name)}
+        for role, seen in flags.others.items():
+            scores[role] = scores_of(seen, f"{name}_on_student")
+        return scores
+
+    return evaluate
+
+
+def student_phase(
+    experiment: Experiment,
+    workdir: Path,
+    splits: Splits,
+    mesh: Any,
+    student: tuple[Any, dict[str, Any], Evaluator],
+    teachers: dict[str, Any],
+) -> Phase:
+    """The main phase: the student under its method. `teachers`: role -> `teachers.Teacher`."""
+    e, (bundle, net, evaluator) = experiment, student
+    method = make_method(e, bundle, {role: t.bundle for role, t in teachers.items()})
+    validation = select_split(e, splits)
+    watched = {role: teachers[role].evaluator for role in method.trained_teachers}
+
+    def initial() -> RunState:
+        variables = bundle.init(rng.stream(jax.random.key(e.seed), "init"))
+        return method.init(variables, {role: t.variables for role, t in teachers.items()})
+
+    return Phase(
+        title="student",
+        workdir=workdir,
+        method=method,
+        initial=initial,
+        train=splits.train,
+        epochs=e.epochs,
+        batch_size=e.batch_size,
+        last_batch=e.data.last_batch,
+        step=_step_config(e, splits, e.seed, e.batch_size, e.ema_decay),
+        evaluate=monitor(e, validation, evaluator, watched),
+        score=score(e),
+        split=e.select_on,
+        eval_epochs=evaluation_epochs(e.epochs, e.eval.every, e.eval.dense_from),
+        save_every=e.run.save_every,
+        config=comparable(e, net, teachers={r: t.identity for r, t in teachers.items()}),
+        experiment=to_dict(e),
+        mesh=mesh,
+        log_every=e.run.log_every,
+        tensorboard=e.run.tensorboard,
+    )
+
+
+def make_method(experiment: Experiment, student: Any, teachers: dict[str, Any]) -> methods.Method:
+    """The experiment's method on these networks."""
+    e = experiment
+    parts = Parts(
+        student=student,
+        student_optim=optim.make(e.student_optim, e.epochs),
+        attack=networks.training_attack(e.attack, e),
+        teachers=teachers,
+        teacher_optims={"robust": optim.make(e.robust_teacher_optim, e.epochs)},
+        epochs=e.epochs,
+    )
+    return methods.create(e.method.name, parts, **e.method.options)
+
+
+def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:
+    """A teacher's recipe as an experiment of its own, whose "student" is the teacher."""
+    recipe = teacher.recipe
+    options = {"beta": recipe.beta} if recipe.method == "trades" else {}
+    return dataclasses.replace(
+        experiment,
+        name=f"{role}_teacher",
+        seed=recipe.seed,
+        workdir="",
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        ema_decay=0.0,
+        student=teacher.net,
+        student_optim=recipe.optim,
+        robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
+        attack=recipe.attack,
+        method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
+        eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
+    )
+
+
+def _step_config(e: Experiment, splits: Splits, seed: int, batch: int, ema: float) -> StepConfig:
+    spe = pipeline.steps_per_epoch(len(splits.train), batch, e.data.last_batch)
+    return StepConfig(seed, spe, e.data.augment, e.data.pad, ema)

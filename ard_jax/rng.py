@@ -1,0 +1,33 @@
+"""Named random streams: key = fold_in(fold_in(root, crc32(name)), step). Nothing random is stored.
+
+A run has one constant root key. Every use of randomness has a name, so that adding a stream never
+shifts another one, and resuming needs nothing but the step.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+
+def stream(root_key: jax.Array, name: str, step: int | jax.Array | None = None) -> jax.Array:
+    """The key of one named stream, at one step of it.
+
+    Args:
+      root_key: a typed scalar PRNG key, `jax.random.key(seed)`.
+      name: the stream's name, for example "augment". Hashed by `zlib.crc32`, which (unlike `hash`)
+        is the same in every process.
+      step: an integer in [0, 2**32), possibly traced; None for a stream that is used only once.
+
+    Returns:
+      A typed scalar key, the same on every host and device for the same arguments.
+
+    Raises:
+      ValueError: `root_key` is not a typed key.
+    """
+    if not jnp.issubdtype(getattr(root_key, "dtype", None), jax.dtypes.prng_key):
+        raise ValueError(
+            f"root_key must be a typed key, made by jax.random.key(seed); got {root_key!r}"
+        )
+    key = jax.random.fold_in(root_key, zlib.crc32(name.encode()))
+    return key if step is None else jax.random.fold_in(key, step)

@@ -1,0 +1,153 @@
+"""Gets each teacher: from a checkpoint of ours, or by training it once by its recipe.
+
+A trained teacher is kept in the teachers' cache folder under a name that depends on everything that
+shaped it, and later runs use it. A teacher is never silently random or silently wrong: its origin is
+recorded, and its clean accuracy is checked against a floor before a student learns from it.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ard_jax import locks, loop, networks, phases
+from ard_jax.config import Experiment, TeacherConfig
+from ard_jax.data import Splits
+from ard_jax.evaluate import Evaluator
+from ard_jax.models import ModelBundle
+from ard_jax.sharding import put_replicated
+
+
+class TeacherError(ValueError):
+    """A teacher that does not fit the data or is not good enough to teach."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A teacher, ready to use.
+
+    Attributes:
+      role: "robust" or "clean".
+      bundle: the network.
+      variables: its variables, replicated on the mesh.
+      evaluator: its compiled prediction and attacks.
+      source: where it came from, for people.
+      identity: the same for machines: a run only continues with the same teacher.
+      model: architecture name.
+    """
+
+    role: str
+    bundle: ModelBundle
+    variables: Any
+    evaluator: Evaluator
+    source: str
+    identity: str
+    model: str
+
+
+def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teacher:
+    """The teacher of a role, trained first if need be.
+
+    Raises:
+      TeacherError: wrong classes or image shape, or a clean accuracy under the floor.
+      CheckpointError: a checkpoint that is missing or damaged.
+    """
+    config: TeacherConfig = getattr(experiment.teachers, role)
+    if config.checkpoint:
+        bundle, variables, meta, folder = networks.load(config.checkpoint)
+        description = meta["config"]["net"]
+        source = f"checkpoint {folder}"
+        identity = f"checkpoint {_digest(meta['config'])} step {meta['step']}"
+    else:
+        bundle, variables, description, source, identity = _train(
+            role, config, experiment, splits, mesh
+        )
+    _check_fits(role, source, description, splits)
+    evaluator = Evaluator(
+        f"{role} teacher",
+        networks.predict_logits(bundle),
+        mesh=mesh,
+        batch_size=experiment.eval.batch_size,
+        seed=experiment.eval.seed,
+        unroll=1,
+    )
+    variables = put_replicated(mesh, variables)
+    teacher = Teacher(
+        role, bundle, variables, evaluator, source, identity, description["model"]
+    )
+    _check_floor(teacher, config.min_clean, experiment, splits)
+    return teacher
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _train(role: str, config: TeacherConfig, experiment: Experiment, splits: Splits, mesh: Any):
+    recipe = phases.teacher_experiment(experiment, role, config)
+    net = networks.describe(config.net, experiment.precision, splits.train)
+    bundle = networks.create(net)
+    identity = _digest(phases.comparable(recipe, net, train_examples=len(splits.train)))
+    folder = (
+        Path(experiment.teachers.cache)
+        / f"{role}-{config.net.model}-{splits.train.name}-{config.recipe.method}-{identity}"
+    )
+    evaluator = Evaluator(
+        f"{role} teacher in training",
+        networks.predict_logits(bundle),
+        mesh=mesh,
+        batch_size=experiment.eval.batch_size,
+        seed=experiment.eval.seed,
+        unroll=1,
+    )
+    phase = phases.student_phase(recipe, folder, splits, mesh, (bundle, net, evaluator), {})
+    phase = dataclasses.replace(
+        phase,
+        title=f"{role} teacher",
+        long_note="To use a pretrained one instead, stop and add "
+        f"--config.teachers.{role}.checkpoint=FOLDER (the folder of a run of ard_jax).",
+    )
+    waiting = f"Another process is training the {role} teacher in {folder}; waiting for it."
+    with locks.hold(folder, on_busy=lambda: print(waiting, flush=True)):
+        done = (folder / "last" / str(phase.total)).is_dir()
+        print(f"{'Using the' if done else 'Training a'} {role} teacher ({net['model']}, "
+              f"{config.recipe.method}, {config.recipe.epochs} epochs): {folder}", flush=True)  # fmt: skip
+        result = loop.fit(phase)
+    source = (
+        f"trained by this project's recipe {config.recipe.method!r}, {config.recipe.epochs} epochs, "
+        f"seed {config.recipe.seed}, best of its {phase.split} split at epoch "
+        f"{result.best_step // phase.steps_per_epoch}; kept in {folder}"
+    )
+    return bundle, result.best.student.variables, net, source, f"recipe {identity}"
+
+
+def _check_fits(role: str, source: str, net: dict[str, Any], splits: Splits) -> None:
+    data = splits.train
+    if net["num_classes"] != data.num_classes:
+        raise TeacherError(
+            f"the {role} teacher ({source}) has {net['num_classes']} classes, but {data.name} has "
+            f"{data.num_classes}; give a teacher of the same classes"
+        )
+    if tuple(net["image_shape"]) != tuple(data.image_shape):
+        raise TeacherError(
+            f"the {role} teacher ({source}) takes images of shape {tuple(net['image_shape'])}, but "
+            f"{data.name} has {tuple(data.image_shape)}"
+        )
+
+
+def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits: Splits) -> None:
+    limit = experiment.eval.max_examples
+    test = phases.first(splits.test, limit)
+    clean = teacher.evaluator.run(teacher.variables, test, {}).accuracy("clean")
+    print(f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images", flush=True)
+    if clean < floor:
+        raise TeacherError(
+            f"the {teacher.role} teacher ({teacher.source}) has a clean accuracy of {clean:.2%}, under "
+            f"the floor of {floor:.2%} (config.teachers.{teacher.role}.min_clean). The usual cause is "
+            f"input normalisation: this network is given [0,1] images normalised by "
+            f"{teacher.bundle.normalization!r}; a checkpoint trained on other statistics loses tens of "
+            "points. Set the right normalisation, train longer, or lower the floor if this is meant."
+        )
+

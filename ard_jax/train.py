@@ -1,0 +1,188 @@
+"""One experiment from its configuration to its report: data, teachers, student, evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ard_jax import data, final, locks, loop, networks, phases, report, sharding, teachers
+from ard_jax.config import Experiment, to_dict
+from ard_jax.data import Splits
+from ard_jax.evaluate import Evaluator
+from ard_jax.final import Subject
+from ard_jax.methods import TEACHERS
+from ard_jax.writers import write_text_atomic
+
+
+def workdir_of(experiment: Experiment) -> Path:
+    """The run's folder: config.workdir, or runs/<name>-seed<seed>."""
+    return Path(experiment.workdir or f"runs/{experiment.name}-seed{experiment.seed}")
+
+
+def load_data(experiment: Experiment) -> Splits:
+    """The experiment's data, validated.
+
+    Raises:
+      DataError: see `data.load`.
+    """
+    d = experiment.data
+    holdout = d.holdout if d.holdout < 1 else int(d.holdout)
+    return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed)
+
+
+def run(experiment: Experiment) -> Path:
+    """Trains (or continues, or finds finished), evaluates and reports. Returns the report's path."""
+    workdir = workdir_of(experiment)
+    with locks.hold(workdir):
+        if (finished := _finished(workdir, experiment)) is not None:
+            print(report.summary_table(finished))
+            print(f"This run is finished: nothing was done. Report: {workdir / 'report.html'}")
+            return workdir / "report.html"
+        mesh = sharding.make_mesh(experiment.run.devices)
+        splits = load_data(experiment)
+        student = _student(experiment, splits, mesh)
+        write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
+        roles = TEACHERS[experiment.method.name]
+        found = {role: teachers.obtain(role, experiment, splits, mesh) for role in roles}
+        phase = phases.student_phase(experiment, workdir, splits, mesh, student, found)
+        result = loop.fit(phase)
+        return _evaluate(experiment, workdir, splits, student, found, phase, result)
+
+
+def _finished(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
+    """The evaluation of a finished run of this very configuration."""
+    try:
+        evaluation = json.loads((workdir / "evaluation.json").read_text())
+    except (OSError, ValueError):
+        return None
+    saved, now = dict(evaluation["config"]), json.loads(json.dumps(to_dict(experiment)))
+    for config in (saved, now):
+        config.pop("run", None), config.pop("workdir", None)
+    return evaluation if saved == now else None
+
+
+def _student(experiment: Experiment, splits: Splits, mesh: Any):
+    net = networks.describe(experiment.student, experiment.precision, splits.train)
+    bundle = networks.create(net)
+    evaluator = Evaluator(
+        "student",
+        networks.predict_logits(bundle),
+        mesh=mesh,
+        batch_size=experiment.eval.batch_size,
+        seed=experiment.eval.seed,
+        unroll=1,
+    )
+    return bundle, net, evaluator
+
+
+def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
+    limit = experiment.eval.max_examples
+    test = phases.first(splits.test, limit)
+    subjects, sources = _subjects(student, found, phase, result)
+    evaluation, flags = final.evaluate_all(
+        experiment, test, subjects, sources, experiment.eval.attacks
+    )
+    evaluation["nets"]["student (best)"]["selected_by"] = {
+        "split": phase.split, "epoch": result.best_step // phase.steps_per_epoch
+    } | result.best_scores["student"]  # fmt: skip
+    for role, teacher in found.items():
+        record = evaluation["nets"][sources[role].title]
+        accuracy = {n: a["accuracy"] for n, a in record["attacks"].items()}
+        evaluation["teachers"][role] = {
+            "source": teacher.source,
+            "model": teacher.model,
+            "accuracy": {"clean": record["clean"]} | accuracy,
+        }
+    images = phase.total * experiment.batch_size
+    evaluation["timing"] = {
+        "train_seconds": result.seconds,
+        "images_per_second": images / max(result.seconds, 1e-9),
+    }
+    grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
+    path = final.save(workdir, evaluation, flags, grid)
+    print(report.summary_table(evaluation))
+    print(f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}", flush=True)
+    return path
+
+
+def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, Subject]]:
+    bundle, _, evaluator = student
+    spe, subjects = phase.steps_per_epoch, []
+    for label, state in (("best", result.best), ("last", result.last)):
+        step = int(state.step)
+        saved = {"step": step, "epoch": step // spe, "sweep": label == "best"}
+        nets = {f"student ({label})": state.student.variables}
+        if state.ema is not None:
+            nets[f"student EMA ({label})"] = state.ema
+        subjects += [Subject(t, "student", bundle, v, evaluator, **saved) for t, v in nets.items()]
+    sources = {
+        role: Subject(f"{role} teacher", "teacher", t.bundle, t.variables, t.evaluator, sweep=True)
+        for role, t in found.items()
+    }
+    subjects += sources.values()
+    step = int(result.last.step)
+    for role in phase.method.trained_teachers:
+        variables = result.last.teachers[role].variables
+        title = f"{role} teacher after {phase.method.name.upper()}"
+        original = sources[role]
+        subjects.append(
+            Subject(title, "teacher", original.bundle, variables, original.evaluator, step, step // spe)
+        )
+    return subjects, sources
+
+
+def evaluate_checkpoint(experiment: Experiment, path: str, attack_names: list[str]) -> Path:
+    """`--mode=evaluate`: the student (and its moving average) of a checkpoint, again.
+
+    Args:
+      experiment: data, eps and evaluation settings.
+      path: folder of a run, of its best/ or last/, or of one step.
+      attack_names: names of `attacks.make`.
+
+    Returns:
+      Path of the report, in <run>/evaluations/<number>.
+    """
+    bundle, variables, meta, folder = networks.load(path)
+    mesh = sharding.make_mesh(experiment.run.devices)
+    splits = load_data(experiment)
+    net = meta["config"]["net"]
+    if net["num_classes"] != splits.test.num_classes:
+        raise teachers.TeacherError(
+            f"{folder} has {net['num_classes']} classes, but {splits.test.name} has "
+            f"{splits.test.num_classes}"
+        )
+    limit = experiment.eval.max_examples
+    test = phases.first(splits.test, limit)
+    evaluator = Evaluator(
+        "student", networks.predict_logits(bundle), mesh=mesh,
+        batch_size=experiment.eval.batch_size, seed=experiment.eval.seed, unroll=1,
+    )  # fmt: skip
+    step, epoch = meta["step"], meta["epoch"]
+    nets = {f"student ({Path(folder).parent.name})": variables}
+    if (Path(folder) / "ema").is_dir():
+        nets["student EMA"] = networks.load(folder, "ema")[1]
+    subjects = [
+        Subject(t, "student", bundle, sharding.put_replicated(mesh, v), evaluator, step, epoch, True)
+        for t, v in nets.items()
+    ]
+    evaluation, flags = final.evaluate_all(experiment, test, subjects, {}, attack_names)
+    evaluation["checkpoint"] = folder
+    root = Path(folder).parent.parent / "evaluations"
+    number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
+    grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
+    path = final.save(root / str(number), evaluation, flags, grid)
+    print(report.summary_table(evaluation))
+    print(f"Report: {path}", flush=True)
+    return path
+
+
+def use_compilation_cache(experiment: Experiment) -> None:
+    """Points XLA's persistent cache at config.run.compilation_cache."""
+    folder = experiment.run.compilation_cache
+    if folder == "off":
+        return
+    jax.config.update(
+        "jax_compilation_cache_dir", folder or str(Path.home() / ".cache" / "ard_jax" / "xla")
+    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -1,0 +1,100 @@
+"""Finds everything that is wrong with an experiment before any compute is spent."""
+
+from typing import Any
+
+from ard_jax import attacks, data, methods, models
+from ard_jax.config import AttackConfig, DataConfig, EvalConfig, Experiment, NetConfig
+from ard_jax.data.augment import KINDS
+
+RECIPES = ("natural", "sat", "trades")
+
+
+def find_problems(experiment: Experiment) -> list[str]:
+    """Every problem of the experiment, one sentence each; empty when it can run."""
+    e, found = experiment, []
+    for name in ("epochs", "batch_size"):
+        if getattr(e, name) < 1:
+            found.append(f"config.{name}={getattr(e, name)}: must be at least 1")
+    if not 0 < e.eps <= 1 and e.norm == "linf":
+        found.append(f"config.eps={e.eps}: must be in (0, 1], in units of [0,1] pixels (8/255 = 0.0314)")
+    _choice(found, "config.norm", e.norm, ("linf", "l2"))
+    _choice(found, "config.select_on", e.select_on, ("validation", "test"))
+    _choice(found, "config.precision", e.precision, ("float32", "bfloat16"))
+    if not 0 <= e.ema_decay < 1:
+        found.append(f"config.ema_decay={e.ema_decay}: must be in [0, 1)")
+    if e.select_on == "validation" and not e.data.holdout > 0:
+        found.append("config.data.holdout=0 leaves no validation images to select on; hold some out, "
+                     "or set config.select_on=test as the papers do")  # fmt: skip
+    _validate_data(found, e.data)
+    _validate_net(found, "config.student", e.student)
+    found += e.student_optim.problems("config.student_optim")
+    _validate_attack(found, "config.attack", e.attack)
+    _validate_method(found, e)
+    _validate_eval(found, e.eval)
+    return found
+
+
+def _validate_data(found: list[str], d: DataConfig) -> None:
+    _choice(found, "config.data.name", d.name, data.names())
+    _choice(found, "config.data.augment", d.augment, KINDS)
+    _choice(found, "config.data.last_batch", d.last_batch, ("drop", "keep"))
+    if d.holdout < 0 or (d.holdout >= 1 and d.holdout != int(d.holdout)):
+        found.append(f"config.data.holdout={d.holdout}: a share below 1, or a whole number of images")
+    if d.pad < 0:
+        found.append(f"config.data.pad={d.pad}: must not be negative")
+
+
+def _validate_method(found: list[str], e: Experiment) -> None:
+    try:
+        found += [f"config.{p}" for p in methods.make_config(e.method.name, e.method.options).problems()]
+    except (ValueError, TypeError) as error:
+        found.append(f"config.method: {error}")
+        return
+    roles = methods.TEACHERS[e.method.name]
+    if "robust" in roles:
+        found += e.robust_teacher_optim.problems("config.robust_teacher_optim")
+    for role in roles:
+        teacher, where = getattr(e.teachers, role), f"config.teachers.{role}"
+        if not 0 <= teacher.min_clean <= 1:
+            found.append(f"{where}.min_clean={teacher.min_clean}: a share in [0, 1], not percent")
+        if teacher.checkpoint:
+            continue
+        _validate_net(found, f"{where}.net", teacher.net)
+        _choice(found, f"{where}.recipe.method", teacher.recipe.method, RECIPES)
+        found += teacher.recipe.optim.problems(f"{where}.recipe.optim")
+        _validate_attack(found, f"{where}.recipe.attack", teacher.recipe.attack)
+        for name in ("epochs", "batch_size", "eval_every"):
+            if getattr(teacher.recipe, name) < 1:
+                found.append(f"{where}.recipe.{name}: must be at least 1")
+
+
+def _validate_net(found: list[str], where: str, net: NetConfig) -> None:
+    try:
+        models.check_name(net.model)
+    except ValueError as error:
+        found.append(f"{where}.model: {error}")
+    _choice(found, f"{where}.init", net.init, ("", "torch", "flax"))
+
+
+def _validate_attack(found: list[str], where: str, attack: AttackConfig) -> None:
+    _choice(found, f"{where}.name", attack.name, attacks.names())
+    _choice(found, f"{where}.init", attack.init, ("", "none", "uniform", "gauss"))
+    if attack.step_size < 0:
+        found.append(f"{where}.step_size={attack.step_size}: must not be negative")
+    if attack.steps < 0:
+        found.append(f"{where}.steps={attack.steps}: must not be negative")
+
+
+def _validate_eval(found: list[str], evaluation: EvalConfig) -> None:
+    for name in (*evaluation.attacks, evaluation.select_attack, *evaluation.step_sizes):
+        _choice(found, "config.eval attack", name, attacks.names())
+    if not evaluation.attacks:
+        found.append("config.eval.attacks is empty: name at least one attack")
+    for name in ("batch_size", "every"):
+        if getattr(evaluation, name) < 1:
+            found.append(f"config.eval.{name}={getattr(evaluation, name)}: must be at least 1")
+
+
+def _choice(found: list[str], where: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        found.append(f"{where}={value!r}: choose one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,166 @@
+"""Every value an experiment has, with the defaults of CIARD's CIFAR-10 experiment.
+
+`ard_jax/config.py` says what each means. A config file changes some of them; the command line changes
+more: `--config.method.itt_start=10`.
+"""
+
+import ml_collections
+
+
+def config_dict(**values) -> ml_collections.ConfigDict:
+    """A group of values."""
+    return ml_collections.ConfigDict(values)
+
+
+def sgd(**values) -> ml_collections.ConfigDict:
+    """SGD, momentum 0.9, weight decay 2e-4, constant rate 0.1."""
+    group = config_dict(
+        lr=0.1,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=2e-4,
+        schedule="constant",
+        boundaries=(),
+        decay=0.1,
+        warmup=0,
+        start=1,
+        idle_before_start=False,
+    )
+    group.update(values)
+    return group
+
+
+def attack(name: str, **values) -> ml_collections.ConfigDict:
+    """An inner attack; 0 and "" mean the named attack's own value."""
+    group = config_dict(name=name, step_size=0.0, steps=0, init="")
+    group.update(values)
+    return group
+
+
+def net(model: str, **kwargs) -> ml_collections.ConfigDict:
+    """A network; kwargs go to the architecture."""
+    return config_dict(model=model, init="torch", normalization="", kwargs=config_dict(**kwargs))
+
+
+def teacher(network, recipe, min_clean: float) -> ml_collections.ConfigDict:
+    """A teacher: trained by its recipe unless `checkpoint` names one of ours."""
+    return config_dict(checkpoint="", net=network, recipe=recipe, min_clean=min_clean)
+
+
+def natural_recipe(epochs: int, batch_size: int = 128, **optim) -> ml_collections.ConfigDict:
+    """Natural training: SGD, cosine."""
+    return _recipe("natural", epochs, batch_size, attack("pgd_sat"), sgd(schedule="cosine", **optim))
+
+
+def trades_recipe(epochs: int, batch_size: int = 128, steps: int = 0, **optim):
+    """TRADES, beta 6; PGD-10 unless `steps` says otherwise."""
+    return _recipe("trades", epochs, batch_size, attack("trades_train", steps=steps), sgd(**optim))
+
+
+def sat_recipe(epochs: int, batch_size: int = 128, steps: int = 10, **optim):
+    """PGD adversarial training."""
+    inner = attack("pgd_sat", steps=steps)
+    return _recipe("sat", epochs, batch_size, inner, sgd(schedule="cosine", **optim))
+
+
+def _recipe(method, epochs, batch_size, inner, optim) -> ml_collections.ConfigDict:
+    return config_dict(
+        method=method,
+        beta=6.0,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=0,
+        optim=optim,
+        attack=inner,
+        eval_every=10,
+    )
+
+
+def ciard_method() -> ml_collections.ConfigDict:
+    """CIARD's options; `ard_jax/methods/ciard_config.py` explains each."""
+    return config_dict(
+        name="ciard",
+        itt_start=51,
+        itt_every=1,
+        itt_anchor="none",
+        itt_ema_decay=0.999,
+        itt_kl_weight=1.0,
+        forward_order="clean_first",
+        branch_weights="unit",
+        weight_rate=0.025,
+        temp_balance="on",
+        temp_rate=1e-3,
+        temp_decay="freeze",
+        decay_epochs=(215, 260, 285),
+        push=True,
+        push_lambda=1.0,
+        push_temperature="student_only",
+        push_t=5.0,
+        push_scale="decade",
+        push_warmup=80,
+        kl_eps=1e-5,
+        kl_reduction="mean_classes",
+        kl_scale=1.0,
+        r_label_bn="train",
+        r_clean_forward="drop",
+    )
+
+
+def base() -> ml_collections.ConfigDict:
+    """CIARD on CIFAR-10 as the authors' code runs it; the teachers are recipes."""
+    return config_dict(
+        name="ciard_cifar10",
+        seed=0,
+        workdir="",
+        epochs=300,
+        batch_size=128,
+        eps=8 / 255,
+        norm="linf",
+        select_on="test",
+        precision="float32",
+        ema_decay=0.0,
+        data=config_dict(
+            name="cifar10",
+            dir="",
+            holdout=0.0,
+            split_seed=0,
+            augment="crop_flip",
+            pad=4,
+            last_batch="keep",
+        ),
+        student=net("resnet18"),
+        student_optim=sgd(schedule="ciard", start=150),
+        robust_teacher_optim=sgd(
+            lr=1e-4, momentum=0.1, schedule="ciard", start=50, idle_before_start=True
+        ),
+        attack=attack("ciard_train"),
+        method=ciard_method(),
+        teachers=config_dict(
+            cache="runs/teachers",
+            robust=teacher(
+                net("wrn_34_10"),
+                trades_recipe(76, schedule="multistep", boundaries=(75,)),
+                min_clean=0.7,
+            ),
+            clean=teacher(
+                net("resnet56", shortcut="B"), natural_recipe(200, weight_decay=5e-4), min_clean=0.85
+            ),
+        ),
+        eval=config_dict(
+            attacks=("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf"),
+            select_attack="pgd_trades",
+            step_sizes=config_dict(),
+            batch_size=250,
+            every=10,
+            dense_from=250,
+            max_examples=0,
+            max_selection_examples=0,
+            eps_sweep=(0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
+            transfer=True,
+            seed=0,
+            grid=12,
+        ),
+        run=config_dict(
+            devices=0, log_every=50, save_every=5, tensorboard=True, compilation_cache=""
+        ),
+    )

@@ -1,0 +1,43 @@
+"""Installation of ard_jax; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version = {}
+exec(Path(__file__).with_name("ard_jax").joinpath("__init__.py").read_text(), version)
+
+setup(
+    name="ard_jax",
+    version=version["__version__"],
+    description="Adversarial robustness distillation in JAX and Flax",
+    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ard_jax", "ard_jax.*", "configs", "configs.*"]),
+    package_data={"ard_jax": ["*.html"]},
+    install_requires=[
+        "absl-py",
+        "array_record; sys_platform != 'win32'",  # tensorflow-datasets reads prepared data with it
+        "chex>=0.1.90",
+        "flax>=0.12",
+        "jax>=0.10",
+        "jinja2",
+        "matplotlib",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "pillow",
+        "scikit-learn",  # the handwritten digits come with it
+        "tensorboardX",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.8"],
+        "cuda": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "tfds": ["tensorflow-cpu"],  # only to prepare a TFDS dataset for the first time
+    },
+)

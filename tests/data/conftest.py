@@ -1,0 +1,38 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path, monkeypatch):
+    """Tests never touch the user's cache."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv("ARD_CACHE_DIR", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data, from $ARD_SHARED or beside the repository."""
+    default = Path(__file__).parents[2].parent / "shared"
+    path = Path(os.environ.get("ARD_SHARED", default)) / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data: {path} does not exist (set ARD_SHARED)")
+    return path
+
+
+@pytest.fixture
+def write_image():
+    """write_image(path, shape=(8, 8, 3), seed=0, mode=None) -> the pixels it wrote."""
+    from PIL import Image
+
+    def write(path, shape=(8, 8, 3), seed=0, mode=None):
+        pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels[..., 0] if shape[-1] == 1 else pixels)
+        (image.convert(mode) if mode else image).save(path)
+        return pixels
+
+    return write

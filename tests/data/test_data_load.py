@@ -1,0 +1,101 @@
+import zlib
+
+import numpy as np
+import pytest
+
+from ard_jax import data
+from ard_jax.data import split
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def test_names():
+    assert data.names() == ["digits", "cifar10", "cifar100", "tiny_imagenet", "folder", "npz"]
+
+
+def test_digits_are_sklearns_pixel_for_pixel(digits):
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    want = {}
+    for image, label in zip(raw.images.astype(int), raw.target, strict=True):
+        pixels = bytes(round(v * 255 / 16) for v in image.ravel())
+        want[pixels, int(label)] = want.get((pixels, int(label)), 0) + 1
+    for part in (digits.train, digits.test):
+        for image, label in zip(part.images, part.labels, strict=True):
+            want[image.tobytes(), int(label)] -= 1
+    assert set(want.values()) == {0}
+    assert digits.train.image_shape == (8, 8, 1) and digits.train.num_classes == 10
+
+
+def test_digits_test_split_never_changes(digits):
+    assert (len(digits.train), len(digits.test)) == (1438, 359)
+    # A golden sum: reported accuracies are of exactly these images, whatever the versions or seed.
+    assert zlib.crc32(digits.test.images.tobytes()) == 530439186
+    other = data.load("digits", seed=5, holdout=100)
+    assert (other.test.images == digits.test.images).all()
+    share = np.bincount(digits.test.labels) / np.bincount(
+        np.concatenate([digits.train.labels, digits.test.labels])
+    )
+    assert np.abs(share - 0.2).max() < 0.01
+
+
+def test_no_holdout_is_no_validation(digits):
+    assert digits.validation is None
+    assert data.load("digits", holdout=0.0).validation is None
+
+
+@pytest.mark.parametrize(("holdout", "count"), [(144, 144), (0.1, 144), (1, 1), (0.5, 719)])
+def test_holdout_is_exact_stratified_and_disjoint(digits, holdout, count):
+    splits = data.load("digits", holdout=holdout, seed=3)
+    assert len(splits.validation) == count and splits.validation.split == "validation"
+    assert len(splits.train) + count == len(digits.train)
+    wanted = np.bincount(digits.train.labels) * count / len(digits.train)
+    assert np.abs(np.bincount(splits.validation.labels, minlength=10) - wanted).max() < 1
+    both = np.concatenate([splits.train.images, splits.validation.images])
+    assert sorted(i.tobytes() for i in both) == sorted(i.tobytes() for i in digits.train.images)
+
+
+def test_holdout_follows_the_seed():
+    a, b, c = (data.load("digits", holdout=100, seed=s).validation.images for s in (0, 0, 1))
+    assert (a == b).all() and (a != c).any()
+
+
+def test_every_class_keeps_a_training_image():
+    labels = np.array([0] * 20 + [1] * 2, np.int32)
+    held = split.validation_indices(labels, 20, 0, "toy")
+    assert len(held) == 20 and np.bincount(np.delete(labels, held)).tolist() == [1, 1]
+    with pytest.raises(data.DataError, match="toy: holdout=21 takes 21 of 22 .* at most 20"):
+        split.validation_indices(labels, 21, 0, "toy")
+
+
+@pytest.mark.parametrize("holdout", [-1, 1.0, 5000.0, -0.1, float("nan"), "0.1", True, None, 1e-6])
+def test_bad_holdout(holdout):
+    with pytest.raises(data.DataError, match=r"digits: holdout=.*give a number of images"):
+        data.load("digits", holdout=holdout)
+
+
+def test_bad_seed():
+    with pytest.raises(ValueError, match="seed=-1: give an integer"):
+        data.load("digits", seed=-1)
+
+
+def test_unknown_name_lists_the_choices():
+    with pytest.raises(data.DataError, match="'cifar' is unknown; choose one of digits, cifar10"):
+        data.load("cifar")
+
+
+@pytest.mark.parametrize("name", ["tiny_imagenet", "folder", "npz"])
+def test_missing_data_dir(name):
+    with pytest.raises(data.DataError, match=f"'{name}' needs data_dir"):
+        data.load(name)
+
+
+def test_permutation_is_a_permutation_and_stays_the_same():
+    assert sorted(split.permutation(1000, 5, 7)) == list(range(1000))
+    # Golden: a resumed run must see the same batches on other versions of NumPy.
+    assert split.permutation(10, 0, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
+    assert split.permutation(10, 2**64 - 1, 2**64 - 1).tolist() != list(range(10))

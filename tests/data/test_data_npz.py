@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from ard_jax import data
+
+RNG = np.random.default_rng(0)
+
+
+def good(**change):
+    """Three classes; change an array, or drop it by None."""
+    arrays = dict(
+        train_images=RNG.integers(0, 256, (12, 6, 6, 3), np.uint8),
+        train_labels=np.arange(12) % 3,
+        test_images=RNG.integers(0, 256, (6, 6, 6, 3), np.uint8),
+        test_labels=np.arange(6) % 3,
+    )
+    return {key: value for key, value in (arrays | change).items() if value is not None}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def save_and_load(arrays, **kwargs):
+        path = tmp_path / "data.npz"
+        np.savez(path, **arrays)
+        return data.load("npz", path, **kwargs)
+
+    return save_and_load
+
+
+def test_train_and_test(load):
+    arrays = good()
+    splits = load(arrays)
+    assert (splits.train.images == arrays["train_images"]).all()
+    assert (splits.test.labels == arrays["test_labels"]).all()
+    assert splits.train.class_names == ("0", "1", "2") and splits.validation is None
+
+
+def test_medmnist_form(load):
+    """Gray [N,H,W], labels [N,1] uint8, and a validation part."""
+    arrays = {
+        f"{part}_{kind}": value
+        for part in ("train", "val", "test")
+        for kind, value in (
+            ("images", RNG.integers(0, 256, (6, 5, 5), np.uint8)),
+            ("labels", (np.arange(6) % 2).astype(np.uint8)[:, None]),
+        )
+    }
+    splits = load(arrays, holdout=0.5)
+    assert splits.train.image_shape == (5, 5, 1) and len(splits.train) == 6
+    assert (splits.validation.images[..., 0] == arrays["val_images"]).all()
+    assert splits.validation.split == "validation"
+    assert load(arrays).validation is None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floating_point_images(load, dtype):
+    pixels = RNG.integers(0, 256, (12, 6, 6, 3), np.uint8)
+    splits = load(good(train_images=(pixels / 255).astype(dtype)))
+    assert (splits.train.images == pixels).all()
+
+
+def test_images_and_labels_alone(load):
+    arrays = dict(images=RNG.integers(0, 256, (20, 6, 6, 1), np.uint8), labels=np.arange(20) % 2)
+    a, b = load(arrays, seed=0), load(arrays, seed=1)
+    assert (a.test.images == b.test.images).all() and len(a.test) == 4 and len(a.train) == 16
+    got = np.concatenate([a.train.images, a.test.images])
+    assert sorted(i.tobytes() for i in got) == sorted(i.tobytes() for i in arrays["images"])
+
+
+def test_class_names(load):
+    splits = load(good(class_names=np.array(["x", "y", "z"])))
+    assert splits.test.class_names == ("x", "y", "z")
+
+
+FLOAT = np.full((12, 6, 6, 3), 0.5)
+BAD_FLOAT, NAN_FLOAT = FLOAT.copy(), FLOAT.copy()
+BAD_FLOAT[4, 0, 0, 0] = 1.5
+NAN_FLOAT[5, 0, 0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(test_images=None), "no array 'test_images', only"),
+        (dict(train_labels=None), "no array 'train_labels'"),
+        (dict(val_images=np.zeros((2, 6, 6, 3), np.uint8)), "no array 'val_labels'"),
+        (dict(train_images=np.zeros((12, 36), np.uint8)), r"train_images has shape \(12, 36\)"),
+        (dict(train_images=np.zeros((12, 3, 6, 6), np.uint8)), r"train_images .*\(12, 3, 6, 6\)"),
+        (dict(train_images=np.zeros((12, 6, 6, 3), np.int64)), r"train_images is int64.*uint8"),
+        (dict(train_images=BAD_FLOAT), r"train_images\[4\] has values from 0.5 to 1.5"),
+        (dict(train_images=NAN_FLOAT), r"train_images\[5\] has values from nan"),
+        (dict(train_images=np.zeros((11, 6, 6, 3), np.uint8)), "11 images but 12 labels"),
+        (dict(train_labels=np.arange(12) / 2), "train_labels is float64"),
+        (dict(train_labels=np.eye(12, dtype=int)), r"train_labels is int64 of shape \(12, 12\)"),
+        (dict(train_labels=np.arange(12) - 1), r"train_labels\[0\] = -1"),
+        (dict(train_labels=np.arange(12) % 3 * 2), r"up to 4 but no image has class 1 \(2 such"),
+        (dict(test_labels=np.array([0, 1, 3, 0, 5, 0])), r"test_labels\[2\] = 3 .*0\.\.2"),
+        (dict(class_names=np.array(["x", "y"])), r"train_labels\[2\] = 2, but class_names has 2"),
+        (dict(class_names=np.array(list("wxyz"))), "no image has class 3"),
+        (dict(test_images=np.zeros((6, 5, 6, 3), np.uint8)), r"\(5, 6, 3\).*\(6, 6, 3\)"),
+        (dict(test_images=np.zeros((6, 6, 6), np.uint8)), r"\(6, 6, 1\).*\(6, 6, 3\)"),
+        (dict(train_images=np.array([{}] * 12)), "train_images: cannot be read.*objects"),
+    ],
+)
+def test_bad_arrays(load, change, message):
+    with pytest.raises(data.DataError, match=message) as error:
+        load(good(**change))
+    assert "data.npz" in str(error.value)
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(data.DataError, match=r"none\.npz is not a file"):
+        data.load("npz", tmp_path / "none.npz")
+    with pytest.raises(data.DataError, match="is not a file"):
+        data.load("npz", tmp_path)
+    np.savez(tmp_path / "cut.npz", **good())
+    whole = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(data.DataError, match=r"cut\.npz.* truncated"):
+        data.load("npz", tmp_path / "cut.npz")
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 1  # the zip's own checksum finds it
+    (tmp_path / "flip.npz").write_bytes(flipped)
+    with pytest.raises(data.DataError, match=r"flip\.npz, train_images: cannot be read"):
+        data.load("npz", tmp_path / "flip.npz")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(data.DataError, match=r"one\.npy is one array"):
+        data.load("npz", tmp_path / "one.npy")
