@@ -118,7 +118,9 @@ def find(path: str | Path) -> Path:
     if (path / "meta").is_dir():
         return path
     for folder in (path / "best", path / "last", path):
-        steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
+        steps = [
+            int(p.name) for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()
+        ]
         if steps:
             return folder / str(max(steps))
     raise CheckpointError(

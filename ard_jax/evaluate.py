@@ -71,7 +71,9 @@ class Evaluator:
         self.batch_size = sharding.round_up(self.mesh, batch_size)
         self._programs: dict[Any, Callable] = {}
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
-        self._predict = jax.jit(self._predict_traced, in_shardings=(same, split), out_shardings=split)
+        self._predict = jax.jit(
+            self._predict_traced, in_shardings=(same, split), out_shardings=split
+        )
 
     def _predict_traced(self, variables, images):
         TRACES[f"{self.name} predict"] += 1
@@ -104,13 +106,19 @@ class Evaluator:
             )
 
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
-        return jax.jit(run, in_shardings=(same, split, split, same, same, same), out_shardings=split)
+        return jax.jit(
+            run, in_shardings=(same, split, split, same, same, same), out_shardings=split
+        )
 
     def batches(self, dataset: ArrayDataset) -> Iterable[tuple[int, dict, dict]]:
         """(index, device batch {"image" in [0,1], "label"}, host batch with mask and index)."""
         for index, host in enumerate(pipeline.eval_batches(dataset, self.batch_size)):
             image = host["image"].astype(np.float32) / np.float32(255)
-            yield index, sharding.put_batch(self.mesh, {"image": image, "label": host["label"]}), host
+            yield (
+                index,
+                sharding.put_batch(self.mesh, {"image": image, "label": host["label"]}),
+                host,
+            )
 
     def run(
         self,
@@ -198,8 +206,9 @@ def evaluate(
 def confidence_interval(accuracy: float, count: int) -> list[float]:
     """95 % Wilson interval of an accuracy measured on `count` examples."""
     z, n = 1.959964, max(count, 1)
-    centre, spread = accuracy + z * z / (2 * n), z * math.sqrt(
-        accuracy * (1 - accuracy) / n + z * z / (4 * n * n)
+    centre, spread = (
+        accuracy + z * z / (2 * n),
+        z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n)),
     )
     return [(centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)]
 

@@ -163,7 +163,10 @@ def example_images(
     """Clean and adversarial images of the first test examples, for the report's grid."""
     name = e.eval.select_attack
     spec = networks.evaluation_attack(name, e)
-    evaluator, count = subject.evaluator, min(e.eval.grid, len(dataset), subject.evaluator.batch_size)
+    evaluator, count = (
+        subject.evaluator,
+        min(e.eval.grid, len(dataset), subject.evaluator.batch_size),
+    )
     index, batch, _ = next(iter(evaluator.batches(dataset)))
     adversarial = evaluator.attack(spec, subject.variables, batch["image"], batch["label"], index)
     predicted = evaluator.predict(subject.variables, adversarial)

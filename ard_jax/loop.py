@@ -191,7 +191,9 @@ def compare_configs(where: Path, saved: dict[str, Any], now: dict[str, Any]) -> 
     ]
     if different:
         raise ConfigChangedError(
-            f"{where} holds a run with another configuration:\n" + "\n".join(different) + "\nUse the "
+            f"{where} holds a run with another configuration:\n"
+            + "\n".join(different)
+            + "\nUse the "
             "same values to continue it, another --config.workdir, or delete the folder to start over."
         )
 

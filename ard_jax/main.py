@@ -16,7 +16,9 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "For --mode=evaluate: a run's folder, its best/ or last/, or one step."
 )
 _ATTACKS = flags.DEFINE_list(
-    "attacks", None, "For --mode=evaluate: attack names, comma separated; default config.eval.attacks."
+    "attacks",
+    None,
+    "For --mode=evaluate: attack names, comma separated; default config.eval.attacks.",
 )
 
 

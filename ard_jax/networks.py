@@ -7,6 +7,7 @@ import jax
 from ard_jax import attacks, checkpoint, models
 from ard_jax.config import AttackConfig, Experiment, NetConfig
 from ard_jax.data.base import ArrayDataset
+from ard_jax.evaluate import Evaluator
 from ard_jax.models import ModelBundle
 
 
@@ -63,9 +64,16 @@ def load(path: str, item: str = "student") -> tuple[ModelBundle, Any, dict[str, 
     return bundle, checkpoint.load_variables(folder, item, shapes), meta, str(folder)
 
 
-def predict_logits(bundle: ModelBundle):
-    """(variables, images) -> logits in eval mode, as `evaluate.Evaluator` takes it."""
-    return lambda variables, images: bundle.apply(variables, images, False)[0]
+def evaluator(name: str, bundle: ModelBundle, experiment: Experiment, mesh: Any) -> Evaluator:
+    """The network's evaluator under the experiment's evaluation settings."""
+    return Evaluator(
+        name,
+        lambda variables, images: bundle.apply(variables, images, False)[0],
+        mesh=mesh,
+        batch_size=experiment.eval.batch_size,
+        seed=experiment.eval.seed,
+        unroll=1,  # our convolutions are fast inside loops on every backend
+    )
 
 
 def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:

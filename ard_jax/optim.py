@@ -51,7 +51,9 @@ class OptimConfig:
         """What is wrong with these values, as sentences that begin with `where`."""
         found = []
         if self.schedule not in SCHEDULES:
-            found.append(f"{where}.schedule={self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+            found.append(
+                f"{where}.schedule={self.schedule!r}: choose one of {', '.join(SCHEDULES)}"
+            )
         if not self.lr > 0:
             found.append(f"{where}.lr={self.lr}: must be positive")
         if not 0 <= self.momentum < 1:

@@ -295,5 +295,5 @@ def render(evaluation: dict, metrics: list[dict], images: dict | None = None) ->
         examples=rows,
         factor=factor,
         caption=(images or {}).get("caption", ""),
-        autoattack=any("autoattack" in name or name in ("aa", "AA") for name in attacks),
+        autoattack=any("autoattack" in (net.get("attacks") or {}) for net in nets.values()),
     )

@@ -60,22 +60,16 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
         source = f"checkpoint {folder}"
         identity = f"checkpoint {_digest(meta['config'])} step {meta['step']}"
     else:
-        bundle, variables, description, source, identity = _train(
-            role, config, experiment, splits, mesh
+        description = networks.describe(config.net, experiment.precision, splits.train)
+        bundle = networks.create(description)
+    evaluator = networks.evaluator(f"{role} teacher", bundle, experiment, mesh)
+    if not config.checkpoint:
+        variables, source, identity = _train(
+            role, experiment, splits, mesh, (bundle, description, evaluator)
         )
     _check_fits(role, source, description, splits)
-    evaluator = Evaluator(
-        f"{role} teacher",
-        networks.predict_logits(bundle),
-        mesh=mesh,
-        batch_size=experiment.eval.batch_size,
-        seed=experiment.eval.seed,
-        unroll=1,
-    )
     variables = put_replicated(mesh, variables)
-    teacher = Teacher(
-        role, bundle, variables, evaluator, source, identity, description["model"]
-    )
+    teacher = Teacher(role, bundle, variables, evaluator, source, identity, description["model"])
     _check_floor(teacher, config.min_clean, experiment, splits)
     return teacher
 
@@ -85,26 +79,15 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _train(role: str, config: TeacherConfig, experiment: Experiment, splits: Splits, mesh: Any):
+def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network: Any):
+    """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
+    config, (_, net, _) = getattr(experiment.teachers, role), network
     recipe = phases.teacher_experiment(experiment, role, config)
-    net = networks.describe(config.net, experiment.precision, splits.train)
-    bundle = networks.create(net)
     identity = _digest(phases.comparable(recipe, net, train_examples=len(splits.train)))
-    folder = (
-        Path(experiment.teachers.cache)
-        / f"{role}-{config.net.model}-{splits.train.name}-{config.recipe.method}-{identity}"
-    )
-    evaluator = Evaluator(
-        f"{role} teacher in training",
-        networks.predict_logits(bundle),
-        mesh=mesh,
-        batch_size=experiment.eval.batch_size,
-        seed=experiment.eval.seed,
-        unroll=1,
-    )
-    phase = phases.student_phase(recipe, folder, splits, mesh, (bundle, net, evaluator), {})
+    name = f"{role}-{net['model']}-{splits.train.name}-{config.recipe.method}-{identity}"
+    folder = Path(experiment.teachers.cache) / name
     phase = dataclasses.replace(
-        phase,
+        phases.student_phase(recipe, folder, splits, mesh, network, {}),
         title=f"{role} teacher",
         long_note="To use a pretrained one instead, stop and add "
         f"--config.teachers.{role}.checkpoint=FOLDER (the folder of a run of ard_jax).",
@@ -120,7 +103,7 @@ def _train(role: str, config: TeacherConfig, experiment: Experiment, splits: Spl
         f"seed {config.recipe.seed}, best of its {phase.split} split at epoch "
         f"{result.best_step // phase.steps_per_epoch}; kept in {folder}"
     )
-    return bundle, result.best.student.variables, net, source, f"recipe {identity}"
+    return result.best.student.variables, source, f"recipe {identity}"
 
 
 def _check_fits(role: str, source: str, net: dict[str, Any], splits: Splits) -> None:
@@ -141,7 +124,10 @@ def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits:
     limit = experiment.eval.max_examples
     test = phases.first(splits.test, limit)
     clean = teacher.evaluator.run(teacher.variables, test, {}).accuracy("clean")
-    print(f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images", flush=True)
+    print(
+        f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images",
+        flush=True,
+    )
     if clean < floor:
         raise TeacherError(
             f"the {teacher.role} teacher ({teacher.source}) has a clean accuracy of {clean:.2%}, under "
@@ -150,4 +136,3 @@ def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits:
             f"{teacher.bundle.normalization!r}; a checkpoint trained on other statistics loses tens of "
             "points. Set the right normalisation, train longer, or lower the floor if this is meant."
         )
-

@@ -9,7 +9,6 @@ import jax
 from ard_jax import data, final, locks, loop, networks, phases, report, sharding, teachers
 from ard_jax.config import Experiment, to_dict
 from ard_jax.data import Splits
-from ard_jax.evaluate import Evaluator
 from ard_jax.final import Subject
 from ard_jax.methods import TEACHERS
 from ard_jax.writers import write_text_atomic
@@ -65,14 +64,7 @@ def _finished(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
 def _student(experiment: Experiment, splits: Splits, mesh: Any):
     net = networks.describe(experiment.student, experiment.precision, splits.train)
     bundle = networks.create(net)
-    evaluator = Evaluator(
-        "student",
-        networks.predict_logits(bundle),
-        mesh=mesh,
-        batch_size=experiment.eval.batch_size,
-        seed=experiment.eval.seed,
-        unroll=1,
-    )
+    evaluator = networks.evaluator("student", bundle, experiment, mesh)
     return bundle, net, evaluator
 
 
@@ -127,7 +119,9 @@ def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, S
         title = f"{role} teacher after {phase.method.name.upper()}"
         original = sources[role]
         subjects.append(
-            Subject(title, "teacher", original.bundle, variables, original.evaluator, step, step // spe)
+            Subject(
+                title, "teacher", original.bundle, variables, original.evaluator, step, step // spe
+            )
         )
     return subjects, sources
 
@@ -154,16 +148,15 @@ def evaluate_checkpoint(experiment: Experiment, path: str, attack_names: list[st
         )
     limit = experiment.eval.max_examples
     test = phases.first(splits.test, limit)
-    evaluator = Evaluator(
-        "student", networks.predict_logits(bundle), mesh=mesh,
-        batch_size=experiment.eval.batch_size, seed=experiment.eval.seed, unroll=1,
-    )  # fmt: skip
+    evaluator = networks.evaluator("student", bundle, experiment, mesh)
     step, epoch = meta["step"], meta["epoch"]
     nets = {f"student ({Path(folder).parent.name})": variables}
     if (Path(folder) / "ema").is_dir():
         nets["student EMA"] = networks.load(folder, "ema")[1]
     subjects = [
-        Subject(t, "student", bundle, sharding.put_replicated(mesh, v), evaluator, step, epoch, True)
+        Subject(
+            t, "student", bundle, sharding.put_replicated(mesh, v), evaluator, step, epoch, True
+        )
         for t, v in nets.items()
     ]
     evaluation, flags = final.evaluate_all(experiment, test, subjects, {}, attack_names)

@@ -16,7 +16,9 @@ def find_problems(experiment: Experiment) -> list[str]:
         if getattr(e, name) < 1:
             found.append(f"config.{name}={getattr(e, name)}: must be at least 1")
     if not 0 < e.eps <= 1 and e.norm == "linf":
-        found.append(f"config.eps={e.eps}: must be in (0, 1], in units of [0,1] pixels (8/255 = 0.0314)")
+        found.append(
+            f"config.eps={e.eps}: must be in (0, 1], in units of [0,1] pixels (8/255 = 0.0314)"
+        )
     _choice(found, "config.norm", e.norm, ("linf", "l2"))
     _choice(found, "config.select_on", e.select_on, ("validation", "test"))
     _choice(found, "config.precision", e.precision, ("float32", "bfloat16"))
@@ -39,14 +41,18 @@ def _validate_data(found: list[str], d: DataConfig) -> None:
     _choice(found, "config.data.augment", d.augment, KINDS)
     _choice(found, "config.data.last_batch", d.last_batch, ("drop", "keep"))
     if d.holdout < 0 or (d.holdout >= 1 and d.holdout != int(d.holdout)):
-        found.append(f"config.data.holdout={d.holdout}: a share below 1, or a whole number of images")
+        found.append(
+            f"config.data.holdout={d.holdout}: a share below 1, or a whole number of images"
+        )
     if d.pad < 0:
         found.append(f"config.data.pad={d.pad}: must not be negative")
 
 
 def _validate_method(found: list[str], e: Experiment) -> None:
     try:
-        found += [f"config.{p}" for p in methods.make_config(e.method.name, e.method.options).problems()]
+        found += [
+            f"config.{p}" for p in methods.make_config(e.method.name, e.method.options).problems()
+        ]
     except (ValueError, TypeError) as error:
         found.append(f"config.method: {error}")
         return

@@ -49,7 +49,9 @@ def teacher(network, recipe, min_clean: float) -> ml_collections.ConfigDict:
 
 def natural_recipe(epochs: int, batch_size: int = 128, **optim) -> ml_collections.ConfigDict:
     """Natural training: SGD, cosine."""
-    return _recipe("natural", epochs, batch_size, attack("pgd_sat"), sgd(schedule="cosine", **optim))
+    return _recipe(
+        "natural", epochs, batch_size, attack("pgd_sat"), sgd(schedule="cosine", **optim)
+    )
 
 
 def trades_recipe(epochs: int, batch_size: int = 128, steps: int = 0, **optim):
@@ -143,7 +145,9 @@ def base() -> ml_collections.ConfigDict:
                 min_clean=0.7,
             ),
             clean=teacher(
-                net("resnet56", shortcut="B"), natural_recipe(200, weight_decay=5e-4), min_clean=0.85
+                net("resnet56", shortcut="B"),
+                natural_recipe(200, weight_decay=5e-4),
+                min_clean=0.85,
             ),
         ),
         eval=config_dict(

@@ -361,6 +361,9 @@ def test_autoattack_is_recognised(tmp_path):
     evaluation = make_evaluation()
     evaluation["attacks"]["autoattack"] = {"label": "AA"}
     text, _ = write(tmp_path, evaluation)
+    assert "AutoAttack was not run" in text  # listed, but no net has a result
+    evaluation["nets"]["student (best)"]["attacks"]["autoattack"] = {"accuracy": 0.5}
+    text, _ = write(tmp_path, evaluation)
     assert "AutoAttack is among the attacks" in text and "was not run" not in text
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ard_jax.data import digits, image_folder, npz_source, tfds_source, tiny_imagenet
 from ard_jax.data.base import ArrayDataset, DataError, Splits
-from ard_jax.data.split import check_seed, validation_indices
+from ard_jax.data.split import check_seed, holdout_count, validation_indices
 
 __all__ = ["ArrayDataset", "DataError", "Splits", "load", "names"]
 
@@ -65,10 +65,11 @@ def load(
         raise DataError(f"data set {name!r} needs data_dir: {needed}")
     check_seed(seed)
     splits = source(data_dir or None)
-    held = validation_indices(splits.train.labels, holdout, seed, splits.train.name)
-    if not held.size:
-        return Splits(splits.train, None, splits.test)
+    train = splits.train
+    if holdout_count(holdout, len(train), train.name) == 0:
+        return Splits(train, None, splits.test)
     if splits.validation is not None:
         return splits
-    keep = np.setdiff1d(np.arange(len(splits.train)), held)
-    return Splits(splits.train.subset(keep), splits.train.subset(held, "validation"), splits.test)
+    held = validation_indices(train.labels, holdout, seed, train.name)
+    keep = np.setdiff1d(np.arange(len(train)), held)
+    return Splits(train.subset(keep), train.subset(held, "validation"), splits.test)

@@ -83,7 +83,7 @@ def validation_indices(
     Raises:
       DataError: `holdout` is neither, or leaves no image in one of the splits.
     """
-    total = _holdout_count(holdout, len(labels), what)
+    total = holdout_count(holdout, len(labels), what)
     counts = np.bincount(labels)
     room = int(np.maximum(counts - 1, 0).sum())
     if total > room:
@@ -100,7 +100,12 @@ def validation_indices(
     return _pick(labels, wanted, seed, "holdout")
 
 
-def _holdout_count(holdout: int | float, num: int, what: str) -> int:
+def holdout_count(holdout: int | float, num: int, what: str) -> int:
+    """How many of `num` training images `holdout` (as in `validation_indices`) asks for.
+
+    Raises:
+      DataError: it is neither a number of images nor a fraction, or a fraction that gives none.
+    """
     problem = None
     if isinstance(holdout, bool) or not isinstance(holdout, numbers.Real):
         problem = "is not a number"

@@ -174,7 +174,8 @@ def _decode_split(builder: Any, info: Any, files: list[Path], again: str) -> cac
         raise DataError(f"{files[0].parent}: the {info.name} split is empty; {again}")
     if "id" in examples[0]:
         examples.sort(key=lambda example: example["id"])
-    names = [f"example {e.get('id', i)!r} of {files[0].parent}" for i, e in enumerate(examples)]
+    ids = [e["id"].decode() if "id" in e else f"number {i}" for i, e in enumerate(examples)]
+    names = [f"example {name} of the {info.name} split in {files[0].parent}" for name in ids]
     return {
         "images": images.decode_all([e["image"] for e in examples], names),
         "labels": np.array([e["label"] for e in examples], np.int32),
@@ -184,9 +185,14 @@ def _decode_split(builder: Any, info: Any, files: list[Path], again: str) -> cac
 def _read_shards(
     source: Any, files: list[Path], lengths: list[int], again: str
 ) -> Iterator[dict[str, Any]]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
     start = 0
     for file, length in zip(files, lengths, strict=True):
         try:
+            # array_record reads a truncated file as one of 0 records, and those as empty ones.
+            if (stored := ArrayRecordReader(str(file)).num_records()) != length:
+                raise EOFError(f"it has {stored} records in place of {length}")
             yield from source.__getitems__(list(range(start, start + length)))
         except Exception as error:  # array_record's own errors do not name the file
             raise DataError(f"{file} is truncated or damaged ({error}); {again}") from error

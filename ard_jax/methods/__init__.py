@@ -53,7 +53,9 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     config = make_config(name, options)
     problems = config.problems()
     problems += [
-        f"method {name!r} needs a {role} teacher" for role in TEACHERS[name] if role not in parts.teachers
+        f"method {name!r} needs a {role} teacher"
+        for role in TEACHERS[name]
+        if role not in parts.teachers
     ]
     if name in ATTACKING and parts.attack is None:
         problems.append(f"method {name!r} needs an attack")

@@ -95,7 +95,9 @@ def run_attack(parts: Parts, predict: Callable, batch: Batch, key: jax.Array) ->
     start = None
     if "start_noise" in batch:
         start = batch["image"] + batch["start_noise"]
-    adversarial = parts.attack.run(predict, batch["image"], batch["label"], key, start=start, unroll=1)
+    adversarial = parts.attack.run(
+        predict, batch["image"], batch["label"], key, start=start, unroll=1
+    )
     return jax.lax.stop_gradient(adversarial)
 
 

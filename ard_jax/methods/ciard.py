@@ -77,8 +77,12 @@ def balance(config: CiardConfig, memory, z_r_adv, z_n_nat, l1, l2, step, epoch):
     freezes them from epoch 215; temp_decay="per_epoch" decays once per epoch, as B-MTARD does.
     """
     num_classes = z_r_adv.shape[-1]
-    h_adv = jnp.mean(losses.negative_entropy(z_r_adv, memory["temp_adv"], config.kl_eps)) / num_classes
-    h_nat = jnp.mean(losses.negative_entropy(z_n_nat, memory["temp_nat"], config.kl_eps)) / num_classes
+    h_adv = (
+        jnp.mean(losses.negative_entropy(z_r_adv, memory["temp_adv"], config.kl_eps)) / num_classes
+    )
+    h_nat = (
+        jnp.mean(losses.negative_entropy(z_n_nat, memory["temp_nat"], config.kl_eps)) / num_classes
+    )
     passed = [epoch >= e for e in config.decay_epochs]
     decayed = jnp.prod(jnp.array([jnp.where(p, 0.1, 1.0) for p in passed])) if passed else 1.0
     frozen = config.temp_decay == "freeze" and passed
@@ -108,9 +112,7 @@ def student_update(config, parts, state, batch, passes, teacher_logits):
         l1, l2 = branch_losses(
             config, z_nat, z_adv, z_r_adv, z_n_nat, memory["temp_adv"], memory["temp_nat"]
         )
-        term, l3, scale, n_wrong = push_term(
-            config, l1, l2, z_adv, z_n_adv, z_r_adv, labels, epoch
-        )
+        term, l3, scale, n_wrong = push_term(config, l1, l2, z_adv, z_n_adv, z_r_adv, labels, epoch)
         after, h_adv, h_nat = balance(config, memory, z_r_adv, z_n_nat, l1, l2, state.step, epoch)
         after = jax.tree.map(jax.lax.stop_gradient, after)
         branches = l1 + l2
@@ -159,7 +161,9 @@ def student_passes(config, parts, student: NetState, batch, key):
     return adversarial, ((z_nat, backward_nat), (z_adv, backward_adv), stats)
 
 
-def train_teacher(config, parts, state: RunState, batch, backward, ce_cotangent, z_r, adversarial, stats):
+def train_teacher(
+    config, parts, state: RunState, batch, backward, ce_cotangent, z_r, adversarial, stats
+):
     """R after this step: new statistics, and from itt_start on an SGD step of its cross-entropy.
 
     Hard labels at the student's adversarial images; itt_anchor="ce_kl" adds
@@ -173,7 +177,9 @@ def train_teacher(config, parts, state: RunState, batch, backward, ce_cotangent,
         ce_cotangent = ce_cotangent + config.itt_kl_weight * anchor
 
     def update(_):
-        return optim.update(backward(ce_cotangent), robust.opt_state, robust.params, optim.lr(epoch))
+        return optim.update(
+            backward(ce_cotangent), robust.opt_state, robust.params, optim.lr(epoch)
+        )
 
     active = (epoch >= config.itt_start) & (state.step % config.itt_every == 0)
     params, opt_state = jax.lax.cond(
@@ -203,7 +209,9 @@ def make(config: CiardConfig, parts: base.Parts) -> base.Method:
     def init(student_variables, teacher_variables):
         robust = teacher_variables["robust"]
         teachers = {
-            "robust": NetState.create(robust, parts.teacher_optims["robust"].init(robust["params"])),
+            "robust": NetState.create(
+                robust, parts.teacher_optims["robust"].init(robust["params"])
+            ),
             "clean": NetState.create(teacher_variables["clean"]),
         }
         memory = {"temp_adv": jnp.ones(()), "temp_nat": jnp.ones(())}

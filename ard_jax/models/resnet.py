@@ -27,9 +27,7 @@ def pad_shortcut(x, features, stride):
     """
     extra = features - x.shape[-1]
     before = extra // 2
-    return jnp.pad(
-        x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (before, extra - before))
-    )
+    return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (before, extra - before)))
 
 
 class BasicBlock(nn.Module):

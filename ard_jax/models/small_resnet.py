@@ -34,7 +34,5 @@ def small_resnet(
     widths = check_positive_ints("widths", widths)
     (blocks,) = check_positive_ints("blocks", (blocks,))
     (stem_stride,) = check_positive_ints("stem_stride", (stem_stride,))
-    module = ResNet(
-        layers, num_classes, widths, (blocks,) * len(widths), stem_stride=stem_stride
-    )
+    module = ResNet(layers, num_classes, widths, (blocks,) * len(widths), stem_stride=stem_stride)
     return Architecture(module, min_size=stem_stride * 2 ** (len(widths) - 1))

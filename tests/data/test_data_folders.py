@@ -1,4 +1,5 @@
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ def write_folder(root, write_image, parts, classes=("cat", "dog"), n=5, **kwargs
     return {
         (part, name): [
             write_image(
-                root / part / name / f"{i}.png", seed=hash((part, name, i)) % 2**32, **kwargs
+                root / part / name / f"{i}.png",
+                seed=zlib.crc32(f"{part}{name}{i}".encode()),
+                **kwargs,
             )
             for i in range(n)
         ]
@@ -36,7 +39,7 @@ def test_val_is_the_test_split_or_with_test_the_validation_split(tmp_path, write
     pixels = write_folder(tmp_path, write_image, ("train", "val"))
     assert (data.load("folder", tmp_path).test.images[0] == pixels["val", "cat"][0]).all()
     write_folder(tmp_path, write_image, ("test",))
-    splits = data.load("folder", str(tmp_path), holdout=2)
+    splits = data.load("folder", str(tmp_path), holdout=5000)
     assert (splits.validation.images[0] == pixels["val", "cat"][0]).all()
     assert len(splits.train) == 10 and len(splits.validation) == 10
     assert data.load("folder", tmp_path).validation is None

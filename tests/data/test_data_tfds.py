@@ -111,7 +111,7 @@ def test_second_load_does_not_decode(tmp_path, monkeypatch):
     write_prepared(tmp_path)
     data.load("cifar10", tmp_path)
     monkeypatch.setattr(tfds_source, "_decode_split", None)
-    assert len(data.load("cifar10", tmp_path, holdout=2).validation) == 2
+    assert len(data.load("cifar10", tmp_path).train) == 10
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -191,7 +191,7 @@ def test_damaged_and_missing_and_short_shards(tmp_path):
     shard = tmp_path / "cifar10/3.0.2/cifar10-train.array_record-00001-of-00002"
     content = shard.read_bytes()
     flipped = bytearray(content)
-    flipped[len(content) // 4] ^= 255
+    flipped[8000] ^= 255  # inside a compressed image; the file is mostly padding
     shard.write_bytes(flipped)
     with pytest.raises(data.DataError, match="00001-of-00002 is truncated or damaged"):
         data.load("cifar10", tmp_path)
@@ -210,7 +210,7 @@ def test_damaged_and_missing_and_short_shards(tmp_path):
 def test_damaged_image_is_named_by_its_id(tmp_path):
     write_prepared(tmp_path, damage_image=("test", 3))
     with pytest.raises(
-        data.DataError, match=r"example 'test_00003' of .*3\.0\.2 cannot be decoded"
+        data.DataError, match=r"example test_00003 of the test split in .* cannot be decoded"
     ):
         data.load("cifar10", tmp_path)
 

@@ -10,6 +10,7 @@ from ard_jax import data
 pytestmark = pytest.mark.data
 
 
+@pytest.mark.slow  # decodes 60,000 images
 def test_cifar10(shared_data):
     splits = data.load("cifar10", shared_data / "tfds", holdout=1000)
     both = np.concatenate([splits.train.images, splits.validation.images])

@@ -2,21 +2,18 @@
 
 import functools
 import os
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import nets
 import numpy as np
 import pytest
 
 from ard_jax import attacks, losses
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import nets  # noqa: E402
-
 pytestmark = pytest.mark.golden
+HERE = Path(__file__).parent
 
 NETS = ("small", "cnn_a")
 # Library name -> name in the golden file's hp/ entries (fgsm has none: its step is eps).

@@ -1,0 +1,278 @@
+"""What must hold for every attack: ball, range, determinism, no start, restarts, one program."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ard_jax import attacks, losses
+from ard_jax.attacks import base
+
+BATCH, SHAPE, CLASSES, EPS = 6, (5, 5, 3), 4, 0.1
+LINF = sorted(attacks.ATTACKS)
+L2 = ("fgsm", "bim", "pgd_sat", "pgd20", "tpgd", "ciard_train", "trades_train", "cw_inf")
+
+
+def batch():
+    images = jax.random.uniform(jax.random.key(1), (BATCH, *SHAPE))
+    images = images.at[0].set(0.0).at[1].set(1.0)  # at both ends of the range
+    return images, jnp.arange(BATCH) % CLASSES
+
+
+def predict(images):
+    """A fixed two-layer net."""
+    size = int(np.prod(SHAPE))
+    first = jax.random.normal(jax.random.key(2), (size, 16)) / 4.0
+    second = jax.random.normal(jax.random.key(3), (16, CLASSES))
+    return jnp.tanh((images.reshape(images.shape[0], -1) - 0.5) @ first) @ second
+
+
+def run(spec, key=0, **options):
+    images, labels = batch()
+    call = jax.jit(lambda x, y, k: spec.run(predict, x, y, k, **options))
+    return np.asarray(call(images, labels, jax.random.key(key)))
+
+
+def ce(images):
+    return np.asarray(losses.cross_entropy(predict(images), batch()[1]))
+
+
+@pytest.mark.parametrize("name", LINF)
+def test_linf_ball_and_range(name):
+    x, x_adv = np.asarray(batch()[0]), run(attacks.make(name, eps=EPS))
+    assert x_adv.dtype == np.float32 and x_adv.shape == x.shape
+    assert np.max(np.abs(x_adv - x)) <= EPS + 1e-6
+    assert x_adv.min() >= 0.0 and x_adv.max() <= 1.0
+    assert np.max(np.abs(x_adv - x)) > EPS / 2  # it did something
+
+
+@pytest.mark.parametrize("name", L2)
+def test_l2_ball_and_range(name):
+    x, x_adv = np.asarray(batch()[0]), run(attacks.make(name, eps=0.7, norm="l2"))
+    length = np.sqrt(np.sum(np.square(x_adv - x), axis=(1, 2, 3)))
+    assert np.max(length) <= 0.7 + 1e-6 and np.max(length) > 0.35
+    assert x_adv.min() >= 0.0 and x_adv.max() <= 1.0
+
+
+@pytest.mark.parametrize("name, norm, eps", [("pgd_sat", "linf", EPS), ("pgd_sat", "l2", 0.7),
+                                             ("fgsm", "l2", 0.7), ("cw_inf", "linf", EPS)])  # fmt: skip
+def test_untargeted_attacks_raise_the_loss_of_every_image(name, norm, eps):
+    assert np.all(ce(run(attacks.make(name, eps, norm))) > ce(batch()[0]))
+
+
+def test_targeted_attack_raises_the_probability_of_its_targets():
+    images, labels = batch()
+    targets = attacks.least_likely_class(predict(images), labels)
+    assert np.all(targets != labels)
+    x_adv = jax.jit(functools.partial(attacks.targeted_pgd, predict, eps=EPS))(
+        images, labels, jax.random.key(0)
+    )
+    before, after = (losses.cross_entropy(predict(x), targets) for x in (images, x_adv))
+    assert np.all(after < before)
+    other = (labels + 1) % CLASSES
+    x_other = attacks.targeted_pgd(
+        predict, images, labels, jax.random.key(0), eps=EPS, targets=other
+    )
+    assert np.all(
+        losses.cross_entropy(predict(x_other), other) < losses.cross_entropy(predict(images), other)
+    )
+
+
+def test_least_likely_class_excludes_the_label():
+    logits = jnp.array([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    np.testing.assert_array_equal(attacks.least_likely_class(logits, jnp.array([0, 2])), [1, 0])
+
+
+def test_l2_step_follows_the_normalised_gradient():
+    images = jnp.full((2, *SHAPE), 0.5)
+    slope = jnp.array([3.0, 0.0])[:, None, None, None]  # the second image has no gradient at all
+    x_adv = attacks.pgd_loop(
+        lambda x: jnp.sum(slope * x, (1, 2, 3)), images, images,
+        eps=1.0, step_size=0.3, steps=2, norm="l2",
+    )  # fmt: skip
+    want = 0.5 + 0.6 / np.sqrt(np.prod(SHAPE))
+    np.testing.assert_allclose(x_adv[0], np.full(SHAPE, want), rtol=1e-5)
+    np.testing.assert_array_equal(x_adv[1], images[1])
+
+
+@pytest.mark.parametrize("tiny", [1e-30, 1e30])
+def test_l2_direction_of_extreme_gradients_has_unit_length(tiny):
+    gradient = tiny * jax.random.normal(jax.random.key(0), (3, *SHAPE))
+    np.testing.assert_allclose(base.l2_norm(base.ascent_direction(gradient, "l2")), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pgd_sat", "ciard_train", "trades_train"])
+def test_same_key_same_result_other_key_another(name):
+    spec = attacks.make(name, eps=EPS, steps=1, step_size=0.01)
+    np.testing.assert_array_equal(run(spec, 5), run(spec, 5))
+    assert np.any(run(spec, 5) != run(spec, 6))
+
+
+@pytest.mark.parametrize("norm", base.NORMS)
+@pytest.mark.parametrize("order", base.ORDERS)
+def test_zero_steps_without_a_start_return_the_images(norm, order):
+    spec = attacks.make("pgd_sat", eps=EPS, norm=norm, steps=0, start="none", order=order)
+    np.testing.assert_array_equal(run(spec), batch()[0])
+
+
+@pytest.mark.parametrize("start", ["uniform", "gauss"])
+def test_zero_steps_with_a_start_stay_in_ball_and_range(start):
+    spec = attacks.make("ciard_train", eps=1e-3, steps=0, start=start)
+    x, x_adv = np.asarray(batch()[0]), run(spec)
+    assert 0 < np.max(np.abs(x_adv - x)) <= 1e-3 + 1e-6
+    assert x_adv.min() >= 0.0 and x_adv.max() <= 1.0
+
+
+@pytest.mark.parametrize("norm", base.NORMS)
+def test_zero_radius_returns_the_images(norm):
+    np.testing.assert_allclose(
+        run(attacks.make("pgd_sat", eps=EPS, norm=norm), eps=0.0), batch()[0], atol=1e-7
+    )
+
+
+def test_starts():
+    images, key = jnp.full((200, *SHAPE), 0.5), jax.random.key(0)
+    uniform = base.random_start("uniform", key, images, 0.2) - images
+    assert np.max(np.abs(uniform)) <= 0.2 + 1e-6
+    np.testing.assert_allclose(np.std(uniform), 0.2 / np.sqrt(3), rtol=0.02)
+    gauss = base.random_start("gauss", key, images, 0.2, sigma=0.01) - images
+    np.testing.assert_allclose(np.std(gauss), 0.01, rtol=0.02)
+    length = base.l2_norm(base.random_start("uniform", key, images, 0.2, norm="l2") - images)
+    assert np.max(length) <= 0.2 + 1e-6
+    np.testing.assert_allclose(np.mean(length), 0.1, rtol=0.1)
+    low = jnp.zeros((4, *SHAPE))
+    assert np.min(base.random_start("gauss", key, low, 0.2, clip=None)) < 0.0
+    assert np.min(base.random_start("gauss", key, low, 0.2, clip=(0.0, 1.0))) == 0.0
+
+
+@pytest.mark.parametrize("norm, eps", [("linf", 0.03), ("l2", 0.3)])
+def test_more_restarts_are_never_weaker(norm, eps):
+    labels = batch()[1]
+    spec = attacks.make("pgd_sat", eps=eps, norm=norm, steps=2, step_size=eps / 8)
+    results = {r: run(attacks.make("pgd_sat", eps=eps, norm=norm, steps=2, step_size=eps / 8,
+                                   restarts=r)) for r in (1, 2, 8)}  # fmt: skip
+    np.testing.assert_array_equal(results[1], run(spec))
+    right = {r: np.asarray(jnp.argmax(predict(x), -1) == labels) for r, x in results.items()}
+    for fewer, more in ((1, 2), (2, 8)):
+        assert not np.any(right[more] & ~right[fewer])  # never right again
+        same = right[more] == right[fewer]
+        assert np.all(ce(results[more])[same] >= ce(results[fewer])[same] - 1e-6)
+    assert np.any(ce(results[8]) > ce(results[1]) + 1e-6)
+
+
+def test_restarts_keep_a_misclassified_candidate_before_one_with_more_loss():
+    # Image = one number; class 1 wins above 0.6; the CW loss grows the other way below 0.5.
+    images, labels = jnp.full((1, 1), 0.5), jnp.array([0])
+
+    def logits(x):
+        return jnp.concatenate([jnp.full_like(x, 0.6), x], axis=1)
+
+    starts = jnp.array([[[0.55]], [[0.7]], [[0.4]]])
+    x_adv = attacks.pgd(
+        logits, images, labels, eps=0.3, step_size=0.0, steps=1, restarts=3, start=starts
+    )
+    np.testing.assert_allclose(x_adv, [[0.7]])
+    # Nothing misclassified: the candidate with the largest loss.
+    x_adv = attacks.pgd(
+        logits, images, labels, eps=0.3, step_size=0.0, steps=1, restarts=2, start=starts[::2]
+    )
+    np.testing.assert_allclose(x_adv, [[0.55]])
+
+
+@pytest.mark.parametrize("name", ["pgd_sat", "cw_inf", "trades_train"])
+def test_loop_and_unrolled_loop_agree(name):
+    spec = attacks.make(name, eps=EPS)
+    # XLA may fuse the two differently: a gradient at rounding level may change its sign.
+    differing = np.abs(run(spec, unroll=1) - run(spec, unroll=True)) > 1e-6
+    assert np.mean(differing) <= 0.005
+
+
+@pytest.mark.parametrize("name", ["pgd_sat", "trades_train", "fgsm"])
+def test_traced_radius_equals_static_radius(name):
+    spec = attacks.make(name, eps=EPS)
+    images, labels = batch()
+    traced = jax.jit(lambda eps, step: spec.run(
+        predict, images, labels, jax.random.key(0), eps=eps, step_size=step))  # fmt: skip
+    differing = np.abs(traced(spec.eps, spec.step_size) - run(spec)) > 1e-6
+    assert np.mean(differing) <= 0.005
+
+
+def test_equal_programs_compile_once():
+    traced = []
+
+    def counting(images):
+        traced.append(1)
+        return predict(images)
+
+    compiled = {}
+
+    def attack(spec, images, labels, key):
+        if spec.program not in compiled:
+            compiled[spec.program] = jax.jit(
+                lambda x, y, k, eps, step: spec.run(counting, x, y, k, eps=eps, step_size=step)
+            )
+        return compiled[spec.program](images, labels, key, spec.eps, spec.step_size)
+
+    images, labels = batch()
+    results = []
+    for spec in (
+        attacks.make("pgd_sat", EPS),
+        attacks.make("pgd_trades", EPS),
+        attacks.make("pgd20", EPS),
+        *(attacks.make("pgd_sat", eps) for eps in (0.0, 0.02, 0.3)),
+    ):
+        results.append(attack(spec, images, labels, jax.random.key(0)))
+        assert np.max(np.abs(results[-1] - images)) <= spec.eps + 1e-6
+        traces = traced.count(1) if len(results) == 1 else traces
+    assert len(compiled) == 1 and len(traced) == traces
+    assert np.any(results[0] != results[1])
+
+
+def test_the_result_is_a_constant_for_whoever_differentiates_through_it():
+    images, labels = batch()
+
+    def loss(scale):
+        x_adv = attacks.pgd(
+            lambda x: scale * predict(x), images, labels, jax.random.key(0), steps=2
+        )
+        return jnp.sum(x_adv) + 0.0 * scale
+
+    assert jax.grad(loss)(1.5) == 0.0
+
+
+def test_a_given_start_is_used_as_it_is():
+    images, labels = batch()
+    start = images + 0.03
+    spec = attacks.make("ciard_train", eps=EPS, steps=1, step_size=0.01)
+    x_adv = spec.run(predict, images, labels, start=start)
+    step = np.asarray(x_adv - start)[2:]  # images 0 and 1 touch the range
+    inside = (np.asarray(start)[2:] < 0.99) & (np.asarray(start)[2:] > 0.01)
+    np.testing.assert_allclose(np.abs(step[inside]), 0.01, atol=1e-6)
+
+
+def test_public_functions_are_the_registry_s_attacks():
+    images, labels = batch()
+    key = jax.random.key(4)
+    pairs = {
+        "fgsm": attacks.fgsm, "bim": attacks.bim, "pgd_sat": attacks.pgd, "cw_inf": attacks.cw_linf,
+        "tpgd": attacks.targeted_pgd, "ciard_train": attacks.ciard_pgd,
+    }  # fmt: skip
+    for name, function in pairs.items():
+        got = jax.jit(functools.partial(function, predict))(images, labels, key)
+        np.testing.assert_allclose(got, run(attacks.make(name), 4), atol=1e-6, err_msg=name)
+    got = jax.jit(lambda x: attacks.trades_pgd(predict, x, None, key))(images)
+    want = run(attacks.make("trades_train", eps=0.031), 4)
+    assert np.mean(np.abs(got - want) > 1e-6) <= 0.005
+
+
+@pytest.mark.multidevice
+def test_a_sharded_batch_gives_the_same_images():
+    axis = jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis,), devices=jax.devices()[:2])
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    images, labels = (jax.device_put(a, rows) for a in batch())
+    spec = attacks.make("pgd_sat", eps=EPS, restarts=2)
+    got = jax.jit(lambda x, y: spec.run(predict, x, y, jax.random.key(0)))(images, labels)
+    assert np.mean(np.abs(got - run(spec)) > 1e-6) <= 0.005
