@@ -258,6 +258,8 @@ def _convert(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
     origin = typing.get_origin(hint) or hint
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(value)
+    if origin is dict and isinstance(value, dict):
+        return _tuples(value)  # JSON has no tuples, networks and methods take no lists
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is not dict and isinstance(value, dict) or not isinstance(value, origin):
@@ -265,3 +267,9 @@ def _convert(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
     if origin is int and isinstance(value, bool):
         problems.append(f"{where}={value!r}: expected int")
     return value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value

@@ -18,17 +18,17 @@ def get_config(variant: str = "") -> common.ml_collections.ConfigDict:
     config.eps = 0.2
     config.select_on = "validation"
     config.data.update(name="digits", holdout=0.1, augment="crop", pad=1, last_batch="drop")
-    config.student = common.net("small_resnet", widths=(16, 32), blocks=1)
+    config.student = common.net("small_resnet", widths=(8, 16), blocks=1)
     config.student_optim = common.sgd(schedule="cosine", weight_decay=5e-4)
     config.robust_teacher_optim.update(lr=1e-3, start=40)
     config.method.update(itt_start=41, decay_epochs=(90, 105), temp_rate=5e-3, kl_scale=10.0)
     config.teachers.robust = common.teacher(
-        common.net("small_resnet", widths=(32, 64), blocks=2),
+        common.net("small_resnet", widths=(16, 32), blocks=1),
         common.trades_recipe(80, batch_size=64, schedule="cosine", weight_decay=5e-4),
         min_clean=0.9,
     )
     config.teachers.clean = common.teacher(
-        common.net("small_resnet", widths=(32, 64), blocks=1),
+        common.net("small_resnet", widths=(16, 32), blocks=1),
         common.natural_recipe(40, batch_size=64, weight_decay=5e-4),
         min_clean=0.95,
     )

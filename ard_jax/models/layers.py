@@ -28,7 +28,9 @@ def torch_uniform(fan_in: int | None = None):
 
     def init(key, shape, dtype=jnp.float32):
         bound = 1.0 / math.sqrt(fan_in or math.prod(shape[:-1]))
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        # Drawn flat: the values are the same, and XLA:CPU compiles it several times faster.
+        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
+        return flat.reshape(shape)
 
     return init
 

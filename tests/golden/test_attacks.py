@@ -1,19 +1,17 @@
 """Attacks against adversarial images that the papers' PyTorch code produced, on two networks."""
 
 import functools
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import nets
 import numpy as np
 import pytest
+from shared_files import load
 
 from ard_jax import attacks, losses
 
 pytestmark = pytest.mark.golden
-HERE = Path(__file__).parent
 
 NETS = ("small", "cnn_a")
 # Library name -> name in the golden file's hp/ entries (fgsm has none: its step is eps).
@@ -31,12 +29,11 @@ FORKED_VALUES = 60
 @functools.cache
 def golden():
     """Entries of the full files where they are at hand, else of the slice in this folder."""
-    shared = Path(os.environ.get("ARD_SHARED", HERE.parents[1].parent / "shared")) / "golden"
-    if (shared / "attacks.npz").exists():
-        cnn_a = np.load(shared / "cnn_a_adv_weights.npz")
-        weights = {f"cnn_a/weights/{k}": cnn_a[k] for k in cnn_a}
-        return dict(np.load(shared / "attacks.npz")) | weights
-    entries = dict(np.load(HERE / "attacks_slice.npz"))
+    arrays, is_full = load("attacks.npz", "attacks_slice.npz")
+    if is_full:
+        cnn_a, _ = load("cnn_a_adv_weights.npz", "attacks_slice.npz")
+        return dict(arrays) | {f"cnn_a/weights/{k}": cnn_a[k] for k in cnn_a}
+    entries = dict(arrays)
     return entries | {"x": entries["x_u8"].astype(np.float32) / np.float32(255)}
 
 
@@ -79,10 +76,11 @@ def adversarial(net, name):
 @functools.cache
 def program(net, static):
     spec = attacks.AttackSpec("golden", "golden", eps=0.1, step_size=0.1, **dict(static))
+    predict = predict_of(net)
 
     @jax.jit
     def run(images, labels, start, eps, step_size):
-        return spec.run(predict_of(net), images, labels, start=start, eps=eps, step_size=step_size)
+        return spec.run(predict, images, labels, start=start, eps=eps, step_size=step_size)
 
     return run
 

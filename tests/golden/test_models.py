@@ -1,7 +1,8 @@
 """Every architecture against the PyTorch code it comes from: shapes, counts, logits, input gradients.
 
-models_slice.json / .npz hold what the original code produced. The weights are not stored: both sides fill
-them by the same integer hash, so that nothing but the architecture can differ.
+models_slice.json / .npz hold what the original code produced: the published golden files models.json
+(without the buffer counts) and models.npz, compressed. The weights are not stored: both sides fill them by
+the same integer hash, so that nothing but the architecture can differ.
 """
 
 import functools
@@ -39,6 +40,7 @@ OURS = {
 }
 SHAPES_ONLY = {"dm_wrn34_10_silu_c10", "dm_wrn70_16_silu_c100", "dm_wrn22_6_silu_c100"}
 LARGE = {"ciard_wrn34_10", "dm_wrn28_10_silu"}
+DEEP = {"ciard_resnet56", "akamaster_resnet56"}  # 7 s each to compile the gradient
 
 
 @functools.cache
@@ -112,13 +114,15 @@ def relative_error(actual, expected):
     return float(np.max(np.abs(np.asarray(actual) - expected)) / np.max(np.abs(expected)))
 
 
-def runnable():
-    for arch in OURS:
-        if arch not in SHAPES_ONLY:
-            yield pytest.param(arch, marks=pytest.mark.slow if arch in LARGE else ())
+def runnable(slow):
+    return [
+        pytest.param(arch, marks=pytest.mark.slow if arch in slow else ())
+        for arch in OURS
+        if arch not in SHAPES_ONLY
+    ]
 
 
-@pytest.mark.parametrize("arch", list(runnable()))
+@pytest.mark.parametrize("arch", runnable(LARGE))
 def test_logits_in_both_modes(arch):
     name, options = OURS[arch]
     bundle = models.create(name, **options)
@@ -133,13 +137,14 @@ def test_logits_in_both_modes(arch):
     assert relative_error(logits_train, golden()[f"{arch}/logits_train"]) < limit
 
 
-@pytest.mark.parametrize("arch", list(runnable()))
+@pytest.mark.parametrize("arch", runnable(LARGE | DEEP))
 def test_input_gradient(arch):
     """d(logit 1 - logit 7)/dx of image 0 in eval mode.
 
-    A ReLU network is piecewise linear. Where one of its millions of pre-activations is zero up to rounding
-    (true of MobileNetV2 and WRN-34-10 on this input: flipping the derivative of a single unit moves the
-    gradient by 0.2 %), the gradients on both sides are right. So the reference must be the gradient of our
+    A ReLU network is piecewise linear. Where one of its millions of pre-activations is zero up to rounding,
+    the gradients on both sides are right. That is so on this input for MobileNetV2 and WRN-34-10, which
+    differ from the reference by 0.2 % as they stand; in WRN-34-10 flipping the derivative of one unit (its
+    pre-activation is 1e-6 of the layer's mean) leaves 1.4e-6. So the reference must be the gradient of our
     network itself or of one whose running means are moved by rounding, 1e-7.
     """
     name, options = OURS[arch]

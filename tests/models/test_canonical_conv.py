@@ -1,0 +1,151 @@
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ard_jax.models import canonical_conv
+
+# The package exports the function under the module's name.
+MODULE = importlib.import_module("ard_jax.models.canonical_conv")
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def operands(shape, kernel, features, groups=1, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    w_shape = (kernel, kernel, shape[-1] // groups, features)
+    return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in (shape, w_shape))
+
+
+def outputs_and_gradients(conv, strides, padding, groups):
+    @jax.jit
+    def run(x, w):
+        y, vjp = jax.vjp(
+            lambda x, w: conv(
+                x, w, strides, padding, dimension_numbers=NHWC, feature_group_count=groups
+            ),
+            x,
+            w,
+        )
+        cotangent = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return (y, *vjp(cotangent))
+
+    return run
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"),
+    [
+        (1, (1, 1), "SAME"),
+        (1, (2, 2), "VALID"),
+        (3, (1, 1), ((1, 1), (1, 1))),
+        (3, (2, 2), ((1, 1), (1, 1))),
+        (3, (2, 2), ((0, 1), (0, 1))),
+        (3, (2, 2), "SAME_LOWER"),
+        (3, (1, 3), ((2, 0), (1, 3))),
+        (4, (2, 2), ((1, 1), (1, 1))),
+        (5, (2, 1), "SAME"),
+        # Kernel larger than the stride needs, and rows of the image that no output reads.
+        (2, (3, 3), "VALID"),
+    ],
+)
+def test_values_and_gradients_equal_the_stock_convolution(kernel, strides, padding, depthwise):
+    channels = 4
+    groups, features = (channels, channels) if depthwise else (1, 6)
+    x, w = operands((2, 8, 9, channels), kernel, features, groups)
+    ours = outputs_and_gradients(canonical_conv, strides, padding, groups)(x, w)
+    stock = outputs_and_gradients(lax.conv_general_dilated, strides, padding, groups)(x, w)
+    for a, b in zip(ours, stock, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.max(np.abs(b)))
+
+
+def test_what_it_does_not_rewrite_still_equals_the_stock_convolution():
+    x, w = operands((2, 8, 8, 4), 3, 6)
+    x_grouped, w_grouped = operands((2, 8, 8, 4), 3, 6, groups=2)
+    nhwc = {"dimension_numbers": NHWC}
+    cases = [
+        (x, w, {**nhwc, "rhs_dilation": (2, 2)}),
+        (x, w, {**nhwc, "lhs_dilation": (2, 2)}),
+        (x_grouped, w_grouped, {**nhwc, "feature_group_count": 2}),
+        (x, w, {**nhwc, "preferred_element_type": jnp.float32}),
+        # Without dimension numbers lax means NCHW and OIHW.
+        (x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), {}),
+    ]
+    for x, w, options in cases:
+        pad = ((1, 1), (1, 1))
+        ours = canonical_conv(x, w, (1, 1), pad, **options)
+        stock = lax.conv_general_dilated(x, w, (1, 1), pad, **options)
+        np.testing.assert_array_equal(ours, stock)
+
+
+def test_gradient_of_a_gradient():
+    x, w = operands((1, 6, 6, 2), 3, 3)
+
+    def penalty(conv):
+        def inner(x, w):
+            y = conv(x, w, (2, 2), ((1, 1), (1, 1)), dimension_numbers=NHWC)
+            return jnp.sum(y**3)
+
+        def outer(x, w):
+            gx, gw = jax.grad(inner, argnums=(0, 1))(x, w)
+            return jnp.sum(gx**2) + jnp.sum(jnp.sin(gw))
+
+        return jax.jit(jax.grad(outer, argnums=(0, 1)))(x, w)
+
+    ours, stock = penalty(canonical_conv), penalty(lax.conv_general_dilated)
+    for a, b in zip(ours, stock, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.max(np.abs(b)))
+
+
+def test_bfloat16_depthwise_accumulates_in_float32():
+    x, w = operands((2, 8, 8, 4), 5, 4, groups=4, dtype=jnp.bfloat16)
+    ours = canonical_conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=4)
+    exact = lax.conv_general_dilated(
+        x.astype(jnp.float32),
+        w.astype(jnp.float32),
+        (1, 1),
+        "SAME",
+        dimension_numbers=NHWC,
+        feature_group_count=4,
+    )
+    assert ours.dtype == jnp.bfloat16
+    # One rounding of the result (2^-9), not one for each of the 25 taps.
+    np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_other_backends_get_the_stock_convolution(monkeypatch, groups):
+    x, w = operands((2, 8, 8, 4), 3, 4, groups)
+
+    def primitives():
+        closed = jax.make_jaxpr(
+            lambda x, w: canonical_conv(
+                x, w, (1, 1), "SAME", dimension_numbers=NHWC, feature_group_count=groups
+            )
+        )(x, w)
+        return [eqn.primitive.name for eqn in closed.jaxpr.eqns]
+
+    assert primitives() != ["conv_general_dilated"]
+    monkeypatch.setattr(MODULE.jax, "default_backend", lambda: "gpu")
+    assert primitives() == ["conv_general_dilated"]
+
+
+def test_vmap_over_kernels_and_scan():
+    x, w = operands((2, 6, 6, 3), 3, 4)
+    kernels = jnp.stack([w, 2 * w])
+
+    def loss(x, w):
+        return jnp.sum(canonical_conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC) ** 2)
+
+    batched = jax.vmap(jax.grad(loss), (None, 0))(x, kernels)
+    np.testing.assert_allclose(batched[1], 4 * batched[0], rtol=1e-5)
+    step = jax.grad(loss)
+    in_loop, _ = lax.scan(lambda x, _: (x - 1e-3 * step(x, w), None), x, length=3)
+    out_of_loop = x
+    for _ in range(3):
+        out_of_loop = out_of_loop - 1e-3 * step(out_of_loop, w)
+    np.testing.assert_allclose(in_loop, out_of_loop, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,317 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ard_jax import models
+
+# A small one of every family; (name, image shape, options).
+FAMILIES = [
+    ("small_cnn", (8, 8, 1), {}),
+    ("small_resnet", (8, 8, 1), {"widths": (4, 8)}),
+    ("resnet20", (8, 8, 2), {}),
+    ("resnet20", (8, 8, 2), {"shortcut": "A"}),
+    ("wrn_10_1", (8, 8, 3), {}),
+    ("dm_wrn_10_2", (8, 8, 3), {}),
+]
+
+
+def images(shape, batch=4):
+    return jnp.asarray(np.random.default_rng(3).uniform(size=(batch, *shape)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def small():
+    bundle = models.create("small_resnet", 5, (8, 8, 1), widths=(4, 8))
+    return bundle, bundle.init(jax.random.key(0))
+
+
+def flat(tree):
+    return {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_every_name_can_be_created_and_applied():
+    assert {"small_cnn", "resnet18", "mobilenet_v2", "wrn_34_10", "dm_wrn_70_16"} <= set(
+        models.names()
+    )
+    for name in models.names():
+        bundle = models.create(name, 7)
+        variables = jax.eval_shape(lambda bundle=bundle: bundle.init(jax.random.key(0)))
+        assert set(variables) == {"params", "batch_stats"}
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        for train in (False, True):
+            logits, stats = jax.eval_shape(
+                lambda v, x, b=bundle, t=train: b.apply(v, x, t),
+                variables,
+                jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32),
+            )
+            assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+            assert jax.tree.structure(stats) == jax.tree.structure(variables["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("resnet18", {}, {10: 11_173_962, 100: 11_220_132, 200: 11_271_432}),
+        ("mobilenet_v2", {}, {10: 2_296_922, 100: 2_412_212, 200: 2_540_312}),
+        ("resnet56", {}, {10: 855_770, 100: 861_620}),
+        ("wrn_34_10", {}, {10: 46_160_474}),
+        ("dm_wrn_70_16", {}, {100: 266_888_756}),
+        ("dm_wrn_22_6", {}, {100: 9_693_108}),
+    ],
+)
+def test_published_parameter_counts(name, options, expected):
+    for classes, count in expected.items():
+        assert models.num_params(models.create(name, classes, **options)) == count
+
+
+@pytest.mark.parametrize("form", ["rice", "robustbench", "deepmind"])
+@pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet34"])
+def test_preact_resnets_take_tiny_imagenet(name, form):
+    at_64 = models.create(name, 200, (64, 64, 3), form=form)
+    logits, _ = jax.eval_shape(
+        lambda x: at_64.apply(at_64.init(jax.random.key(0)), x, False),
+        jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
+    )
+    assert logits.shape == (2, 200)
+    # Global pooling: the image size changes no parameter.
+    assert models.num_params(at_64) == models.num_params(models.create(name, 200, form=form))
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), FAMILIES)
+def test_apply_in_both_modes(name, shape, options):
+    bundle = models.create(name, 6, shape, normalization="none", **options)
+    variables = bundle.init(jax.random.key(0))
+    x = images(shape)
+    apply = jax.jit(bundle.apply, static_argnums=2)
+    logits, stats = apply(variables, x, False)
+    assert logits.shape == (4, 6) and bool(jnp.all(jnp.isfinite(logits)))
+    for key, value in flat(stats).items():
+        np.testing.assert_array_equal(value, flat(variables["batch_stats"])[key])
+    _, updated = apply(variables, x, True)
+    assert jax.tree.structure(updated) == jax.tree.structure(stats)
+    moved = [np.any(v != flat(stats)[key]) for key, v in flat(updated).items()]
+    assert all(moved)
+    # In evaluation an example's logits do not depend on its neighbours.
+    others = x.at[1:].set(0.5)
+    np.testing.assert_allclose(apply(variables, others, False)[0][0], logits[0], atol=1e-5)
+
+
+def test_eval_returns_the_same_statistics_object(small):
+    bundle, variables = small
+    assert bundle.apply(variables, images((8, 8, 1)), False)[1] is variables["batch_stats"]
+
+
+def test_jit_grad_vmap_and_scan(small):
+    bundle, variables = small
+    x = images((8, 8, 1))
+
+    def loss(variables, x):
+        return jnp.sum(bundle.apply(variables, x, False)[0] ** 2)
+
+    direct = jax.jit(jax.grad(loss, argnums=1))(variables, x)
+    assert bool(jnp.any(direct != 0))
+    two = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), variables)
+    both = jax.jit(jax.vmap(jax.grad(loss, argnums=1), (0, None)))(two, x)
+    np.testing.assert_allclose(both[0], direct, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(both[1], direct, rtol=1e-2)
+
+    def attack_step(x, _):
+        return x + 0.01 * jnp.sign(jax.grad(loss, argnums=1)(variables, x)), None
+
+    in_loop, _ = jax.jit(lambda x: jax.lax.scan(attack_step, x, length=3))(x)
+    by_hand, jitted_step = x, jax.jit(attack_step)
+    for _ in range(3):
+        by_hand = jitted_step(by_hand, None)[0]
+    # A sign at rounding level may flip one pixel.
+    assert np.mean(np.abs(in_loop - by_hand) > 1e-5) < 0.01
+
+    def train_step(stats, x):
+        _, stats = bundle.apply({**variables, "batch_stats": stats}, x, True)
+        return stats, None
+
+    batches = jnp.stack([x, x + 0.1])
+    scanned, _ = jax.lax.scan(train_step, variables["batch_stats"], batches)
+    stats = variables["batch_stats"]
+    jitted_step = jax.jit(train_step)
+    for batch in batches:
+        stats, _ = jitted_step(stats, batch)
+    for key, value in flat(scanned).items():
+        np.testing.assert_allclose(value, flat(stats)[key], rtol=1e-5, atol=1e-6)
+
+
+def test_torch_initialisation_fills_its_range():
+    bundle = models.create("small_resnet", 50, (8, 8, 3), widths=(16, 32))
+    for path, leaf in flat(bundle.init(jax.random.key(0))["params"]).items():
+        values = np.asarray(leaf)
+        if "kernel" in path:
+            bound = 1 / math.sqrt(math.prod(values.shape[:-1]))
+        elif "linear" in path:
+            bound = 1 / math.sqrt(32)  # bias: fan-in of the layer
+        else:
+            assert np.all(values == (1.0 if "scale" in path else 0.0)), path
+            continue
+        assert np.abs(values).max() <= bound, path
+        assert np.abs(values).max() > 0.9 * bound, path
+        assert abs(values.mean()) < 0.3 * bound, path
+        # Uniform, not normal: standard deviation bound / sqrt(3).
+        assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.2), path
+
+
+def test_depthwise_fan_in_counts_one_input_channel():
+    bundle = models.create("mobilenet_v2")
+    shapes = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
+    kernel = shapes["params"]["layers__3"]["conv2"]["kernel"]
+    assert kernel.shape == (3, 3, 1, 144)  # so that the bound is 1/3, as in PyTorch
+
+
+def test_flax_initialisation():
+    bundle = models.create("small_cnn", 50, (8, 8, 3), init="flax", widths=(32, 64))
+    params = bundle.init(jax.random.key(0))["params"]
+    np.testing.assert_array_equal(params["fc"]["bias"], np.zeros(50))
+    for layer, fan_in in (("conv1", 27), ("conv2", 288), ("fc", 64)):
+        assert np.std(params[layer]["kernel"]) == pytest.approx(fan_in**-0.5, rel=0.1)
+
+
+def test_initialisation_depends_on_the_key_only(small):
+    bundle, variables = small
+    again = models.create("small_resnet", 5, (8, 8, 1), widths=(4, 8)).init(jax.random.key(0))
+    other = bundle.init(jax.random.key(1))
+    assert all(np.array_equal(v, flat(again)[k]) for k, v in flat(variables).items())
+    assert not np.array_equal(
+        other["params"]["conv1"]["kernel"], variables["params"]["conv1"]["kernel"]
+    )
+    jitted = jax.jit(bundle.init)(jax.random.key(0))
+    assert all(np.array_equal(v, flat(jitted)[k]) for k, v in flat(variables).items())
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_bfloat16_is_close_to_float32(small, train):
+    bundle, variables = small
+    half = models.create("small_resnet", 5, (8, 8, 1), widths=(4, 8), dtype="bfloat16")
+    x = images((8, 8, 1), 16)
+    logits, stats = bundle.apply(variables, x, train)
+    logits_half, stats_half = half.apply(variables, x, train)
+    assert logits_half.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats_half)} == {jnp.dtype("float32")}
+    difference = float(jnp.max(jnp.abs(logits_half - logits)) / jnp.max(jnp.abs(logits)))
+    assert 0 < difference < 0.03  # 0 would mean that nothing was computed in bfloat16
+    for key, value in flat(stats_half).items():
+        np.testing.assert_allclose(value, flat(stats)[key], rtol=0.05, atol=0.01)
+
+
+def test_normalization_happens_inside(small):
+    bundle, variables = small
+    constants = {"mean": [0.3], "std": [0.2]}
+    inside = models.create("small_resnet", 5, (8, 8, 1), widths=(4, 8), normalization=constants)
+    assert inside.normalization == {"mean": (0.3,), "std": (0.2,)}
+    x = images((8, 8, 1))
+    np.testing.assert_allclose(
+        inside.apply(variables, x, False)[0],
+        bundle.apply(variables, (x - 0.3) / 0.2, False)[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_default_normalization():
+    assert models.create("resnet18").normalization == "none"
+    assert models.create("dm_wrn_10_1", 10).normalization == "cifar10"
+    assert models.create("dm_wrn_10_1", 100).normalization == "cifar100"
+    assert models.create("preact_resnet18", 100, form="deepmind").normalization == "cifar100"
+    assert models.create("dm_wrn_10_1", 100, normalization="cifar10").normalization == "cifar10"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnet19"}, "unknown model 'resnet19'.*resnet18"),
+        ({"name": "wrn_35_10"}, r"6 n \+ 4"),
+        ({"name": "dm_wrn_28_0"}, "width at least 1"),
+        ({"name": "resnet18", "widths": (1, 2)}, r"no option \['widths'\].*none"),
+        ({"name": "resnet56", "form": "A"}, r"no option \['form'\].*shortcut"),
+        ({"name": "wrn_28_10", "depth": 10}, r"no option \['depth'\]"),
+        ({"name": "resnet56", "shortcut": "C"}, "shortcut='C'.*'A', 'B'"),
+        ({"name": "preact_resnet18", "form": "he"}, "form='he'.*rice"),
+        ({"name": "small_resnet", "widths": ()}, "widths"),
+        ({"name": "small_resnet", "widths": 16}, "widths"),
+        ({"name": "small_resnet", "blocks": 0}, "blocks"),
+        ({"name": "small_cnn", "widths": (8, 16, 32)}, "widths.*2 positive"),
+        ({"name": "resnet18", "init": "he"}, "init='he'.*torch"),
+        ({"name": "resnet18", "dtype": "float16"}, "dtype='float16'.*bfloat16"),
+        ({"name": "resnet18", "num_classes": 1}, "num_classes=1"),
+        ({"name": "resnet18", "num_classes": 10.0}, "num_classes=10.0"),
+        ({"name": "resnet18", "image_shape": (4, 4, 3)}, "at least 8x8.*small_cnn"),
+        ({"name": "resnet18", "image_shape": (32, 32)}, "image_shape"),
+        ({"name": "resnet18", "image_shape": (32, 32, 0)}, "image_shape"),
+        ({"name": "dm_wrn_10_1", "image_shape": (30, 30, 3)}, "multiples of 4"),
+        ({"name": "dm_wrn_10_1", "image_shape": (8, 8, 1)}, r"1 channel\(s\)"),
+        ({"name": "resnet18", "normalization": "cifar"}, "normalization='cifar'.*cifar10"),
+        ({"name": "resnet18", "normalization": {"mean": [0.5] * 3}}, "'mean' and 'std'"),
+        ({"name": "resnet18", "normalization": 3}, "'mean' and 'std'"),
+        (
+            {"name": "resnet18", "normalization": {"mean": [0.5] * 3, "std": [0.2, 0.0, 0.2]}},
+            "std positive",
+        ),
+    ],
+)
+def test_create_explains_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.create(**arguments)
+
+
+def test_apply_explains_what_is_wrong(small):
+    bundle, variables = small
+    x = np.zeros((2, 8, 8, 1), np.float32)
+    with pytest.raises(ValueError, match=r"\[B, 8, 8, 1\].*\[2, 16, 16, 1\]"):
+        bundle.apply(variables, np.zeros((2, 16, 16, 1), np.float32), False)
+    with pytest.raises(ValueError, match=r"\[8, 8, 1\]"):
+        bundle.apply(variables, x[0], False)
+    with pytest.raises(ValueError, match="uint8.*255"):
+        bundle.apply(variables, x.astype(np.uint8), False)
+    with pytest.raises(ValueError, match="train=1"):
+        bundle.apply(variables, x, 1)
+
+
+def test_odd_image_sizes_work_where_they_can():
+    for name, options in (("small_resnet", {}), ("resnet20", {"shortcut": "A"})):
+        bundle = models.create(name, 3, (9, 11, 1), **options)
+        logits, _ = jax.eval_shape(
+            lambda x, b=bundle: b.apply(b.init(jax.random.key(0)), x, False),
+            jax.ShapeDtypeStruct((2, 9, 11, 1), jnp.float32),
+        )
+        assert logits.shape == (2, 3)
+
+
+def test_bundles_can_be_static_arguments(small):
+    bundle, variables = small
+    predict = jax.jit(lambda b, v, x: b.apply(v, x, False)[0], static_argnums=0)
+    assert predict(bundle, variables, images((8, 8, 1))).shape == (4, 5)
+
+
+@pytest.mark.multidevice
+def test_a_batch_spread_over_devices_gives_the_same_result(small):
+    bundle, variables = small
+    devices = jax.devices()
+    if len(devices) < 2:
+        pytest.skip("needs several devices")
+    axis = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=axis)
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = images((8, 8, 1), 2 * len(devices))
+
+    @jax.jit
+    def step(params, x):
+        def loss(params, x):
+            logits, stats = bundle.apply({**variables, "params": params}, x, True)
+            return jnp.mean(logits**2), (logits, stats)
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+
+    one = flat(step(variables["params"], x))
+    many = flat(step(variables["params"], jax.device_put(x, spread)))
+    assert one.keys() == many.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(many[key], value, rtol=1e-4, atol=1e-5, err_msg=key)

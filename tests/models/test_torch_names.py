@@ -1,0 +1,106 @@
+import jax
+import numpy as np
+import pytest
+
+from ard_jax import interop, models
+
+OPTIONS = {"num_classes": 3, "image_shape": (8, 8, 2)}
+
+
+def random_state(name, **options):
+    rng = np.random.default_rng(0)
+    layout = interop.torch_layout(models.create(name, **options))
+    return {k: rng.uniform(0.5, 1.5, shape).astype(np.float32) for k, shape in layout.items()}
+
+
+def test_layouts():
+    state = random_state("small_cnn", **OPTIONS)
+    assert list(sorted(state)) == sorted(
+        [
+            *("conv1.weight", "conv2.weight", "fc.weight", "fc.bias"),
+            *(f"bn{i}.{n}" for i in (1, 2) for n in ("weight", "bias")),
+            *(f"bn{i}.running_{n}" for i in (1, 2) for n in ("mean", "var")),
+        ]
+    )
+    variables = interop.from_torch("small_cnn", state, **OPTIONS)
+    params, stats = variables["params"], variables["batch_stats"]
+    kernel = params["conv2"]["kernel"]
+    assert kernel.shape == (3, 3, 8, 16) and kernel.dtype == np.float32
+    assert kernel[0, 2, 5, 7] == state["conv2.weight"][7, 5, 0, 2]
+    np.testing.assert_array_equal(params["fc"]["kernel"], state["fc.weight"].T)
+    np.testing.assert_array_equal(params["bn1"]["scale"], state["bn1.weight"])
+    np.testing.assert_array_equal(stats["bn2"]["var"], state["bn2.running_var"])
+
+
+def test_result_has_the_structure_of_init_and_owns_its_memory():
+    state = random_state("small_resnet", **OPTIONS)
+    assert "layer2.0.shortcut.0.weight" in state
+    variables = interop.from_torch("small_resnet", state, **OPTIONS)
+    bundle = models.create("small_resnet", **OPTIONS)
+    expected = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    before = variables["params"]["linear"]["bias"].copy()
+    state["linear.bias"][:] = -1
+    np.testing.assert_array_equal(variables["params"]["linear"]["bias"], before)
+    logits, _ = bundle.apply(variables, np.zeros((1, 8, 8, 2), np.float32), False)
+    assert np.all(np.isfinite(logits))
+
+
+def test_what_is_dropped():
+    state = random_state("wrn_10_1", **OPTIONS)
+    plain = interop.from_torch("wrn_10_1", state, **OPTIONS)
+    extra = {
+        **state,
+        "bn1.num_batches_tracked": np.int64(7),
+        "sub_block1.layer.0.conv1.weight": np.ones((16, 16, 3, 3), np.float32),
+    }
+    parallel = {f"module.{name}": value for name, value in extra.items()}
+    for given in (extra, parallel):
+        variables = interop.from_torch("wrn_10_1", given, **OPTIONS)
+        assert jax.tree.all(jax.tree.map(np.array_equal, variables, plain))
+
+
+def broken(state, change):
+    state = dict(state)
+    if change == "missing":
+        del state["bn1.running_var"]
+    elif change == "extra":
+        state["conv9.weight"] = np.ones((1, 1, 3, 3), np.float32)
+    elif change == "shape":
+        state["fc.weight"] = state["fc.weight"].T
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", r"missing bn1\.running_var \(8,\)"),
+        ("extra", r"not part of it conv9\.weight"),
+        ("shape", r"fc\.weight is \(16, 3\) but must be \(3, 16\)"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(change, message):
+    state = random_state("small_cnn", **OPTIONS)
+    with pytest.raises(ValueError, match=message):
+        interop.from_torch("small_cnn", broken(state, change), **OPTIONS)
+
+
+def test_a_completely_different_network_gives_a_short_message():
+    with pytest.raises(ValueError, match="and [0-9]+ more") as error:
+        interop.from_torch("resnet56", random_state("small_cnn", **OPTIONS), **OPTIONS)
+    assert len(str(error.value)) < 1000
+
+
+def test_stored_normalisation_must_be_the_models():
+    options = {"num_classes": 100, "image_shape": (8, 8, 3)}
+    state = random_state("dm_wrn_10_1", **options)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in models.NORMALIZATIONS["cifar10"])
+    stored = {**state, "mean": mean, "std": std}
+    with pytest.raises(ValueError, match="normalisation.*0.4914.*'cifar100'"):
+        interop.from_torch("dm_wrn_10_1", stored, **options)
+    with pytest.raises(ValueError, match="'none'"):
+        interop.from_torch("dm_wrn_10_1", stored, **options, normalization="none")
+    options["normalization"] = "cifar10"
+    variables = interop.from_torch("dm_wrn_10_1", stored, **options)
+    plain = interop.from_torch("dm_wrn_10_1", state, **options)
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, plain))
