@@ -1,0 +1,228 @@
+"""CIARD's step: what each network is allowed to change, every option, the edge cases."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ard_jax import attacks, methods, models, optim
+from ard_jax.methods import ciard
+from ard_jax.methods.ciard_config import CiardConfig
+
+SHAPE = (8, 8, 1)
+
+
+def parts(steps=2):
+    nets = [models.create("small_cnn", 10, SHAPE, widths=w) for w in ((4, 8), (6, 8), (5, 8))]
+    return methods.Parts(
+        student=nets[0],
+        student_optim=optim.make(optim.OptimConfig(), 10),
+        attack=attacks.make("ciard_train", eps=0.2, steps=steps),
+        teachers={"robust": nets[1], "clean": nets[2]},
+        teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 10)},
+        epochs=10,
+    )
+
+
+def batch(epoch=1, size=12):
+    key = jax.random.key(3)
+    return {
+        "image": jax.random.uniform(key, (size, *SHAPE)),
+        "label": jnp.arange(size, dtype=jnp.int32) % 10,
+        "epoch": jnp.asarray(epoch, jnp.int32),
+    }
+
+
+def start(method, p):
+    keys = iter(jax.random.split(jax.random.key(0), 3))
+    student = p.student.init(next(keys))
+    return method.init(student, {r: b.init(next(keys)) for r, b in p.teachers.items()})
+
+
+def changed(before, after):
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return any(bool(jnp.any(a != b)) for a, b in pairs)
+
+
+def one_step(epoch=1, p=None, **options):
+    p = p or parts()
+    method = methods.create("ciard", p, **({"itt_start": 2} | options))
+    state = start(method, p)
+    new, metrics = jax.jit(method.step)(state, batch(epoch), jax.random.key(1))
+    return state, new, jax.device_get(metrics)
+
+
+def test_who_changes_before_the_teacher_is_trained():
+    old, new, _ = one_step(epoch=1)
+    assert changed(old.student.params, new.student.params)
+    assert changed(old.student.batch_stats, new.student.batch_stats)
+    assert not changed(old.teachers["robust"].params, new.teachers["robust"].params)
+    assert not changed(old.teachers["robust"].opt_state, new.teachers["robust"].opt_state)
+    assert changed(old.teachers["robust"].batch_stats, new.teachers["robust"].batch_stats)
+    assert not changed(old.teachers["clean"].variables, new.teachers["clean"].variables)
+
+
+def test_teacher_is_trained_from_its_epoch_on():
+    old, new, _ = one_step(epoch=2)
+    assert changed(old.teachers["robust"].params, new.teachers["robust"].params)
+    assert not changed(old.teachers["clean"].variables, new.teachers["clean"].variables)
+
+
+def test_teacher_is_trained_at_every_kth_step():
+    p = parts()
+    method = methods.create("ciard", p, itt_start=1, itt_every=3)
+    state, moved = start(method, p), []
+    step = jax.jit(method.step)
+    for _ in range(4):
+        new, _ = step(state, batch(), jax.random.key(1))
+        moved.append(changed(state.teachers["robust"].params, new.teachers["robust"].params))
+        state = new.replace(step=new.step + 1)
+    assert moved == [True, False, False, True]
+
+
+def test_the_students_update_does_not_depend_on_training_the_teacher():
+    _, without, _ = one_step(epoch=1)
+    _, with_training, _ = one_step(epoch=2)
+    assert not changed(without.student, with_training.student)
+
+
+def test_student_statistics_are_two_updates_clean_then_adversarial():
+    """r <- 0.81 r + 0.09 clean + 0.10 adversarial, with the batch moments of the first layer."""
+    p = parts()
+    method = methods.create("ciard", p)
+    state, b = start(method, p), batch()
+    config = CiardConfig()
+    adversarial, passes = ciard.student_passes(config, p, state.student, b, jax.random.key(1))
+    one = {"params": state.student.params, "batch_stats": state.student.batch_stats}
+    moments = []
+    for images in (b["image"], adversarial):
+        _, stats = p.student.apply(one, images, True)
+        moments.append(jax.tree.map(lambda s, r: (s - 0.9 * r) / 0.1, stats, one["batch_stats"]))
+    expected = jax.tree.map(
+        lambda r, c, a: 0.81 * r + 0.09 * c + 0.1 * a, one["batch_stats"], *moments
+    )
+    for ours, theirs in zip(*map(jax.tree.leaves, (passes[2], expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-5)
+
+
+OPTIONS = [
+    {"itt_anchor": "ema"},
+    {"itt_anchor": "ce_kl"},
+    {"forward_order": "adversarial_first"},
+    {"branch_weights": "nlb"},
+    {"temp_balance": "off"},
+    {"temp_decay": "per_epoch"},
+    {"push": False},
+    {"push_temperature": "both"},
+    {"push_scale": "continuous"},
+    {"push_scale": "fixed", "push_lambda": 0.1},
+    {"push_scale": "bounded", "push_lambda": 0.05},
+    {"push_scale": "bounded", "push_warmup": 0},
+    {"kl_reduction": "batchmean"},
+    {"kl_scale": 10.0},
+    {"r_label_bn": "eval"},
+    {"r_clean_forward": "keep"},
+    {"decay_epochs": ()},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_does_something_and_stays_finite(options):
+    p = parts()
+    method = methods.create("ciard", p, **({"itt_start": 2} | options))
+    plain = methods.create("ciard", p, itt_start=2)
+    states, step = [start(method, p), start(plain, p)], [jax.jit(m.step) for m in (method, plain)]
+    for i in range(3):
+        for j in range(2):
+            # Epoch 216 lies past the first decay, where temp_decay and decay_epochs matter.
+            b = batch(epoch=10 if "temp_balance" in options else 216)
+            states[j], metrics = step[j](states[j], b, jax.random.key(i))
+            states[j] = states[j].replace(step=states[j].step + 1)
+            assert all(np.isfinite(v) for v in jax.device_get(metrics).values())
+    ours, theirs = states
+    same_keys = {k: theirs.method[k] for k in theirs.method}
+    assert (
+        changed(ours.student, theirs.student)
+        or changed(ours.teachers["robust"], theirs.teachers["robust"])
+        or changed({k: ours.method[k] for k in same_keys}, same_keys)
+    )
+
+
+def test_options_are_all_tested():
+    fields = {f.name for f in dataclasses.fields(CiardConfig)}
+    numbers = {"itt_start", "itt_every", "itt_ema_decay", "itt_kl_weight", "weight_rate", "temp_rate",
+               "push_t", "kl_eps"}  # fmt: skip
+    assert fields == set().union(*OPTIONS) | numbers
+
+
+@pytest.mark.parametrize("push_scale", ["decade", "continuous", "fixed", "bounded"])
+@pytest.mark.parametrize("wrong", [0, 1, 12])
+def test_number_of_misclassified_samples(push_scale, wrong):
+    """None, one, all: values and gradients finite; with none the push is exactly absent."""
+    labels = jnp.arange(12, dtype=jnp.int32) % 10
+    target = 8.0 * jax.nn.one_hot(jnp.where(jnp.arange(12) < wrong, labels + 1, labels) % 10, 10)
+    config = CiardConfig(push_scale=push_scale)
+    z = jax.random.normal(jax.random.key(0), (12, 10))
+
+    def term(z):
+        robust = 5.0 * jax.nn.one_hot(labels, 10)
+        l1, l2 = jnp.asarray(0.05), jnp.asarray(0.03)
+        value, l3, scale, n = ciard.push_term(config, l1, l2, z, target, robust, labels, 90.0)
+        return value, (l3, scale, n)
+
+    (value, (l3, scale, n)), gradient = jax.value_and_grad(term, has_aux=True)(z)
+    assert np.isfinite(value) and np.all(np.isfinite(gradient)) and n == wrong
+    if wrong == 0:
+        assert value == 0 and l3 == 0 and not np.any(gradient)
+    else:
+        assert value != 0 and np.any(gradient)
+    if wrong == 0 and push_scale != "bounded":
+        assert scale == 0
+
+
+def test_decade_cases_of_the_specification():
+    """L1 = .05, L2 = .03: L3 = .101 gives s L3 = .0101, L3 = .0999 gives .0999."""
+    for l3, scale in ((0.101, 0.1), (0.0999, 1.0)):
+        from ard_jax import losses
+
+        assert float(losses.decade_scale(0.05, 0.03, l3)) == pytest.approx(scale)
+
+
+def test_sharper_clean_teacher_raises_its_temperature():
+    config, memory = CiardConfig(), {"temp_adv": jnp.ones(()), "temp_nat": jnp.ones(())}
+    soft, sharp = jnp.eye(4, 10), 4 * jnp.eye(4, 10)
+    after, h_adv, h_nat = ciard.balance(config, memory, soft, sharp, 0.1, 0.1, jnp.asarray(0), 1)
+    assert h_adv < h_nat < 0
+    assert float(after["temp_nat"]) == pytest.approx(1.001) and float(after["temp_adv"]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"push_scale": "x"}, "push_scale='x'"), ({"itt_every": 0}, "itt_every=0"), ({"nope": 1}, "nope")],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.create("ciard", parts(), **options)
+
+
+def test_missing_teacher_and_attack_are_named_together():
+    p = dataclasses.replace(parts(), teachers={}, attack=None)
+    with pytest.raises(ValueError, match="robust teacher.*clean teacher.*attack"):
+        methods.create("ciard", p)
+
+
+def test_one_jitted_step_is_traced_once():
+    p = parts()
+    method = methods.create("ciard", p, itt_start=2)
+    count = []
+
+    def step(*arguments):
+        count.append(1)
+        return method.step(*arguments)
+
+    jitted, state = jax.jit(step), start(method, p)
+    for epoch in (1, 1, 2, 3):
+        state, _ = jitted(state, batch(epoch), jax.random.key(epoch))
+    assert len(count) == 1

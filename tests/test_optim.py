@@ -1,0 +1,66 @@
+"""Learning-rate tables and SGD against torch's rule, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ard_jax.optim import OptimConfig, make
+
+STUDENT = OptimConfig(schedule="ciard", start=150)
+TEACHER = OptimConfig(lr=1e-4, momentum=0.1, schedule="ciard", start=50, idle_before_start=True)
+
+
+# The authors' code at 300 epochs: 0.1 (0.5 + 0.5 cos(pi (e-150)/150)) exp(-0.01 (e-150)^2/150^2), etc.
+@pytest.mark.parametrize(
+    ("config", "table"),
+    [
+        (STUDENT, {1: 0.1, 149: 0.1, 200: 0.07492, 225: 0.04988, 250: 0.02489, 275: 0.00665,
+                   299: 1.1e-5, 300: 0.0}),
+        (TEACHER, {1: 0.0, 49: 0.0, 51: 1.000e-4, 100: 9.04e-5, 150: 6.53e-5, 200: 3.44e-5,
+                   250: 9.5e-6, 300: 0.0}),
+    ],
+)  # fmt: skip
+def test_rates_of_ciard(config, table):
+    optimizer = make(config, 300)
+    for epoch, rate in table.items():
+        assert float(optimizer.lr(jnp.asarray(epoch))) == pytest.approx(rate, rel=6e-3, abs=2e-7)
+
+
+def test_rate_is_exactly_zero_in_the_last_epoch():
+    assert float(make(STUDENT, 300).lr(jnp.asarray(300))) == 0.0
+
+
+def test_multistep_counts_epochs_from_one():
+    optimizer = make(OptimConfig(schedule="multistep", boundaries=(75, 90)), 100)
+    rates = [float(optimizer.lr(jnp.asarray(e))) for e in (1, 74, 75, 89, 90, 100)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+def test_cosine_with_warmup():
+    optimizer = make(OptimConfig(schedule="cosine", warmup=4), 20)
+    rates = [float(optimizer.lr(jnp.asarray(e))) for e in range(1, 21)]
+    assert rates[0] == pytest.approx(0.025) and max(rates) < 0.1
+    assert rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 0.002
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_update_is_torchs_sgd(nesterov):
+    config = OptimConfig(momentum=0.9, weight_decay=2e-4, nesterov=nesterov)
+    optimizer, rate = make(config, 10), 0.1
+    params, buffer = np.array([1.0, -2.0]), 0.0
+    ours = jnp.asarray(params, jnp.float32)
+    state = optimizer.init(ours)
+    for step in range(4):
+        gradient = np.array([0.3, 0.1]) * (step + 1)
+        ours, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, ours, rate)
+        coupled = gradient + 2e-4 * params
+        buffer = 0.9 * buffer + coupled
+        params = params - rate * (coupled + 0.9 * buffer if nesterov else buffer)
+    np.testing.assert_allclose(ours, params, rtol=1e-5)
+
+
+def test_traced_epoch():
+    optimizer = make(STUDENT, 300)
+    traced, plain = jax.jit(optimizer.lr)(jnp.asarray(225)), optimizer.lr(jnp.asarray(225))
+    np.testing.assert_allclose(traced, plain, rtol=1e-6)
