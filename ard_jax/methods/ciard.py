@@ -176,15 +176,13 @@ def train_teacher(
         _, anchor = base.mean_loss(lambda z: losses.kl_divergence(z, target, log_eps=0.0), z_r)
         ce_cotangent = ce_cotangent + config.itt_kl_weight * anchor
 
-    def update(_):
+    def update():
         return optim.update(
             backward(ce_cotangent), robust.opt_state, robust.params, optim.lr(epoch)
         )
 
     active = (epoch >= config.itt_start) & (state.step % config.itt_every == 0)
-    params, opt_state = jax.lax.cond(
-        active, update, lambda _: (robust.params, robust.opt_state), operand=None
-    )
+    params, opt_state = base.update_when(active, update, (robust.params, robust.opt_state))
     return NetState(params, stats, opt_state)
 
 
