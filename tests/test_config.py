@@ -41,7 +41,11 @@ def test_paper_values():
     """reference: eminentgu/CIARD, HEAD 93a9a2d."""
     e = config.build(importlib.import_module("configs.ciard_cifar10").get_config())
     assert (e.epochs, e.batch_size, e.eps, e.student.model) == (300, 128, 8 / 255, "resnet18")
-    assert (e.student_optim.lr, e.student_optim.momentum, e.student_optim.weight_decay) == (0.1, 0.9, 2e-4)
+    assert (e.student_optim.lr, e.student_optim.momentum, e.student_optim.weight_decay) == (
+        0.1,
+        0.9,
+        2e-4,
+    )
     r = e.robust_teacher_optim
     assert (r.lr, r.momentum, r.weight_decay, r.start) == (1e-4, 0.1, 2e-4, 50)
     assert e.teachers.robust.net.model == "wrn_34_10" and e.teachers.clean.net.model == "resnet56"

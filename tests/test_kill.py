@@ -60,7 +60,9 @@ def everything(folder):
 @pytest.mark.multiprocess
 def test_killed_ten_times_equals_undisturbed(tmp_path):
     run_to_the_end(tmp_path / "undisturbed")
-    seconds = run_to_the_end(tmp_path / "again")  # with a warm compilation cache, as the killed ones
+    seconds = run_to_the_end(
+        tmp_path / "again"
+    )  # with a warm compilation cache, as the killed ones
     moments = random.Random(0)
     folder, killed = tmp_path / "killed", []
     for _ in range(KILLS):

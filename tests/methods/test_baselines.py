@@ -29,7 +29,11 @@ def batch():
 def test_loss_falls_on_one_batch(name):
     p = parts(name)
     method = methods.create(name, p)
-    state, step, losses = method.init(p.student.init(jax.random.key(0)), {}), jax.jit(method.step), []
+    state, step, losses = (
+        method.init(p.student.init(jax.random.key(0)), {}),
+        jax.jit(method.step),
+        [],
+    )
     for i in range(30):
         state, metrics = step(state, batch(), jax.random.key(i))
         losses.append(float(metrics["loss"]))

@@ -200,7 +200,11 @@ def test_sharper_clean_teacher_raises_its_temperature():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"push_scale": "x"}, "push_scale='x'"), ({"itt_every": 0}, "itt_every=0"), ({"nope": 1}, "nope")],
+    [
+        ({"push_scale": "x"}, "push_scale='x'"),
+        ({"itt_every": 0}, "itt_every=0"),
+        ({"nope": 1}, "nope"),
+    ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
