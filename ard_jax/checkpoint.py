@@ -36,13 +36,21 @@ class Checkpoints:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: RunState, meta: dict[str, Any]) -> None:
-        """Saves a step; one that is already there is left as it is (a resumed run repeats it)."""
+        """Saves a step.
+
+        One that is already there is left as it is (a resumed run repeats it, bit for bit), unless
+        `restore` found it damaged.
+        """
+        if step in self._damaged:
+            self._manager.delete(step)
+            self._damaged.remove(step)
         if step in self.steps():
             return
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
@@ -64,10 +72,10 @@ class Checkpoints:
             out = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
             )
-        except Exception as error:
+        except Exception as error:  # whatever a damaged file makes Orbax raise
+            self._damaged.add(step)
             raise CheckpointError(
-                f"{self.folder / str(step)} cannot be restored: {type(error).__name__}: {error}. "
-                "If the files are damaged, delete that folder; the one before it is used then."
+                f"{self.folder / str(step)} cannot be restored: {type(error).__name__}: {error}."
             ) from error
         return _join(out, template), out["meta"]
 

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax import steps
-from ard_jax.checkpoint import CheckpointError, Checkpoints
+from ard_jax.checkpoint import Checkpoints
 from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
 from ard_jax.distributed import is_lead
 from ard_jax.methods.base import Method
 from ard_jax.metrics import Means, non_finite
+from ard_jax.resume import ConfigChangedError, newest
 from ard_jax.sharding import num_devices, process, put_batch, put_replicated
 from ard_jax.state import RunState
 from ard_jax.writers import MetricWriter, Progress
@@ -29,12 +30,18 @@ LONG_SECONDS = 600.0
 Scores = dict[str, dict[str, float]]
 
 
+__all__ = [
+    "ConfigChangedError",
+    "FitResult",
+    "Phase",
+    "TrainingDivergedError",
+    "evaluation_epochs",
+    "fit",
+]
+
+
 class TrainingDivergedError(RuntimeError):
     """A loss became NaN or infinite."""
-
-
-class ConfigChangedError(ValueError):
-    """The folder holds a run with another configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +143,7 @@ def fit(phase: Phase) -> FitResult:
         template = put_replicated(phase.mesh, steps.start_ema(phase.initial(), phase.step))
         # Copies: the step donates its state, and teachers' variables are used after it too.
         template = jax.tree.map(jnp.copy, template)
-        state, meta = _resume(phase, last, template)
+        state, meta = newest(last, template, phase.config)
         if meta is None:
             state, meta = template, {"best": None, "seconds": 0.0}
         meta |= {"config": phase.config, "experiment": phase.experiment}
@@ -148,64 +155,6 @@ def fit(phase: Phase) -> FitResult:
         )
     finally:
         last.close(), best.close()
-
-
-def _resume(phase: Phase, last: Checkpoints, template: RunState):
-    """(state, meta) of the newest checkpoint that can be read, or (None, None)."""
-    damaged = []
-    for step in reversed(last.steps()):
-        try:
-            state, meta = last.restore(step, template)
-        except CheckpointError as error:
-            # A changed network fails to restore too; say so rather than start from an older step.
-            check_same_config(last.folder / str(step), phase.config)
-            damaged.append(str(error))
-            continue
-        compare_configs(phase.workdir, meta["config"], phase.config)
-        for text in damaged:
-            print(f"WARNING: {text} Continuing from step {step}.", flush=True)
-        return state, meta
-    if damaged:
-        raise CheckpointError("; ".join(damaged))
-    return None, None
-
-
-def check_same_config(step_folder: Path, config: dict[str, Any]) -> None:
-    """Compares with a saved step's configuration, when that can still be read."""
-    from ard_jax.checkpoint import read_meta
-
-    try:
-        saved = read_meta(step_folder)["config"]
-    except (CheckpointError, KeyError):
-        return
-    compare_configs(step_folder, saved, config)
-
-
-def compare_configs(where: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises ConfigChangedError with every difference shown, unless the configurations are equal."""
-    saved, now = _flat(saved), _flat(now)
-    different = [
-        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now {now.get(key, '(absent)')!r}"
-        for key in sorted({*saved, *now})
-        if saved.get(key, "(absent)") != now.get(key, "(absent)")
-    ]
-    if different:
-        raise ConfigChangedError(
-            f"{where} holds a run with another configuration:\n"
-            + "\n".join(different)
-            + "\nUse the "
-            "same values to continue it, another --config.workdir, or delete the folder to start over."
-        )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: list(tree) if isinstance(tree, tuple) else tree}
-    return {
-        k: v
-        for name, sub in tree.items()
-        for k, v in _flat(sub, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 class _Loop:

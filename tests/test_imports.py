@@ -31,8 +31,9 @@ ALLOWED = {
     "evaluate": {"attacks", "data", "rng", "sharding", "steps"},
     "loop": {
         "steps", "checkpoint", "data", "distributed", "methods", "metrics", "sharding", "state",
-        "writers",
+        "writers", "resume",
     },
+    "resume": {"checkpoint", "state"},
 }  # fmt: skip
 ONLY = {
     "flax.linen": {"models"},

@@ -1,0 +1,81 @@
+"""Where to continue: the newest usable checkpoint, if it was made with the same configuration."""
+
+from pathlib import Path
+from typing import Any
+
+from ard_jax.checkpoint import CheckpointError, Checkpoints, read_meta
+from ard_jax.state import RunState
+
+
+class ConfigChangedError(ValueError):
+    """The folder holds a run with another configuration."""
+
+
+def newest(
+    checkpoints: Checkpoints, template: RunState, config: dict[str, Any]
+) -> tuple[RunState, dict[str, Any]] | tuple[None, None]:
+    """(state, meta) of the newest checkpoint that can be read; (None, None) when there is none.
+
+    A damaged one is passed over with a warning.
+
+    Args:
+      checkpoints: of the run.
+      template: gives structure, shapes and placement.
+      config: what the run is; must equal what the checkpoint was made with.
+
+    Raises:
+      ConfigChangedError: it does not.
+      CheckpointError: there are checkpoints, and none can be read.
+    """
+    damaged = []
+    for step in reversed(checkpoints.steps()):
+        try:
+            state, meta = checkpoints.restore(step, template)
+        except CheckpointError as error:
+            # A changed network fails to restore too; say so rather than start from an older step.
+            _check_damaged(checkpoints.folder / str(step), config)
+            damaged.append(str(error))
+            continue
+        compare_configs(checkpoints.folder.parent, meta["config"], config)
+        for text in damaged:
+            print(f"WARNING: {text} Continuing from step {step}.", flush=True)
+        return state, meta
+    if damaged:
+        raise CheckpointError("; ".join(damaged))
+    return None, None
+
+
+def _check_damaged(step_folder: Path, config: dict[str, Any]) -> None:
+    """Compares with a saved step's configuration, when that can still be read."""
+    try:
+        saved = read_meta(step_folder)["config"]
+    except (CheckpointError, KeyError):
+        return
+    compare_configs(step_folder, saved, config)
+
+
+def compare_configs(where: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises ConfigChangedError with every difference shown, unless the configurations are equal."""
+    saved, now = _flat(saved), _flat(now)
+    different = [
+        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now {now.get(key, '(absent)')!r}"
+        for key in sorted({*saved, *now})
+        if saved.get(key, "(absent)") != now.get(key, "(absent)")
+    ]
+    if different:
+        raise ConfigChangedError(
+            f"{where} holds a run with another configuration:\n"
+            + "\n".join(different)
+            + "\nUse the "
+            "same values to continue it, another --config.workdir, or delete the folder to start over."
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: list(tree) if isinstance(tree, tuple) else tree}
+    return {
+        k: v
+        for name, sub in tree.items()
+        for k, v in _flat(sub, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
