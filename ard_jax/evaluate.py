@@ -125,22 +125,20 @@ class Evaluator:
         variables: Any,
         dataset: ArrayDataset,
         specs: Mapping[str, Any],
-        transfer: Mapping[str, tuple["Evaluator", Any, Any]] | None = None,
         watch: Mapping[str, tuple["Evaluator", Any]] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Flags:
-        """Predictions on clean images, under each attack, and on images attacked through others.
+        """Predictions on clean images and under each attack.
 
         Args:
           variables: the network's.
           dataset: every image counts once.
           specs: name -> AttackSpec on this network.
-          transfer: name -> (source evaluator, source variables, AttackSpec): the attack runs on the
-            source network and its images are given to this one.
-          watch: name -> (evaluator, variables) of networks that predict on the same images.
+          watch: name -> (evaluator, variables) of networks that predict on the same images, which is
+            how a transfer attack is measured; their results are in `Flags.others`.
           progress: called with "clean" or an attack's name before each is run on a batch.
         """
-        names = ["clean", *specs, *(transfer or {})]
+        names = ["clean", *specs]
         nets = {"": (self, variables)} | dict(watch or {})
         predicted = {n: {a: np.zeros(len(dataset), np.int32) for a in names} for n in nets}
         for index, batch, host in self.batches(dataset):
@@ -149,11 +147,8 @@ class Evaluator:
                 if progress:
                     progress(f"{name} {index + 1}/{math.ceil(len(dataset) / self.batch_size)}")
                 images = batch["image"]
-                if name in specs:
+                if name != "clean":
                     images = self.attack(specs[name], variables, images, batch["label"], index)
-                elif name != "clean":
-                    source, source_variables, spec = transfer[name]
-                    images = source.attack(spec, source_variables, images, batch["label"], index)
                 for net, (evaluator, net_variables) in nets.items():
                     predicted[net][name][rows] = evaluator.predict(net_variables, images)[mask]
         labels = np.asarray(dataset.labels)

@@ -18,8 +18,11 @@ from ard_jax.evaluate import Evaluator, Flags, evaluate_sweep, summarize
 from ard_jax.models import ModelBundle
 from ard_jax.writers import Progress, read_metrics, write_text_atomic
 
+# Attacks whose images are transferred from the teachers, as the authors' black-box evaluation does.
+TRANSFER = ("pgd_trades", "cw_inf")
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A network to be evaluated.
 
@@ -51,57 +54,83 @@ def evaluate_all(
     sources: dict[str, Subject],
     attack_names: Iterable[str],
 ) -> tuple[dict[str, Any], dict[str, Flags]]:
-    """Every subject under every attack, students also on images attacked through each source.
+    """Every subject under every attack; students also on the images that fooled each source.
+
+    Args:
+      experiment: eps, seed and what else to measure.
+      dataset: test images.
+      subjects: networks, in the order of the tables.
+      sources: role -> one of the subjects, whose adversarial images are transferred to the students.
+      attack_names: names of `attacks.make`.
 
     Returns:
       (evaluation record without teachers and timing, {title: flags}).
     """
     e = experiment
     specs = {name: networks.evaluation_attack(name, e) for name in attack_names}
-    nets, flags, warnings = {}, {}, []
-    passes = sum(1 + len(specs) for _ in subjects)
-    progress = Progress(passes, description="final evaluation", enabled=None)
-    labels = {name: _spec_record(spec) for name, spec in specs.items()}
-    for subject in subjects:
-        transfer = _transfer(e, subject, sources)
-        labels |= {
-            n: _spec_record(s, f"{s.label} through {v}") for n, (_, _, s, v) in transfer.items()
-        }
+    records = {name: _spec_record(spec) for name, spec in specs.items()}
+    progress = Progress(len(subjects), description="final evaluation")
+    flags, sweeps = {}, {}
+    # Sources first: their attacks' images are given to the students as they are made.
+    for subject in sorted(subjects, key=lambda s: s not in sources.values()):
         progress.message(f"evaluating {subject.title} on {len(dataset)} images")
-        flags[subject.title] = subject.evaluator.run(
-            subject.variables,
-            dataset,
-            specs,
-            transfer={n: t[:3] for n, t in transfer.items()},
-            progress=lambda text, s=subject: progress.update(0, {s.title: text}),
+        flags[subject.title] = _evaluate_one(
+            e, dataset, subject, subjects, sources, specs, progress
         )
-        progress.update(1 + len(specs), {})
-        record = _net_record(subject) | summarize(flags[subject.title], dataset.num_classes, specs)
         if subject.sweep and e.eval.eps_sweep:
-            record["eps_sweep"] = evaluate_sweep(
-                subject.evaluator, subject.variables, dataset, "pgd_sat",
-                [f * e.eps for f in e.eval.eps_sweep],
-                lambda eps: networks.evaluation_attack("pgd_sat", e, eps),
-            )  # fmt: skip
-        nets[subject.title] = record
-        warnings += _warnings(subject.title, record)
+            sweeps[subject.title] = _sweep(e, dataset, subject)
+        progress.update(1)
     progress.close()
-    return _record(e, dataset, labels, nets, warnings), flags
+    if e.eval.transfer:
+        _give_transfer(e, flags, subjects, sources, records)
+    nets, warnings = {}, []
+    for subject in subjects:
+        seen = flags[subject.title]
+        nets[subject.title] = _net_record(subject) | summarize(seen, dataset.num_classes, specs)
+        if subject.title in sweeps:
+            nets[subject.title]["eps_sweep"] = sweeps[subject.title]
+        warnings += _warnings(subject.title, nets[subject.title])
+    ordered = {s.title: dataclasses.replace(flags[s.title], others={}) for s in subjects}
+    return _record(e, dataset, records, nets, warnings), ordered
 
 
-def _transfer(e: Experiment, subject: Subject, sources: dict[str, Subject]) -> dict[str, tuple]:
-    if subject.role != "student" or not e.eval.transfer:
-        return {}
-    return {
-        f"transfer_{attack}_{role}": (
-            source.evaluator,
-            source.variables,
-            networks.evaluation_attack(attack, e),
-            source.title,
-        )
-        for role, source in sources.items()
-        for attack in ("pgd_trades", "cw_inf")
-    }
+def _evaluate_one(e, dataset, subject, subjects, sources, specs, progress) -> Flags:
+    watch = {}
+    if e.eval.transfer and subject in sources.values():
+        watch = {s.title: (s.evaluator, s.variables) for s in subjects if s.role == "student"}
+        specs = specs | {name: networks.evaluation_attack(name, e) for name in TRANSFER}
+    flags = subject.evaluator.run(
+        subject.variables,
+        dataset,
+        specs,
+        watch=watch,
+        progress=lambda text: progress.update(0, {subject.title: text}),
+    )
+    return flags
+
+
+def _sweep(e: Experiment, dataset: ArrayDataset, subject: Subject) -> dict[str, Any]:
+    radii = [factor * e.eps for factor in e.eval.eps_sweep]
+    return evaluate_sweep(
+        subject.evaluator, subject.variables, dataset, "pgd_sat", radii,
+        lambda eps: networks.evaluation_attack("pgd_sat", e, eps),
+    )  # fmt: skip
+
+
+def _give_transfer(e, flags, subjects, sources, records) -> None:
+    """Moves what the students said to each source's images into the students' own flags."""
+    for role, source in sources.items():
+        for attack in TRANSFER:
+            name, spec = f"transfer_{attack}_{role}", networks.evaluation_attack(attack, e)
+            records[name] = _spec_record(spec, f"{spec.label} through {source.title}")
+            for student in (s.title for s in subjects if s.role == "student"):
+                seen = flags[source.title].others[student]
+                flags[student].correct[name] = seen.correct[attack]
+                flags[student].predicted[name] = seen.predicted[attack]
+    for source in sources.values():
+        own = flags[source.title]
+        for attack in set(TRANSFER) - set(records):
+            del own.correct[attack], own.predicted[attack]
 
 
 def _spec_record(spec: Any, label: str = "") -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Phase:
       title: shown in the progress bar, "student" or "robust teacher".
       workdir: holds last/, best/, metrics.jsonl.
       method: what a step does.
-      initial: makes the state at step 0; only called when there is no checkpoint.
+      initial: makes the state at step 0; on resume it only gives structure and shapes.
       train: training images.
       epochs: length.
       batch_size: global batch size.

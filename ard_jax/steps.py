@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 
 from ard_jax import rng
 from ard_jax.data.augment import augment
@@ -68,6 +69,10 @@ def build(
             new = new.replace(
                 ema=jax.tree.map(lambda m, v: d * m + (1 - d) * v, state.ema, new.student.variables)
             )
+        # A finite loss can have an infinite gradient: the norm shows it before the state is saved.
+        trained = [new.student.params]
+        trained += [t.params for t in new.teachers.values() if t.opt_state is not None]
+        metrics |= {"param_norm": optax.tree.norm(trained)}
         return new.replace(step=state.step + 1), metrics
 
     same, split = replicated(mesh), split_batch(mesh)

@@ -78,6 +78,15 @@ def test_killed_ten_times_equals_undisturbed(tmp_path):
     run_to_the_end(folder)
     assert sum(killed) >= 3, "too few kills hit a running process to prove anything"
 
+    evaluate = [
+        sys.executable, "-m", "ard_jax.main", "--mode=evaluate", f"--checkpoint={folder / 'run'}",
+        "--attacks=bim,cw_inf",
+    ]  # fmt: skip
+    done = subprocess.run(
+        evaluate, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "BIM" in done.stdout, done.stderr[-3000:]
+
     (step, expected), (step_killed, actual) = map(everything, (tmp_path / "undisturbed", folder))
     assert step == step_killed
     for a, b in zip(*map(jax.tree.leaves, (expected, actual)), strict=True):

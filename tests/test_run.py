@@ -153,6 +153,22 @@ def test_nan_stops_with_step_terms_and_checkpoint(tmp_path):
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(variables))
 
 
+def test_infinite_gradient_of_a_finite_loss_is_not_saved(tmp_path):
+    """One step per epoch, so that the state after the very first update is due to be saved."""
+    raw = tiny(tmp_path, "natural", student_optim__lr=1e38, batch_size=1200)
+    with pytest.raises(loop.TrainingDivergedError, match="param_norm"):
+        train.run(config.build(raw))
+    assert not list((tmp_path / "run" / "last").glob("[0-9]*"))
+
+
+def test_bfloat16_keeps_float32_parameters(tmp_path):
+    raw = tiny(tmp_path, "natural", precision="bfloat16", epochs=1)
+    train.run(config.build(raw))
+    _, variables, meta, _ = networks.load(raw.workdir)
+    assert meta["config"]["net"]["precision"] == "bfloat16"
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
 def test_ema_is_saved_evaluated_and_smooth(tmp_path):
     raw = tiny(tmp_path, "natural", ema_decay=0.9)
     report = train.run(config.build(raw))
