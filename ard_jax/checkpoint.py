@@ -6,7 +6,6 @@ evaluation needs nothing else), "rest" (step, optimiser states, every teacher, t
 """
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import jax
 import orbax.checkpoint as ocp
 
 from ard_jax.state import NetState, RunState
-
-logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 class CheckpointError(ValueError):

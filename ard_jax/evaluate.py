@@ -72,7 +72,7 @@ class Evaluator:
         self._programs: dict[Any, Callable] = {}
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
         self._predict = jax.jit(
-            self._predict_traced, in_shardings=(same, split), out_shardings=split
+            self._predict_traced, in_shardings=(same, split), out_shardings=same
         )
 
     def _predict_traced(self, variables, images):
@@ -80,7 +80,7 @@ class Evaluator:
         return jnp.argmax(self._apply(variables, images), -1).astype(jnp.int32)
 
     def predict(self, variables: Any, images: jax.Array) -> np.ndarray:
-        """Predicted classes [B] of one full batch, on this host."""
+        """Predicted classes [B] of one full global batch, on every host."""
         return np.asarray(jax.device_get(self._predict(variables, images)))
 
     def attack(self, spec: Any, variables: Any, images: Any, labels: Any, index: int) -> jax.Array:
@@ -111,14 +111,12 @@ class Evaluator:
         )
 
     def batches(self, dataset: ArrayDataset) -> Iterable[tuple[int, dict, dict]]:
-        """(index, device batch {"image" in [0,1], "label"}, host batch with mask and index)."""
+        """(index, device batch {"image" in [0,1], "label"}, global host batch with mask and index)."""
         for index, host in enumerate(pipeline.eval_batches(dataset, self.batch_size)):
-            image = host["image"].astype(np.float32) / np.float32(255)
-            yield (
-                index,
-                sharding.put_batch(self.mesh, {"image": image, "label": host["label"]}),
-                host,
-            )
+            mine = pipeline.host_slice(np.arange(self.batch_size), *sharding.process())
+            image = host["image"][mine].astype(np.float32) / np.float32(255)
+            local = {"image": image, "label": host["label"][mine]}
+            yield index, sharding.put_batch(self.mesh, local), host
 
     def run(
         self,

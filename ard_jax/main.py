@@ -5,7 +5,7 @@ Kept short: flags and dispatch only, everything else can be imported and tested.
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"ERROR: unexpected arguments {argv[1:]}; flags start with --", file=sys.stderr)
         return 2
+    logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much that is not for users
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     from ard_jax import checkpoint, config, distributed, loop, train
 

@@ -55,6 +55,12 @@ def num_devices(mesh: Mesh) -> int:
     return mesh.devices.size
 
 
+def describe(mesh: Mesh) -> str:
+    """For people: "1 cpu device"."""
+    count = num_devices(mesh)
+    return f"{count} {mesh.devices.flat[0].platform} device{'s' if count > 1 else ''}"
+
+
 def round_up(mesh: Mesh, batch_size: int) -> int:
     """The next batch size that divides evenly; for evaluation, whose batches are padded."""
     return -(-batch_size // mesh.devices.size) * mesh.devices.size

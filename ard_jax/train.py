@@ -39,6 +39,11 @@ def run(experiment: Experiment) -> Path:
             print(f"This run is finished: nothing was done. Report: {workdir / 'report.html'}")
             return workdir / "report.html"
         mesh = sharding.make_mesh(experiment.run.devices)
+        print(
+            f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
+            f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}",
+            flush=True,
+        )
         splits = load_data(experiment)
         student = _student(experiment, splits, mesh)
         write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
@@ -178,4 +183,4 @@ def use_compilation_cache(experiment: Experiment) -> None:
     jax.config.update(
         "jax_compilation_cache_dir", folder or str(Path.home() / ".cache" / "ard_jax" / "xla")
     )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
