@@ -22,7 +22,6 @@ def describe(net: NetConfig, precision: str, dataset: ArrayDataset) -> dict[str,
         "num_classes": dataset.num_classes,
         "image_shape": list(dataset.image_shape),
         "class_names": list(dataset.class_names),
-        "dataset": dataset.name,
     }
 
 

@@ -1,6 +1,7 @@
 """Training phases out of an experiment: the student's, and one for each teacher's recipe."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,22 @@ _IRRELEVANT = {
 }
 
 
-def comparable(experiment: Experiment, net: dict[str, Any], **extra: Any) -> dict[str, Any]:
-    """What two runs must agree on for one to continue the other."""
+def comparable(
+    experiment: Experiment, net: dict[str, Any], splits: Splits, **extra: Any
+) -> dict[str, Any]:
+    """What two runs must agree on for one to continue the other.
+
+    Where the data lies may change, what it is may not: a checksum of the training split stands for it.
+    """
     raw = to_dict(experiment)
     for name in ("run", "workdir", "teachers"):
         del raw[name]
     for group, names in _IRRELEVANT.items():
         for name in names:
             del raw[group][name]
-    return raw | {"net": net} | extra
+    train = splits.train
+    checksum = zlib.crc32(train.labels, zlib.crc32(np.ascontiguousarray(train.images)))
+    return raw | {"net": net, "train_split": f"{len(train)} images, {checksum:08x}"} | extra
 
 
 def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
@@ -118,7 +126,7 @@ def student_phase(
         split=e.select_on,
         eval_epochs=evaluation_epochs(e.epochs, e.eval.every, e.eval.dense_from),
         save_every=e.run.save_every,
-        config=comparable(e, net, teachers={r: t.identity for r, t in teachers.items()}),
+        config=comparable(e, net, splits, teachers={r: t.identity for r, t in teachers.items()}),
         experiment=to_dict(e),
         mesh=mesh,
         log_every=e.run.log_every,

@@ -83,8 +83,8 @@ def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network
     """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
     config, (_, net, _) = getattr(experiment.teachers, role), network
     recipe = phases.teacher_experiment(experiment, role, config)
-    identity = _digest(phases.comparable(recipe, net, train_examples=len(splits.train)))
-    name = f"{role}-{net['model']}-{splits.train.name}-{config.recipe.method}-{identity}"
+    identity = _digest(phases.comparable(recipe, net, splits))
+    name = f"{role}-{net['model']}-{experiment.data.name}-{config.recipe.method}-{identity}"
     folder = Path(experiment.teachers.cache) / name
     phase = dataclasses.replace(
         phases.student_phase(recipe, folder, splits, mesh, network, {}),
