@@ -158,7 +158,8 @@ class RunConfig:
       log_every: steps between train records.
       save_every: epochs between checkpoints (evaluated epochs are always saved).
       tensorboard: also write TensorBoard files.
-      compilation_cache: folder of XLA's persistent cache; "" for ~/.cache/ard_jax/xla, "off" for none.
+      compilation_cache: folder of XLA's persistent cache; "" for xla in the cache
+        folder ($ARD_CACHE_DIR or ~/.cache/ard_jax), "off" for none.
     """
 
     devices: int

@@ -9,6 +9,7 @@ import jax
 from ard_jax import data, final, locks, loop, networks, phases, report, sharding, teachers
 from ard_jax.config import Experiment, to_dict
 from ard_jax.data import Splits
+from ard_jax.data.cache import cache_dir
 from ard_jax.final import Subject
 from ard_jax.methods import TEACHERS
 from ard_jax.writers import write_text_atomic
@@ -180,7 +181,5 @@ def use_compilation_cache(experiment: Experiment) -> None:
     folder = experiment.run.compilation_cache
     if folder == "off":
         return
-    jax.config.update(
-        "jax_compilation_cache_dir", folder or str(Path.home() / ".cache" / "ard_jax" / "xla")
-    )
+    jax.config.update("jax_compilation_cache_dir", folder or str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
