@@ -6,12 +6,12 @@ ResNet-18 student (`:mobilenet_v2` for the other one of the paper), WRN-34-10 ro
 ResNet-56 clean teacher, 300 epochs, batch 128, best checkpoint picked on the test set as the authors do
 (stated in the report, with the last checkpoint beside it; `--config.select_on=validation
 --config.data.holdout=2000` for an honest choice). Bring pretrained teachers by
-`--config.teachers.robust.checkpoint=FOLDER`; training them here takes days of GPU time.
+`--config.teachers.robust.checkpoint=FOLDER`; training them here takes long, and says how long.
 
 The paper's numbers (second-hand; single seed, test-selected): ResNet-18 clean 88.87, PGD_sat 51.70,
 PGD_trades 54.46, CW 50.61; MobileNetV2 89.51, 47.67, 50.71, 46.88. This repository has not run it.
 
-`configs/ciard_cifar10.py:cpu` trains small networks for a few epochs on all of CIFAR-10, about 20 minutes
+`configs/ciard_cifar10.py:cpu` trains small networks for a few epochs on all of CIFAR-10, under half an hour
 on 2 CPU cores, checkpoint picked on a validation split. Its numbers are in the README.
 """
 
@@ -50,6 +50,6 @@ def _cpu(config) -> None:
     recipe = common.natural_recipe(8, weight_decay=5e-4)
     recipe.eval_every = 4
     config.teachers.clean = common.teacher(teacher, recipe, min_clean=0.6)
-    config.eval.update(every=1, dense_from=0, max_examples=2000, max_selection_examples=1000)
+    config.eval.update(every=1, dense_from=0, max_examples=1000, max_selection_examples=1000)
     config.eval.eps_sweep = (0.0, 0.5, 1.0, 2.0)
     config.run.save_every = 1
