@@ -11,8 +11,8 @@ ResNet-56 clean teacher, 300 epochs, batch 128, best checkpoint picked on the te
 The paper's numbers (second-hand; single seed, test-selected): ResNet-18 clean 88.87, PGD_sat 51.70,
 PGD_trades 54.46, CW 50.61; MobileNetV2 89.51, 47.67, 50.71, 46.88. This repository has not run it.
 
-`configs/ciard_cifar10.py:cpu` trains small networks for a few epochs on all of CIFAR-10, under half an hour
-on 2 CPU cores, checkpoint picked on a validation split. Its numbers are in the README.
+`configs/ciard_cifar10.py:cpu` trains small networks for a few epochs on all of CIFAR-10, about half an hour
+on 2 CPU cores (an estimate), checkpoint picked on a validation split. Its numbers are in the README.
 """
 
 from configs import common
