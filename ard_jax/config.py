@@ -54,12 +54,18 @@ class AttackConfig:
       step_size: in [0,1] pixel units.
       steps: number of gradient steps.
       init: start: "gauss" (0.001 N(0,1)), "uniform" or "none".
+      bn: BatchNorm of the attacked student: "eval" (running statistics) or "train" (those of the batch).
+      bn_stats: of "train": "discard" the running statistics that the attack leaves, or "keep" them.
+      options: further fields of `attacks.AttackSpec`, for example DPGD's {"dice": "per_sample"}.
     """
 
     name: str
     step_size: float
     steps: int
     init: str
+    bn: str
+    bn_stats: str
+    options: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +107,24 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TeachersConfig:
-    """The teachers by role, and the folder in which trained ones are kept for later runs."""
+    """The teachers by role, None where there is none, and the folder that keeps trained ones."""
 
     cache: str
-    robust: TeacherConfig
-    clean: TeacherConfig
+    robust: TeacherConfig | None
+    clean: TeacherConfig | None
+
+
+@dataclasses.dataclass(frozen=True)
+class AwpConfig:
+    """Adversarial weight perturbation of the student, with any method (`methods.awp`).
+
+    Attributes:
+      gamma: size relative to the weights; 0 for none. 0.01 (adversarial training), 0.005 (TRADES).
+      start: first epoch with a perturbation.
+    """
+
+    gamma: float
+    start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +150,7 @@ class EvalConfig:
       max_selection_examples: the same for the evaluations while training.
       eps_sweep: multiples of eps at which accuracy is measured; () for none.
       transfer: attack the student through each teacher (PGD_trades and CW).
+      teachers: evaluate the teachers too.
       seed: of the attacks' random starts.
       grid: adversarial images shown in the report.
     """
@@ -145,6 +165,7 @@ class EvalConfig:
     max_selection_examples: int
     eps_sweep: tuple[float, ...]
     transfer: bool
+    teachers: bool
     seed: int
     grid: int
 
@@ -179,6 +200,7 @@ class Experiment:
       select_on: split that picks the best checkpoint: "validation", or "test" as the papers do.
       precision: compute type of the networks, "float32" or "bfloat16".
       ema_decay: decay per step of the student's moving average; 0 for none.
+      swa_start: first epoch of the student's stochastic weight average; 0 for none.
     """
 
     name: str
@@ -191,6 +213,8 @@ class Experiment:
     select_on: str
     precision: str
     ema_decay: float
+    swa_start: int
+    awp: AwpConfig
     data: DataConfig
     student: NetConfig
     student_optim: OptimConfig
@@ -248,8 +272,10 @@ def _build(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
         if field.name not in raw:
             if field.default is dataclasses.MISSING:
                 problems.append(f"{here} is missing")
-        elif dataclasses.is_dataclass(hint):
-            values[field.name] = _build(hint, raw[field.name], here, problems)
+        elif raw[field.name] is None and type(None) in typing.get_args(hint):
+            values[field.name] = None
+        elif dataclasses.is_dataclass(record := (*typing.get_args(hint), hint)[0]):
+            values[field.name] = _build(record, raw[field.name], here, problems)
         else:
             values[field.name] = _convert(raw[field.name], hint, here, problems)
     return None if problems else cls(**values)

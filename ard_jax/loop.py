@@ -68,6 +68,7 @@ class Phase:
       mesh: devices.
       log_every: steps between train records.
       tensorboard: also write TensorBoard files.
+      columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
       long_note: printed with the time estimate when the phase takes over ten minutes.
     """
 
@@ -91,6 +92,7 @@ class Phase:
     log_every: int = 10
     tensorboard: bool = True
     long_note: str = ""
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -140,7 +142,7 @@ def fit(phase: Phase) -> FitResult:
     )
     last, best = Checkpoints(phase.workdir / "last", keep=2), Checkpoints(phase.workdir / "best")
     try:
-        template = put_replicated(phase.mesh, steps.start_ema(phase.initial(), phase.step))
+        template = put_replicated(phase.mesh, steps.start_average(phase.initial(), phase.step))
         # Copies: the step donates its state, and teachers' variables are used after it too.
         template = jax.tree.map(jnp.copy, template)
         state, meta = newest(last, template, phase.config)
@@ -200,7 +202,8 @@ class _Loop:
             len(phase.train), phase.batch_size, phase.step.seed, step, phase.last_batch
         )
         local = pipeline.get_batch(phase.train, pipeline.host_slice(indices, *process()))
-        return put_batch(phase.mesh, {k: local[k] for k in ("image", "label")})
+        columns = {name: phase.columns[name][local["index"]] for name in phase.method.columns}
+        return put_batch(phase.mesh, {k: local[k] for k in ("image", "label")} | columns)
 
     def boundary(self, step: int, state: RunState) -> None:
         """After an epoch: evaluate, then save best, then last."""

@@ -1,4 +1,4 @@
-"""`python -m ard_jax.main --config=configs/ciard_digits.py`: train, or evaluate a checkpoint.
+"""`python -m ard_jax.main --config=configs/ciard_digits.py`: train, evaluate a checkpoint, or compare.
 
 Kept short: flags and dispatch only, everything else can be imported and tested.
 """
@@ -11,7 +11,15 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, e.g. configs/ciard_digits.py.", lock_config=True
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "compare"],
+    "train: one experiment, or continue it. evaluate: a checkpoint again. compare: methods times seeds "
+    "with shared teachers, ending in tables and a plot; --config is e.g. configs/compare_digits.py, a part "
+    "of it --config.seeds='(0,1)' --config.methods=\"('sat','rslad')\". Exit code of compare: 1 when "
+    "a run failed.",
+)
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "For --mode=evaluate: a run's folder, its best/ or last/, or one step."
 )
@@ -29,7 +37,7 @@ def main(argv: list[str]) -> int:
         return 2
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much that is not for users
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
-    from ard_jax import checkpoint, config, distributed, loop, train
+    from ard_jax import checkpoint, compare, config, distributed, loop, train
 
     try:
         distributed.start()
@@ -39,6 +47,12 @@ def main(argv: list[str]) -> int:
             experiment = config.build(_CONFIG.value)
             train.use_compilation_cache(experiment)
             train.run(experiment)
+        elif _MODE.value == "compare":
+            if _CONFIG.value is None:
+                raise ValueError("--config is missing; try --config=configs/compare_digits.py")
+            comparison = compare.build(_CONFIG.value)
+            train.use_compilation_cache(next(iter(comparison.experiments.values())))
+            return compare.run(comparison)
         else:
             raw = _CONFIG.value
             path = _CHECKPOINT.value

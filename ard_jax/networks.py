@@ -42,6 +42,20 @@ def create(description: dict[str, Any]) -> ModelBundle:
     )
 
 
+def describe_checkpoint(path: str) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """(description of the network, meta, step folder) of a checkpoint of ours; reads no arrays.
+
+    Raises:
+      CheckpointError: missing or damaged.
+    """
+    folder = checkpoint.find(path)
+    meta = checkpoint.read_meta(folder)
+    try:
+        return meta["config"]["net"], meta, folder
+    except (KeyError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{folder} is not a checkpoint of ard_jax") from error
+
+
 def load(path: str, item: str = "student") -> tuple[ModelBundle, Any, dict[str, Any], str]:
     """(network, variables, its checkpoint's meta, step folder) of a checkpoint of ours.
 
@@ -52,12 +66,7 @@ def load(path: str, item: str = "student") -> tuple[ModelBundle, Any, dict[str, 
     Raises:
       CheckpointError: missing or damaged.
     """
-    folder = checkpoint.find(path)
-    meta = checkpoint.read_meta(folder)
-    try:
-        description = meta["config"]["net"]
-    except (KeyError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"{folder} is not a checkpoint of ard_jax") from error
+    description, meta, folder = describe_checkpoint(path)
     bundle = create(description)
     shapes = jax.eval_shape(bundle.init, jax.random.key(0))
     return bundle, checkpoint.load_variables(folder, item, shapes), meta, str(folder)
@@ -77,7 +86,7 @@ def evaluator(name: str, bundle: ModelBundle, experiment: Experiment, mesh: Any)
 
 def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
     """The AttackSpec of an inner attack at the experiment's radius."""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = dict(attack.options)
     if attack.step_size:
         overrides["step_size"] = attack.step_size
     if attack.steps:

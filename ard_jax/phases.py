@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import methods, networks, optim, rng
-from ard_jax.config import Experiment, TeacherConfig, to_dict
+from ard_jax import labels, methods, networks, optim, rng
+from ard_jax.config import AwpConfig, Experiment, TeacherConfig, to_dict
 from ard_jax.data import ArrayDataset, Splits, pipeline
 from ard_jax.evaluate import Evaluator, Flags
 from ard_jax.loop import Phase, Scores, evaluation_epochs
@@ -20,7 +20,15 @@ from ard_jax.steps import StepConfig
 
 # Parts of a configuration that do not change the trained parameters or the choice among them.
 _IRRELEVANT = {
-    "eval": ("attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid"),
+    "eval": (
+        "attacks",
+        "batch_size",
+        "max_examples",
+        "eps_sweep",
+        "transfer",
+        "grid",
+        "teachers",
+    ),
     "data": ("dir",),
 }
 
@@ -103,7 +111,10 @@ def student_phase(
 ) -> Phase:
     """The main phase: the student under its method. `teachers`: role -> `teachers.Teacher`."""
     e, (bundle, net, evaluator) = experiment, student
-    method = make_method(e, bundle, {role: t.bundle for role, t in teachers.items()})
+    step = _step_config(e, splits)
+    method = make_method(
+        e, bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
+    )
     validation = select_split(e, splits)
     watched = {role: teachers[role].evaluator for role in method.trained_teachers}
 
@@ -120,7 +131,7 @@ def student_phase(
         epochs=e.epochs,
         batch_size=e.batch_size,
         last_batch=e.data.last_batch,
-        step=_step_config(e, splits, e.seed, e.batch_size, e.ema_decay),
+        step=step,
         evaluate=monitor(e, validation, evaluator, watched),
         score=score(e),
         split=e.select_on,
@@ -131,10 +142,21 @@ def student_phase(
         mesh=mesh,
         log_every=e.run.log_every,
         tensorboard=e.run.tensorboard,
+        columns=_columns(e, method, splits, teachers, mesh, workdir),
     )
 
 
-def make_method(experiment: Experiment, student: Any, teachers: dict[str, Any]) -> methods.Method:
+def _columns(e: Experiment, method: Any, splits: Splits, teachers: Any, mesh: Any, workdir: Path):
+    """Soft labels that the method wants made before the run."""
+    if not method.columns:
+        return {}
+    attack = networks.training_attack(e.attack, e)
+    return labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
+
+
+def make_method(
+    experiment: Experiment, student: Any, teachers: dict[str, Any], steps_per_epoch: int
+) -> methods.Method:
     """The experiment's method on these networks."""
     e = experiment
     parts = Parts(
@@ -144,6 +166,10 @@ def make_method(experiment: Experiment, student: Any, teachers: dict[str, Any]) 
         teachers=teachers,
         teacher_optims={"robust": optim.make(e.robust_teacher_optim, e.epochs)},
         epochs=e.epochs,
+        steps_per_epoch=steps_per_epoch,
+        attack_bn=e.attack.bn,
+        attack_bn_stats=e.attack.bn_stats,
+        awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
     )
     return methods.create(e.method.name, parts, **e.method.options)
 
@@ -160,6 +186,8 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         ema_decay=0.0,
+        swa_start=0,
+        awp=AwpConfig(gamma=0.0, start=1),
         student=teacher.net,
         student_optim=recipe.optim,
         robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
@@ -169,6 +197,6 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     )
 
 
-def _step_config(e: Experiment, splits: Splits, seed: int, batch: int, ema: float) -> StepConfig:
-    spe = pipeline.steps_per_epoch(len(splits.train), batch, e.data.last_batch)
-    return StepConfig(seed, spe, e.data.augment, e.data.pad, ema)
+def _step_config(e: Experiment, splits: Splits) -> StepConfig:
+    spe = pipeline.steps_per_epoch(len(splits.train), e.batch_size, e.data.last_batch)
+    return StepConfig(e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start)

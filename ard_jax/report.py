@@ -121,7 +121,7 @@ def _result_table(evaluation: dict) -> tuple[list[str], list[list[str]]]:
     return titles, rows
 
 
-def _align(titles: list[str], rows: list[list[str]], width: int) -> list[str]:
+def align(titles: list[str], rows: list[list[str]], width: int) -> list[str]:
     """Lays a table out: first column to the left, numbers to the right, folded at `width`."""
     heads = [[titles[0]]]
     for title in titles[1:]:
@@ -163,7 +163,7 @@ def teacher_lines(evaluation: dict) -> list[str]:
         )
         model = f" ({teacher['model']})" if teacher.get("model") else ""
         source = teacher.get("source") or "source unknown"
-        lines.append(f"{name}{model}: {source}; {accuracy or 'accuracy unknown'}")
+        lines.append(f"{name}{model}: {source}; {accuracy or 'not measured in this run'}")
     return lines
 
 
@@ -183,7 +183,7 @@ def summary_table(evaluation: dict, width: int = 120) -> str:
     name = str(evaluation.get("name") or "evaluation")
     lines = [f"{name}: accuracy in % ({about})" if about else f"{name}: accuracy in %", ""]
     titles, rows = _result_table(evaluation)
-    lines += _align(titles, rows, width)
+    lines += align(titles, rows, width)
     lines += ["", selection_note(evaluation)] if selection_note(evaluation) else []
     teachers = teacher_lines(evaluation)
     lines += ["", "Teachers", *("  " + line for line in teachers)] if teachers else []

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ard_jax import locks, loop, networks, phases
+from ard_jax import checkpoint, locks, loop, networks, phases
 from ard_jax.config import Experiment, TeacherConfig
 from ard_jax.data import Splits
 from ard_jax.evaluate import Evaluator
@@ -46,6 +46,28 @@ class Teacher:
     model: str
 
 
+def obtain_all(
+    roles: tuple[str, ...], experiment: Experiment, splits: Splits, mesh: Any
+) -> dict[str, Teacher]:
+    """Returns role -> teacher. Every checkpoint is looked at before the first teacher is trained.
+
+    Raises:
+      TeacherError: all checkpoints that are missing or do not fit the data, together; see `obtain`.
+    """
+    problems = []
+    for role in roles:
+        path = getattr(experiment.teachers, role).checkpoint
+        if path:
+            try:
+                net, _, folder = networks.describe_checkpoint(path)
+                problems += _misfits(role, f"checkpoint {folder}", net, splits)
+            except checkpoint.CheckpointError as error:
+                problems.append(f"the {role} teacher: {error}")
+    if problems:
+        raise TeacherError("; ".join(problems))
+    return {role: obtain(role, experiment, splits, mesh) for role in roles}
+
+
 def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teacher:
     """The teacher of a role, trained first if need be.
 
@@ -67,7 +89,8 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
         variables, source, identity = _train(
             role, experiment, splits, mesh, (bundle, description, evaluator)
         )
-    _check_fits(role, source, description, splits)
+    if problems := _misfits(role, source, description, splits):
+        raise TeacherError("; ".join(problems))
     variables = put_replicated(mesh, variables)
     teacher = Teacher(role, bundle, variables, evaluator, source, identity, description["model"])
     _check_floor(teacher, config.min_clean, experiment, splits)
@@ -106,18 +129,20 @@ def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network
     return result.best.student.variables, source, f"recipe {identity}"
 
 
-def _check_fits(role: str, source: str, net: dict[str, Any], splits: Splits) -> None:
-    data = splits.train
+def _misfits(role: str, source: str, net: dict[str, Any], splits: Splits) -> list[str]:
+    """Why this network cannot take the data; empty when it can."""
+    data, found = splits.train, []
     if net["num_classes"] != data.num_classes:
-        raise TeacherError(
+        found.append(
             f"the {role} teacher ({source}) has {net['num_classes']} classes, but {data.name} has "
             f"{data.num_classes}; give a teacher of the same classes"
         )
     if tuple(net["image_shape"]) != tuple(data.image_shape):
-        raise TeacherError(
+        found.append(
             f"the {role} teacher ({source}) takes images of shape {tuple(net['image_shape'])}, but "
             f"{data.name} has {tuple(data.image_shape)}"
         )
+    return found
 
 
 def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits: Splits) -> None:

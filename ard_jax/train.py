@@ -1,6 +1,7 @@
 """One experiment from its configuration to its report: data, teachers, student, evaluation."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ard_jax.data import Splits
 from ard_jax.data.cache import cache_dir
 from ard_jax.final import Subject
 from ard_jax.methods import TEACHERS
-from ard_jax.writers import write_text_atomic
+from ard_jax.writers import METRICS_FILE, read_metrics, write_text_atomic
 
 
 def workdir_of(experiment: Experiment) -> Path:
@@ -35,8 +36,8 @@ def run(experiment: Experiment) -> Path:
     """Trains (or continues, or finds finished), evaluates and reports. Returns the report's path."""
     workdir = workdir_of(experiment)
     with locks.hold(workdir):
-        if (finished := _finished(workdir, experiment)) is not None:
-            print(report.summary_table(finished))
+        if (evaluation := finished(experiment)) is not None:
+            print(report.summary_table(evaluation))
             print(f"This run is finished: nothing was done. Report: {workdir / 'report.html'}")
             return workdir / "report.html"
         mesh = sharding.make_mesh(experiment.run.devices)
@@ -49,16 +50,16 @@ def run(experiment: Experiment) -> Path:
         student = _student(experiment, splits, mesh)
         write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
         roles = TEACHERS[experiment.method.name]
-        found = {role: teachers.obtain(role, experiment, splits, mesh) for role in roles}
+        found = teachers.obtain_all(roles, experiment, splits, mesh)
         phase = phases.student_phase(experiment, workdir, splits, mesh, student, found)
         result = loop.fit(phase)
         return _evaluate(experiment, workdir, splits, student, found, phase, result)
 
 
-def _finished(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """The evaluation of a finished run of this very configuration."""
+def finished(experiment: Experiment) -> dict[str, Any] | None:
+    """The evaluation of a finished run of this very configuration, in its folder; None without one."""
     try:
-        evaluation = json.loads((workdir / "evaluation.json").read_text())
+        evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
     except (OSError, ValueError):
         return None
     saved, now = dict(evaluation["config"]), json.loads(json.dumps(to_dict(experiment)))
@@ -77,7 +78,8 @@ def _student(experiment: Experiment, splits: Splits, mesh: Any):
 def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
     limit = experiment.eval.max_examples
     test = phases.first(splits.test, limit)
-    subjects, sources = _subjects(student, found, phase, result)
+    shown = found if experiment.eval.teachers else {}
+    subjects, sources = _subjects(student, shown, phase, result)
     evaluation, flags = final.evaluate_all(
         experiment, test, subjects, sources, experiment.eval.attacks
     )
@@ -85,23 +87,39 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
         "split": phase.split, "epoch": result.best_step // phase.steps_per_epoch
     } | result.best_scores["student"]  # fmt: skip
     for role, teacher in found.items():
-        record = evaluation["nets"][sources[role].title]
+        names = ("source", "identity", "model")
+        evaluation["teachers"][role] = {name: getattr(teacher, name) for name in names}
+    for role, source in sources.items():
+        record = evaluation["nets"][source.title]
         accuracy = {n: a["accuracy"] for n, a in record["attacks"].items()}
-        evaluation["teachers"][role] = {
-            "source": teacher.source,
-            "model": teacher.model,
-            "accuracy": {"clean": record["clean"]} | accuracy,
-        }
-    images = phase.total * experiment.batch_size
-    evaluation["timing"] = {
-        "train_seconds": result.seconds,
-        "images_per_second": images / max(result.seconds, 1e-9),
-    }
-    grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
+        evaluation["teachers"][role]["accuracy"] = {"clean": record["clean"]} | accuracy
+    evaluation["timing"] = _timing(phase, result)
+    grid = None
+    if experiment.eval.grid:
+        grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
     path = final.save(workdir, evaluation, flags, grid)
     print(report.summary_table(evaluation))
     print(f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}", flush=True)
     return path
+
+
+def _timing(phase: loop.Phase, result: loop.FitResult) -> dict[str, float]:
+    """Wall time of training, and that of an epoch without compilation and evaluation.
+
+    The latter is the images of an epoch over the median of the speeds that were logged after the first
+    epoch, which compiles; it is left out when there is no second epoch.
+    """
+    images = phase.total * phase.batch_size
+    timing = {
+        "train_seconds": result.seconds,
+        "images_per_second": images / max(result.seconds, 1e-9),
+    }
+    records = read_metrics(phase.workdir / METRICS_FILE)
+    speeds = [r["images_per_second"] for r in records if r["kind"] == "train" and r["epoch"] > 1]
+    if speeds:
+        size = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
+        timing["seconds_per_epoch"] = size / statistics.median(speeds)
+    return timing
 
 
 def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, Subject]]:
@@ -120,7 +138,7 @@ def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, S
     }
     subjects += sources.values()
     step = int(result.last.step)
-    for role in phase.method.trained_teachers:
+    for role in (r for r in phase.method.trained_teachers if r in found):
         variables = result.last.teachers[role].variables
         title = f"{role} teacher after {phase.method.name.upper()}"
         original = sources[role]

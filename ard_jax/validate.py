@@ -2,8 +2,15 @@
 
 from typing import Any
 
-from ard_jax import attacks, data, methods, models
-from ard_jax.config import AttackConfig, DataConfig, EvalConfig, Experiment, NetConfig
+from ard_jax import attacks, data, methods, models, networks
+from ard_jax.config import (
+    AttackConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    NetConfig,
+    TeacherConfig,
+)
 from ard_jax.data.augment import KINDS
 
 RECIPES = ("natural", "sat", "trades")
@@ -24,13 +31,18 @@ def find_problems(experiment: Experiment) -> list[str]:
     _choice(found, "config.precision", e.precision, ("float32", "bfloat16"))
     if not 0 <= e.ema_decay < 1:
         found.append(f"config.ema_decay={e.ema_decay}: must be in [0, 1)")
+    if e.swa_start < 0:
+        found.append(f"config.swa_start={e.swa_start}: an epoch, or 0 for no weight average")
+    if e.ema_decay and e.swa_start:
+        found.append("config.ema_decay and config.swa_start are both set: choose one average")
+    if e.awp.gamma < 0:
+        found.append(f"config.awp.gamma={e.awp.gamma}: must not be negative; 0 for none")
     if e.select_on == "validation" and not e.data.holdout > 0:
         found.append("config.data.holdout=0 leaves no validation images to select on; hold some out, "
                      "or set config.select_on=test as the papers do")  # fmt: skip
     _validate_data(found, e.data)
     _validate_net(found, "config.student", e.student)
     found += e.student_optim.problems("config.student_optim")
-    _validate_attack(found, "config.attack", e.attack)
     _validate_method(found, e)
     _validate_eval(found, e.eval)
     return found
@@ -50,28 +62,50 @@ def _validate_data(found: list[str], d: DataConfig) -> None:
 
 def _validate_method(found: list[str], e: Experiment) -> None:
     try:
-        found += [
-            f"config.{p}" for p in methods.make_config(e.method.name, e.method.options).problems()
-        ]
+        options = methods.make_config(e.method.name, e.method.options)
+        found += [f"config.{p}" for p in options.problems()]
     except (ValueError, TypeError) as error:
         found.append(f"config.method: {error}")
         return
     roles = methods.TEACHERS[e.method.name]
-    if "robust" in roles:
+    _validate_attack(found, "config.attack", e.attack, e)
+    found += [f"config.attack: {p}" for p in _attack_problems(e)]
+    if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
         found += e.robust_teacher_optim.problems("config.robust_teacher_optim")
-    for role in roles:
+    for role in ("robust", "clean"):
         teacher, where = getattr(e.teachers, role), f"config.teachers.{role}"
-        if not 0 <= teacher.min_clean <= 1:
-            found.append(f"{where}.min_clean={teacher.min_clean}: a share in [0, 1], not percent")
-        if teacher.checkpoint:
-            continue
-        _validate_net(found, f"{where}.net", teacher.net)
-        _choice(found, f"{where}.recipe.method", teacher.recipe.method, RECIPES)
-        found += teacher.recipe.optim.problems(f"{where}.recipe.optim")
-        _validate_attack(found, f"{where}.recipe.attack", teacher.recipe.attack)
-        for name in ("epochs", "batch_size", "eval_every"):
-            if getattr(teacher.recipe, name) < 1:
-                found.append(f"{where}.recipe.{name}: must be at least 1")
+        if teacher is None and role in roles:
+            found.append(f"{where} is None, but method {e.method.name!r} needs a {role} teacher")
+        elif teacher is not None and role not in roles:
+            takes = f"only {' and '.join(roles)}" if roles else "no teacher"
+            found.append(
+                f"{where} is given, but method {e.method.name!r} takes {takes}; set it to None"
+            )
+        elif teacher is not None:
+            _validate_teacher(found, where, teacher, e)
+
+
+def _attack_problems(e: Experiment) -> list[str]:
+    """Why the method cannot train with the configured attack."""
+    try:
+        spec = networks.training_attack(e.attack, e)
+    except ValueError:
+        return []  # told by _validate_attack
+    return methods.attack_problems(e.method.name, spec, e.attack.bn_stats)
+
+
+def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: Experiment) -> None:
+    if not 0 <= teacher.min_clean <= 1:
+        found.append(f"{where}.min_clean={teacher.min_clean}: a share in [0, 1], not percent")
+    if teacher.checkpoint:
+        return
+    _validate_net(found, f"{where}.net", teacher.net)
+    _choice(found, f"{where}.recipe.method", teacher.recipe.method, RECIPES)
+    found += teacher.recipe.optim.problems(f"{where}.recipe.optim")
+    _validate_attack(found, f"{where}.recipe.attack", teacher.recipe.attack, e)
+    for name in ("epochs", "batch_size", "eval_every"):
+        if getattr(teacher.recipe, name) < 1:
+            found.append(f"{where}.recipe.{name}: must be at least 1")
 
 
 def _validate_net(found: list[str], where: str, net: NetConfig) -> None:
@@ -82,18 +116,35 @@ def _validate_net(found: list[str], where: str, net: NetConfig) -> None:
     _choice(found, f"{where}.init", net.init, ("", "torch", "flax"))
 
 
-def _validate_attack(found: list[str], where: str, attack: AttackConfig) -> None:
-    _choice(found, f"{where}.name", attack.name, attacks.names())
+def _validate_attack(found: list[str], where: str, attack: AttackConfig, e: Experiment) -> None:
     _choice(found, f"{where}.init", attack.init, ("", "none", "uniform", "gauss"))
-    if attack.step_size < 0:
-        found.append(f"{where}.step_size={attack.step_size}: must not be negative")
-    if attack.steps < 0:
-        found.append(f"{where}.steps={attack.steps}: must not be negative")
+    _choice(found, f"{where}.bn", attack.bn, ("eval", "train"))
+    _choice(found, f"{where}.bn_stats", attack.bn_stats, ("discard", "keep"))
+    for name in ("step_size", "steps"):
+        if getattr(attack, name) < 0:
+            found.append(f"{where}.{name}={getattr(attack, name)}: must not be negative")
+            return
+    if attack.name not in attacks.names():
+        _choice(found, f"{where}.name", attack.name, attacks.names())
+    elif 0 < e.eps <= 1:  # otherwise told already
+        try:
+            networks.training_attack(attack, e)
+        except ValueError as error:
+            found.append(f"{where}: {error}")
 
 
 def _validate_eval(found: list[str], evaluation: EvalConfig) -> None:
     for name in (*evaluation.attacks, evaluation.select_attack, *evaluation.step_sizes):
         _choice(found, "config.eval attack", name, attacks.names())
+    if evaluation.attacks and all(name.startswith("dpgd") for name in evaluation.attacks):
+        found.append(
+            f"config.eval.attacks={evaluation.attacks}: DPGD alone can stall where it should succeed (its "
+            "gradient vanishes on confident images); add another attack, such as pgd_sat"
+        )
+    if evaluation.transfer and not evaluation.teachers:
+        found.append(
+            "config.eval.transfer needs the teachers' own evaluation: set config.eval.teachers too"
+        )
     if not evaluation.attacks:
         found.append("config.eval.attacks is empty: name at least one attack")
     for name in ("batch_size", "every"):

@@ -41,15 +41,7 @@ def _cpu(config) -> None:
     # kl_scale 10 makes the KL a mean over the batch alone: with few updates the mean over classes too is
     # too small a step.
     config.method.update(itt_start=3, decay_epochs=(5,), temp_rate=5e-3, kl_scale=10.0)
-    # PGD-5 with longer steps: half the cost of PGD-10.
-    teacher = common.net("small_resnet", widths=(24, 48, 96), stem_stride=2)
-    recipe = common.sat_recipe(4, steps=5, weight_decay=5e-4)
-    recipe.attack.step_size = 0.4 * 8 / 255
-    recipe.eval_every = 2
-    config.teachers.robust = common.teacher(teacher, recipe, min_clean=0.3)
-    recipe = common.natural_recipe(8, weight_decay=5e-4)
-    recipe.eval_every = 4
-    config.teachers.clean = common.teacher(teacher, recipe, min_clean=0.6)
+    common.cpu_teachers(config)
     config.eval.update(every=1, dense_from=0, max_examples=1000, max_selection_examples=1000)
     config.eval.eps_sweep = (0.0, 0.5, 1.0, 2.0)
     config.run.save_every = 1

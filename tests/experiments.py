@@ -14,6 +14,8 @@ def tiny(tmp_path, variant="", **overrides):
     config.teachers.cache = str(tmp_path / "teachers")
     for role in ("robust", "clean"):
         teacher = config.teachers[role]
+        if teacher is None:
+            continue
         teacher.min_clean = 0.0
         teacher.net.kwargs.update(widths=(4,), blocks=1)
         teacher.recipe.update(epochs=1, batch_size=256)

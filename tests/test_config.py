@@ -1,5 +1,6 @@
 """Configurations: every file loads, every mistake is reported, all of them at once."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -8,20 +9,36 @@ from pathlib import Path
 import pytest
 from experiments import tiny
 
-from ard_jax import config
+from ard_jax import compare, config, methods
 
 REPOSITORY = Path(__file__).parents[1]
+_PROTOCOL = (
+    "absld", "adaad", "adaiad", "ard", "b_mtard", "fair_rslad", "iad1", "iad2", "kd", "mart", "mtard",
+    "natural", "rslad", "sat", "score", "trades",
+)  # fmt: skip
+_RELEASED = ("absld", "adaiad", "iad1")
 FILES = {
     "ciard_digits": ("", "natural", "sat"),
     "ciard_cifar10": ("", "mobilenet_v2", "cpu"),
     "ciard_cifar100": ("", "mobilenet_v2"),
     "ciard_tiny_imagenet": ("", "mobilenet_v2"),
+    "ciard_dard_digits": ("",),
+    "ciard_dard_cifar10": ("", "cpu"),
+    "dard_digits": ("", "fixed", "paper_compat", "strong", "fused"),
+    "dard_cifar10": ("", "fixed", "paper_compat", "strong", "wrn34_10", "cpu"),
+    "dard_cifar100": ("", "fixed", "fused", "paper_compat", "strong", "wrn34_10"),
 }
+for _name in _PROTOCOL:
+    _both = ("", "paper", "released") if _name in _RELEASED else ("",)
+    _decay = ("paper", "released") if _name in ("ard", "iad2") else ()
+    FILES[f"{_name}_digits"] = _both
+    FILES[f"{_name}_cifar10"] = (*_both, *_decay, "cpu")
+COMPARISONS = {"compare_digits": ("", "all", "search"), "compare_cifar10": ("", "cpu")}
 
 
 def test_every_config_file_is_tested():
-    files = {p.stem for p in (REPOSITORY / "configs").glob("*.py")} - {"__init__", "common"}
-    assert files == set(FILES)
+    files = {p.stem for p in (REPOSITORY / "configs").glob("*.py")}
+    assert files - {"__init__", "common", "protocol"} == set(FILES) | set(COMPARISONS)
 
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in FILES.items() for v in vs])
@@ -29,9 +46,26 @@ def test_config_files_are_valid_and_survive_json(name, variant):
     module = importlib.import_module(f"configs.{name}")
     experiment = config.build(module.get_config(variant))
     assert config.build(config.to_dict(experiment)) == experiment
+    # A config lists every option of its method, so that each can be overridden on the command line.
+    defaults = methods.make_config(experiment.method.name, {})
+    options = {f.name for f in dataclasses.fields(defaults)}
+    assert options == set(experiment.method.options)
+    if name.endswith("_cifar10") and not variant and not name.startswith("ciard"):
+        assert methods.make_config(experiment.method.name, experiment.method.options) == defaults
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in COMPARISONS.items() for v in vs])
+def test_comparisons_are_valid(name, variant):
+    comparison = compare.build(importlib.import_module(f"configs.{name}").get_config(variant))
+    assert len(comparison.experiments) == len(comparison.methods) * len(comparison.seeds)
+
+
+def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
+    comparison = compare.build(importlib.import_module("configs.compare_digits").get_config())
+    assert len(comparison.methods) >= 8 and comparison.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", [*FILES, *COMPARISONS])
 def test_unknown_variant(name):
     with pytest.raises(ValueError, match="no variant 'nonsense'"):
         importlib.import_module(f"configs.{name}").get_config("nonsense")

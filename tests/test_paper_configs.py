@@ -45,7 +45,7 @@ def test_a_step_of_the_experiment(name, variant):
             experiment.teachers.clean.net,
         )
     ]
-    method = phases.make_method(experiment, nets[0], {"robust": nets[1], "clean": nets[2]})
+    method = phases.make_method(experiment, nets[0], {"robust": nets[1], "clean": nets[2]}, 390)
     variables = [jax.eval_shape(n.init, jax.random.key(0)) for n in nets]
     counts = [sum(x.size for x in jax.tree.leaves(v["params"])) for v in variables]
     for count, expected in zip(counts, COUNTS[name, variant], strict=True):

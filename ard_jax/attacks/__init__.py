@@ -5,8 +5,9 @@ any other objective.
 """
 
 from ard_jax.attacks.cw import cw_linf
+from ard_jax.attacks.dpgd import dpgd
 from ard_jax.attacks.loop import pgd_loop
-from ard_jax.attacks.objectives import least_likely_class
+from ard_jax.attacks.objectives import lambda_values, least_likely_class
 from ard_jax.attacks.pgd import bim, ciard_pgd, fgsm, pgd, targeted_pgd, trades_pgd
 from ard_jax.attacks.registry import ATTACKS, AttackSpec, evaluation_names, make, names
 
@@ -16,8 +17,10 @@ __all__ = [
     "bim",
     "ciard_pgd",
     "cw_linf",
+    "dpgd",
     "evaluation_names",
     "fgsm",
+    "lambda_values",
     "least_likely_class",
     "make",
     "names",

@@ -1,13 +1,18 @@
 """The projected-gradient loop that every gradient attack here runs."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ard_jax.attacks import base
 
+ALPHA_SCHEDULES = ("const", "linear", "cosine", "apgd")
 _MOST_UNROLLED = 20
+_APGD_RHO = 0.75  # share of steps since the last checkpoint that must have gained
 
 
 def resolve_unroll(steps: int, unroll: int | bool | None) -> int | bool:
@@ -23,6 +28,18 @@ def resolve_unroll(steps: int, unroll: int | bool | None) -> int | bool:
     return True if jax.default_backend() == "cpu" and steps <= _MOST_UNROLLED else 1
 
 
+def apgd_checkpoints(steps: int) -> list[int]:
+    """Steps at which Auto-PGD reviews its step size (Croce and Hein 2020): ceil(p_j steps).
+
+    p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06). Step 0 is not listed.
+    """
+    found, before, now = [], 0.0, 0.22
+    while now < 1.0:
+        found.append(math.ceil(round(now * steps, 6)))  # 0.57 * 100 is a little over 57
+        before, now = now, now + max(now - before - 0.03, 0.06)
+    return sorted({c for c in found if 0 < c < steps})
+
+
 def _cut(z, x, eps, norm, order, clip):
     """`z` cut back to the ball around `x` and to the range, in the given order."""
     if order == "range_then_ball":
@@ -34,16 +51,123 @@ def _cut(z, x, eps, norm, order, clip):
 def _sum_of(objective, batch):
     """The objective's sum over the batch, with its shape checked."""
 
-    def total(z):
-        values = objective(z)
+    def total(z, state, i):
+        values, aux = objective(z, state, i)
         if values.shape != (batch,):
             raise ValueError(
                 f"the objective returned shape {values.shape} for {batch} images; it must return "
                 "one value per example"
             )
-        return jnp.sum(values)
+        return jnp.sum(values), aux
 
     return total
+
+
+def _fixed_factors(schedule, steps):
+    """Step-size factors c_i of the schedules that do not look at the objective."""
+    i = np.arange(steps)
+    if schedule == "linear":
+        return jnp.asarray(1.0 - i / steps, jnp.float32)
+    return jnp.asarray((1.0 + np.cos(np.pi * i / steps)) / 2.0, jnp.float32)
+
+
+def _halved(memory, score, i, steps):
+    """Auto-PGD's halving per image. memory = (factor, last score, gains since the checkpoint)."""
+    factor, last, gains = memory
+    gains = gains + (score > last)
+    checkpoints, length = apgd_checkpoints(steps), np.zeros(steps, np.float32)
+    for before, now in zip([0, *checkpoints], checkpoints, strict=False):
+        length[now] = now - before
+    length = jnp.asarray(length)[i]  # 0 where step i is no checkpoint
+    factor = jnp.where(gains < _APGD_RHO * length, factor / 2.0, factor)
+    return factor, score, jnp.where(length > 0, 0.0, gains)
+
+
+def _channel_mask(gradient, rho):
+    """1 for the channels whose mean |gradient| is at least rho times that of the largest one."""
+    size = jnp.mean(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim - 1)), keepdims=True)
+    kept = size >= rho * jnp.max(size, axis=-1, keepdims=True)
+    return kept.astype(gradient.dtype)
+
+
+def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
+    objective: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]],
+    x: jax.Array,
+    x_start: jax.Array,
+    state: Any = None,
+    *,
+    eps: float | jax.Array,
+    step_size: float | jax.Array,
+    steps: int,
+    norm: str = "linf",
+    clip_min: float = 0.0,
+    clip_max: float = 1.0,
+    order: str = "ball_then_range",
+    alpha_schedule: str = "const",
+    channel_mask_rho: float = 0.0,
+    unroll: int | bool | None = None,
+) -> tuple[jax.Array, Any]:
+    """`pgd_loop` with a state that every evaluation of the objective updates, once a step.
+
+    Args:
+      objective: (x' [B,...], state, i) -> (values [B], (score [B], state)); the sum of the values
+        is ascended. i is the step's number from 0 (int32, traced). Scores are values that may be
+        compared between steps; only alpha_schedule "apgd" reads them.
+      state: any pytree of arrays, or None.
+      alpha_schedule: step i has the length step_size * c_i. "const": c_i = 1. "linear":
+        c_i = 1 - i/steps. "cosine": (1 + cos(pi i/steps))/2. "apgd": c_i is kept per image and
+        halves at Auto-PGD's checkpoints where fewer than 75 % of the steps since the last one
+        raised the score (only the halving of Auto-PGD; no momentum, no return to the best iterate).
+      channel_mask_rho: a channel whose mean |gradient| is under rho times that of the image's
+        largest channel does not move; 0 moves all.
+      The other arguments: as `pgd_loop`.
+
+    Returns:
+      (x' [B,...], the state after the last step); no gradient flows through either.
+
+    Raises:
+      ValueError: bad static values, or an objective that does not return [B].
+    """
+    base.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
+    base.check_choice("order", order, base.ORDERS)
+    base.check_choice("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES)
+    base.check_number("channel_mask_rho", channel_mask_rho, 0.0, 1.0)
+    if x_start.shape != x.shape:
+        raise ValueError(f"start of shape {x_start.shape} for images of shape {x.shape}")
+    eps, step_size = jnp.asarray(eps, x.dtype), jnp.asarray(step_size, x.dtype)
+    total, clip, batch = _sum_of(objective, x.shape[0]), (clip_min, clip_max), x.shape[0]
+    per_image = (batch,) + (1,) * (x.ndim - 1)
+
+    def one_step(carry, i):
+        z, state, memory = carry
+        gradient, (score, state) = jax.grad(total, has_aux=True)(z, state, i)
+        # The attack is a constant for whoever differentiates through its caller.
+        gradient, score, state = jax.lax.stop_gradient((gradient, score, state))
+        if channel_mask_rho:
+            gradient = gradient * _channel_mask(gradient, channel_mask_rho)
+        length = step_size
+        if alpha_schedule == "apgd":
+            memory = _halved(memory, score, i, steps)
+            length = step_size * memory[0].reshape(per_image)
+        elif alpha_schedule != "const":
+            length = step_size * _fixed_factors(alpha_schedule, steps)[i]
+        z = z + length * base.ascent_direction(gradient, norm)
+        return (_cut(z, x, eps, norm, order, clip), state, memory), None
+
+    z = jax.lax.stop_gradient(x_start.astype(x.dtype))
+    if steps == 0:
+        z = _cut(z, x, eps, norm, order, clip)
+    else:
+        memory = None
+        if alpha_schedule == "apgd":
+            # Nothing comes before iterate 0, so it is no gain.
+            memory = (jnp.ones(batch), jnp.full(batch, jnp.inf), jnp.zeros(batch))
+        (z, state, _), _ = jax.lax.scan(
+            one_step, (z, state, memory), jnp.arange(steps), unroll=resolve_unroll(steps, unroll)
+        )
+    if order == "range_at_end":
+        z = jnp.clip(z, *clip)
+    return jax.lax.stop_gradient((z, state))
 
 
 def pgd_loop(
@@ -85,24 +209,12 @@ def pgd_loop(
     Raises:
       ValueError: bad static values, or an objective that does not return [B].
     """
-    base.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
-    base.check_choice("order", order, base.ORDERS)
-    if x_start.shape != x.shape:
-        raise ValueError(f"start of shape {x_start.shape} for images of shape {x.shape}")
-    eps, step_size = jnp.asarray(eps, x.dtype), jnp.asarray(step_size, x.dtype)
-    total, clip = _sum_of(objective, x.shape[0]), (clip_min, clip_max)
 
-    def one_step(z, _):
-        # The attack is a constant for whoever differentiates through its caller.
-        gradient = jax.lax.stop_gradient(jax.grad(total)(z))
-        z = z + step_size * base.ascent_direction(gradient, norm)
-        return _cut(z, x, eps, norm, order, clip), None
+    def stateless(z, state, i):
+        values = objective(z)
+        return values, (values, state)
 
-    z = jax.lax.stop_gradient(x_start.astype(x.dtype))
-    if steps == 0:
-        z = _cut(z, x, eps, norm, order, clip)
-    else:
-        z, _ = jax.lax.scan(one_step, z, None, steps, unroll=resolve_unroll(steps, unroll))
-    if order == "range_at_end":
-        z = jnp.clip(z, *clip)
-    return jax.lax.stop_gradient(z)
+    return ascend(
+        stateless, x, x_start, eps=eps, step_size=step_size, steps=steps, norm=norm,
+        clip_min=clip_min, clip_max=clip_max, order=order, unroll=unroll,
+    )[0]  # fmt: skip

@@ -2,7 +2,7 @@
 
 All are called as attack(predict, images, labels, key, ...) -> x_adv, are pure, and jit with eps and
 step_size as traced values; wrap the call in jax.jit when it is made more than once. `predict`
-closes over batch statistics in eval mode, so an attack never changes them.
+closes over batch statistics in eval mode, so an attack never changes them, unless `state` is used.
 
 Options that all of them take:
   eps: radius in pixel units, [0,1] for usual images ("l2": length of the whole perturbation).
@@ -14,26 +14,35 @@ Options that all of them take:
     worst is kept: misclassified first, then the largest loss. The first restart is the run that
     restarts=1 would make, so more restarts are never weaker.
   norm: "linf" or "l2".
-  loss: what is maximised, "cross_entropy", "cw", "least_likely" or "kl" (`objectives`).
+  loss: what is maximised (`objectives.make_objective`): "cross_entropy", "cw", "least_likely", "kl",
+    "teacher_kl", "teacher_moving_kl", "squared" or "dice".
   confidence: of loss "cw", in logit units.
   targets: [B] int for loss "least_likely"; None takes the least likely class.
   sigma: of start "gauss", in pixel units.
   clip_start: cut a random start to the pixel range.
   clip_min, clip_max: the pixel range.
   order: of cutting to ball and range (`base.ORDERS`).
+  alpha_schedule, channel_mask_rho: step sizes that change over the steps, and channels that do not
+    move (`loop.ascend`); both are off by default, no paper's training here uses them.
+  teacher_logits: [B,K], of loss "teacher_kl" and of loss "dice" with dice="soft".
+  teacher: images -> logits, of loss "teacher_moving_kl".
+  state: None, or a pytree of arrays that every evaluation of the network in the loop updates (one a
+    step): predict is then (images, state) -> (logits, state) and the attack returns (x', state). For
+    train-mode BatchNorm inside the attack, or to count something over the iterates. One restart only.
+  **dice_options: of loss "dice" (`dpgd`).
   unroll: of the loop (`loop.resolve_unroll`).
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ard_jax.attacks import base, loop
-from ard_jax.attacks.objectives import make_objective
+from ard_jax.attacks import base, loop, objectives
 
-Predict = Callable[[jax.Array], jax.Array]
+Predict = Callable[..., Any]  # images -> logits, or (images, state) -> (logits, state)
 
 
 def _starts(start, key, images, eps, restarts, norm, sigma, clip):
@@ -60,12 +69,26 @@ def _starts(start, key, images, eps, restarts, norm, sigma, clip):
 def _keep_worst(predict, objective, candidates, labels):
     """Of [R,B,...] candidates the worst per example: misclassified first, then the largest loss."""
     logits = jax.vmap(predict)(candidates)
-    loss = jax.vmap(objective)(candidates)
+    loss = jax.vmap(lambda x: objective(x, None, 0)[1][0])(candidates)  # the scores
     wrong = jnp.argmax(logits, axis=-1) != labels
     eligible = (wrong | ~jnp.any(wrong, axis=0)) & ~jnp.isnan(loss)
     best = jnp.argmax(jnp.where(eligible, loss, -jnp.inf), axis=0)
     index = best.reshape((1, -1) + (1,) * (candidates.ndim - 2))
     return jnp.take_along_axis(candidates, index, axis=0)[0]
+
+
+def _check_combination(loss, labels, restarts, state, dice_options):
+    """Refuses options that do not go together."""
+    unknown = sorted(set(dice_options) - set(objectives.DICE_OPTIONS))
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}")
+    if dice_options and loss != "dice":
+        raise ValueError(f"{', '.join(sorted(dice_options))}: options of loss 'dice', not {loss!r}")
+    objectives.check_dice_options(objectives.DICE_OPTIONS | dice_options)
+    if restarts > 1 and state is not None:
+        raise ValueError(f"restarts={restarts}: an attack with a state runs once; use restarts=1")
+    if restarts > 1 and labels is None:
+        raise ValueError(f"labels are None; restarts={restarts} needs them to keep the worst")
 
 
 def pgd(  # noqa: D417 (the options are described at the top of this file)
@@ -88,19 +111,26 @@ def pgd(  # noqa: D417 (the options are described at the top of this file)
     clip_min: float = 0.0,
     clip_max: float = 1.0,
     order: str = "range_then_ball",
+    alpha_schedule: str = "const",
+    channel_mask_rho: float = 0.0,
+    teacher_logits: jax.Array | None = None,
+    teacher: Callable[[jax.Array], jax.Array] | None = None,
+    state: Any = None,
     unroll: int | bool | None = None,
-) -> jax.Array:
+    **dice_options: Any,
+) -> jax.Array | tuple[jax.Array, Any]:
     """PGD (Madry et al. 2018). The defaults are CIARD's and MTARD's evaluation attack PGD_sat.
 
     Args:
-      predict: images -> logits [B,K], pure, eval mode.
+      predict: images -> logits [B,K], pure, eval mode; see `state` for the other form.
       images: [B,H,W,C] float32 in [clip_min, clip_max].
-      labels: [B] int; may be None for loss "kl" with one restart.
+      labels: [B] int; may be None for the losses `objectives.WITHOUT_LABELS` with one restart.
       key: typed PRNG key; needed for a random start only.
       The options: see the top of this file.
 
     Returns:
-      [B,H,W,C] float32 with |x' - x| <= eps (up to rounding) and values in the range.
+      [B,H,W,C] float32 with |x' - x| <= eps (up to rounding) and values in the range; with a state
+      (that, the state after the last step).
 
     Raises:
       ValueError: a bad value, shape or dtype; the message names it.
@@ -110,18 +140,22 @@ def pgd(  # noqa: D417 (the options are described at the top of this file)
     base.check_number("eps", eps)
     step_size = eps / 4 if step_size is None else step_size
     base.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
-    objective = make_objective(loss, predict, images, labels, confidence, targets)
+    _check_combination(loss, labels, restarts, state, dice_options)
+    objective = objectives.make_objective(
+        loss, predict, images, labels, state=state, steps=steps, confidence=confidence,
+        targets=targets, teacher_logits=teacher_logits, teacher=teacher, dice_options=dice_options,
+    )  # fmt: skip
     clip = (clip_min, clip_max) if clip_start else None
     starts = _starts(start, key, images, eps, restarts, norm, sigma, clip)
     run = functools.partial(
-        loop.pgd_loop, objective, images, eps=eps, step_size=step_size, steps=steps, norm=norm,
-        clip_min=clip_min, clip_max=clip_max, order=order, unroll=unroll,
+        loop.ascend, objective, images, eps=eps, step_size=step_size, steps=steps, norm=norm,
+        clip_min=clip_min, clip_max=clip_max, order=order, alpha_schedule=alpha_schedule,
+        channel_mask_rho=channel_mask_rho, unroll=unroll,
     )  # fmt: skip
-    if restarts == 1:
-        return run(starts[0])
-    if labels is None:
-        raise ValueError(f"labels are None; restarts={restarts} needs them to keep the worst")
-    return _keep_worst(predict, objective, jax.vmap(run)(starts), labels)
+    if restarts > 1:
+        return _keep_worst(predict, objective, jax.vmap(lambda s: run(s)[0])(starts), labels)
+    x_adv, state = run(starts[0], state)
+    return x_adv if state is None else (x_adv, state)
 
 
 def fgsm(

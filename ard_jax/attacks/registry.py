@@ -1,11 +1,12 @@
 """Attacks by name, with the parameters that papers report them under."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from ard_jax.attacks import base, objectives
+from ard_jax.attacks import base, loop, objectives
 from ard_jax.attacks.pgd import Predict, pgd
 
 # Fields that may differ between two runs of one compiled program.
@@ -22,7 +23,7 @@ class AttackSpec:
       eps: radius in pixel units ([0,1] images: 8/255 is 8 grey levels).
       step_size: in pixel units.
       steps: number of steps.
-      loss: "cross_entropy", "cw", "least_likely" or "kl" (`objectives.make_objective`).
+      loss: what is maximised, one of `objectives.LOSSES` (`objectives.make_objective`).
       start: "none", "uniform" or "gauss".
       restarts: independent starts, of which the worst is kept per example.
       norm: "linf" or "l2".
@@ -32,6 +33,10 @@ class AttackSpec:
       clip_start: cut a random start to the pixel range.
       clip_min: lowest pixel value.
       clip_max: highest pixel value.
+      alpha_schedule: how the step size changes over the steps (`loop.ascend`).
+      channel_mask_rho: channels with less gradient than this part of the largest do not move.
+      lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of loss "dice"
+        (`dpgd`); with another loss they must keep their defaults.
 
     Raises:
       ValueError: on construction, for a bad value; the message names it and the fix.
@@ -52,6 +57,14 @@ class AttackSpec:
     clip_start: bool = True
     clip_min: float = 0.0
     clip_max: float = 1.0
+    alpha_schedule: str = "const"
+    channel_mask_rho: float = 0.0
+    lambda_schedule: str = "paper"
+    lambda_value: float = 0.25
+    dice: str = "batch"
+    dice_form: str = "stable"
+    dice_groups: int = 1
+    smoothing: float = 1e-5
 
     def __post_init__(self):
         """Checks every field."""
@@ -70,8 +83,26 @@ class AttackSpec:
             base.check_choice("order", self.order, base.ORDERS)
             base.check_number("confidence", self.confidence)
             base.check_number("sigma", self.sigma)
+            base.check_choice("alpha_schedule", self.alpha_schedule, loop.ALPHA_SCHEDULES)
+            base.check_number("channel_mask_rho", self.channel_mask_rho, 0.0, 1.0)
+            self._check_dice()
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
+
+    def _check_dice(self):
+        options = {name: getattr(self, name) for name in objectives.DICE_OPTIONS}
+        objectives.check_dice_options(options)
+        changed = [n for n, value in options.items() if value != objectives.DICE_OPTIONS[n]]
+        if changed and self.loss != "dice":
+            raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
+
+    @property
+    def needs_teacher(self) -> str:
+        """What `run` needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
+        if self.loss == "teacher_moving_kl":
+            return "network"
+        soft = self.loss == "dice" and self.dice == "soft"
+        return "logits" if soft or self.loss == "teacher_kl" else ""
 
     @property
     def program(self) -> tuple[tuple[str, Any], ...]:
@@ -105,21 +136,29 @@ class AttackSpec:
         step_size: float | jax.Array | None = None,
         start: jax.Array | None = None,
         unroll: int | bool | None = None,
-    ) -> jax.Array:
+        teacher_logits: jax.Array | None = None,
+        teacher: Callable[[jax.Array], jax.Array] | None = None,
+        state: Any = None,
+    ) -> jax.Array | tuple[jax.Array, Any]:
         """Runs the attack.
 
         Args:
-          predict: images -> logits [B,K], pure, eval mode.
+          predict: images -> logits [B,K], pure, eval mode; with a state (images, state) ->
+            (logits, state).
           images: [B,H,W,C] float32 in [clip_min, clip_max].
-          labels: [B] int; may be None for loss "kl".
+          labels: [B] int; may be None for the losses `objectives.WITHOUT_LABELS`.
           key: typed PRNG key; needed for a random start.
           eps: other radius, may be traced; without `step_size` the step scales with it.
           step_size: other step size, may be traced.
           start: first iterate [B,H,W,C] (or [R,B,H,W,C]) in place of the random one.
           unroll: see `loop.resolve_unroll`.
+          teacher_logits: [B,K], a constant; needed where `needs_teacher` is "logits".
+          teacher: images -> logits [B,K]; needed where `needs_teacher` is "network".
+          state: pytree that predict updates once a step, threaded through the attack; None for a
+            stateless predict. Not with restarts.
 
         Returns:
-          [B,H,W,C] float32.
+          [B,H,W,C] float32; with a state (that, the state after the last step).
 
         Raises:
           ValueError: as `pgd`.
@@ -127,12 +166,15 @@ class AttackSpec:
         if step_size is None:
             step_size = self.step_size if eps is None else self._scaled_step(eps)
         options = dict(self.program)
+        if self.loss != "dice":
+            options = {k: v for k, v in options.items() if k not in objectives.DICE_OPTIONS}
         if start is not None:
             options["start"] = start
         eps = self.eps if eps is None else eps
         return pgd(
-            predict, images, labels, key, eps=eps, step_size=step_size, unroll=unroll, **options
-        )
+            predict, images, labels, key, eps=eps, step_size=step_size, unroll=unroll,
+            teacher_logits=teacher_logits, teacher=teacher, state=state, **options,
+        )  # fmt: skip
 
 
 def _entry(label, step_per_eps, steps, **static):
@@ -141,10 +183,15 @@ def _entry(label, step_per_eps, steps, **static):
 
 _UNIFORM = {"start": "uniform", "order": "range_then_ball"}
 _GAUSS = {"start": "gauss", "clip_start": False}
+_TRADES_STEP = 0.007 / 0.031
+_PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 
 # Step sizes as parts of eps. At 8/255: eps/4 is 2/255, 0.003 is PGD_trades' step, all of them from
-# eminentgu/CIARD's evaluation except BIM and T-PGD (torchattacks) and trades_train
-# (yaodongyu/TRADES: 0.007 at eps 0.031).
+# eminentgu/CIARD's evaluation except BIM and T-PGD (torchattacks). Inner attacks of training:
+# trades_train (yaodongyu/TRADES: 0.007 at eps 0.031), mart_train (YisenWang/MART, the same with CE),
+# rslad_train (zibojia/RSLAD), adaad_train (boyellow/AdaAD), ard_train (goldblum/
+# AdversariallyRobustDistillation and ZFancy/IAD), score_train (P2333/SCORE), sat_train
+# (MadryLab/cifar10_challenge). dpgd: DARD's scripts; see `dpgd`.
 ATTACKS = {
     "fgsm": _entry("FGSM", 1.0, 1),
     "pgd_sat": _entry("PGD_sat", 0.25, 20, **_UNIFORM),
@@ -154,7 +201,16 @@ ATTACKS = {
     "cw_inf": _entry("CW_inf", 0.25, 30, loss="cw", order="range_at_end"),
     "pgd20": _entry("PGD-20", 0.25, 20, **_UNIFORM),
     "ciard_train": _entry("CIARD training", 0.25, 10, **_GAUSS),
-    "trades_train": _entry("TRADES training", 0.007 / 0.031, 10, loss="kl", **_GAUSS),
+    "trades_train": _entry("TRADES training", _TRADES_STEP, 10, loss="kl", **_GAUSS),
+    "mart_train": _entry("MART training", _TRADES_STEP, 10, **_GAUSS),
+    "rslad_train": _entry("RSLAD training", 0.25, 10, loss="teacher_kl", **_GAUSS),
+    "adaad_train": _entry("AdaAD training", 0.25, 10, loss="teacher_moving_kl", **_GAUSS),
+    "ard_train": _entry("ARD training", 0.25, 10, start="uniform", clip_start=False),
+    "score_train": _entry("SCORE training", 0.25, 10, start="uniform", loss="squared"),
+    "sat_train": _entry("SAT training", 0.25, 10, start="uniform"),
+    "dpgd": _entry("DPGD", 0.25, 10, loss="dice"),
+    "dpgd_per_sample": _entry("DPGD_per_sample", 0.25, 10, **_PER_SAMPLE),
+    "dpgd_strong": _entry("DPGD_strong", 0.25, 10, loss="dice", start="uniform"),
 }
 _EVALUATION = ("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf")
 

@@ -1,5 +1,6 @@
 """Losses: pure functions, one value per example; the caller reduces over the batch."""
 
+from ard_jax.losses.dice import DICE_FORMS, DICE_KINDS, dice_loss, dpgd_objective, soft_dice
 from ard_jax.losses.distill import (
     balance_temperatures,
     balance_weights,
@@ -16,22 +17,37 @@ from ard_jax.losses.push import (
     masked_class_mean,
     push_loss,
 )
-from ard_jax.losses.robust import trades_kl
+from ard_jax.losses.robust import (
+    boosted_cross_entropy,
+    label_squared_error,
+    mart_kl,
+    squared_error,
+    trades_kl,
+)
 
 __all__ = [
+    "DICE_FORMS",
+    "DICE_KINDS",
     "balance_temperatures",
     "balance_weights",
+    "boosted_cross_entropy",
     "bounded_push",
     "continuous_scale",
     "cross_entropy",
     "cw_margin",
     "decade_scale",
+    "dice_loss",
     "dlr",
+    "dpgd_objective",
     "kl_divergence",
+    "label_squared_error",
+    "mart_kl",
     "masked_class_mean",
     "negative_entropy",
     "push_loss",
     "reduce_kl",
+    "soft_dice",
+    "squared_error",
     "targeted_dlr",
     "trades_kl",
 ]

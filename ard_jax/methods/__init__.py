@@ -1,42 +1,145 @@
 """Training methods: `create(name, ...)` and `names()`. One file per paper."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from ard_jax.methods import ciard, ciard_config, natural, sat, trades
+from ard_jax.methods import (
+    absld,
+    adaad,
+    ard,
+    b_mtard,
+    ciard,
+    ciard_config,
+    ciard_dard,
+    dard,
+    fair_rslad,
+    iad,
+    kd,
+    mart,
+    mtard,
+    natural,
+    rslad,
+    sat,
+    score,
+    trades,
+)
+from ard_jax.methods.awp import Awp
 from ard_jax.methods.base import Method, Parts
 
-_CONFIGS = {
-    "ciard": ciard_config.CiardConfig,
-    "natural": natural.NaturalConfig,
-    "sat": sat.SatConfig,
-    "trades": trades.TradesConfig,
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered method.
+
+    Attributes:
+      config: its option record.
+      make: (options, parts) -> Method.
+      teachers: the roles that it takes.
+      attacks: False for methods that make no adversarial examples.
+      trained_teachers: the teachers that it goes on training.
+    """
+
+    config: type
+    make: Callable[[Any, Parts], Method]
+    teachers: tuple[str, ...]
+    attacks: bool = True
+    trained_teachers: tuple[str, ...] = ()
+
+
+_METHODS = {
+    "absld": Entry(absld.AbsldConfig, absld.make, absld.TEACHERS),
+    "adaad": Entry(adaad.AdaadConfig, adaad.make, adaad.TEACHERS),
+    "adaiad": Entry(adaad.AdaiadConfig, adaad.make_adaiad, adaad.TEACHERS),
+    "ard": Entry(ard.ArdConfig, ard.make, ard.TEACHERS),
+    "b_mtard": Entry(b_mtard.BMtardConfig, b_mtard.make, b_mtard.TEACHERS),
+    "ciard": Entry(
+        ciard_config.CiardConfig, ciard.make, ciard.TEACHERS, trained_teachers=("robust",)
+    ),
+    "ciard_dard": Entry(
+        ciard_dard.CiardDardConfig,
+        ciard_dard.make,
+        ciard_dard.TEACHERS,
+        trained_teachers=("robust",),
+    ),
+    "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS),
+    "fair_rslad": Entry(fair_rslad.FairRsladConfig, fair_rslad.make, fair_rslad.TEACHERS),
+    "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS),
+    "iad2": Entry(iad.Iad2Config, iad.make_iad2, iad.TEACHERS2),
+    "kd": Entry(kd.KdConfig, kd.make, kd.TEACHERS, attacks=False),
+    "mart": Entry(mart.MartConfig, mart.make, mart.TEACHERS),
+    "mtard": Entry(mtard.MtardConfig, mtard.make, mtard.TEACHERS),
+    "natural": Entry(natural.NaturalConfig, natural.make, natural.TEACHERS, attacks=False),
+    "rslad": Entry(rslad.RsladConfig, rslad.make, rslad.TEACHERS),
+    "sat": Entry(sat.SatConfig, sat.make, sat.TEACHERS),
+    "score": Entry(score.ScoreConfig, score.make, score.TEACHERS),
+    "trades": Entry(trades.TradesConfig, trades.make, trades.TEACHERS),
 }
-_MAKERS = {"ciard": ciard.make, "natural": natural.make, "sat": sat.make, "trades": trades.make}
-TEACHERS = {"ciard": ciard.TEACHERS, "natural": (), "sat": (), "trades": ()}
-# Methods whose step makes adversarial examples, so that they need an attack.
-ATTACKING = ("ciard", "sat", "trades")
+
+TRAINED_TEACHERS = {name: entry.trained_teachers for name, entry in _METHODS.items()}
+TEACHERS = {name: entry.teachers for name, entry in _METHODS.items()}
+# Methods whose step makes adversarial examples.
+ATTACKING = tuple(name for name, entry in _METHODS.items() if entry.attacks)
 
 
 def names() -> list[str]:
     """Names that `create` knows."""
-    return sorted(_MAKERS)
+    return sorted(_METHODS)
 
 
 def make_config(name: str, options: dict[str, Any]) -> Any:
     """The method's option record.
 
     Raises:
-      ValueError: unknown method or option, or an option of the wrong type.
+      ValueError: unknown method or option.
     """
-    if name not in _CONFIGS:
+    if name not in _METHODS:
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join(names())}")
-    known = _CONFIGS[name].__dataclass_fields__
+    known = _METHODS[name].config.__dataclass_fields__
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(
             f"method {name!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
         )
-    return _CONFIGS[name](**options)
+    return _METHODS[name].config(**options)
+
+
+def attack_problems(name: str, attack: Any, bn_stats: str = "discard") -> list[str]:
+    """Why the method cannot train with this `attacks.AttackSpec` (or None); empty when it can."""
+    entry, found = _METHODS[name], []
+    if not entry.attacks:
+        return []
+    if attack is None:
+        return [f"method {name!r} needs an attack"]
+    if attack.needs_teacher and "robust" not in entry.teachers:
+        found.append(
+            f"attack {attack.name!r} maximises a loss ({attack.loss}) that needs a robust teacher, but "
+            f"method {name!r} has none; use an attack such as 'sat_train' or 'ciard_train'"
+        )
+    if bn_stats == "keep" and entry.trained_teachers:
+        found.append(
+            f"method {name!r} cannot keep the running statistics of its attack: S(x) comes before it; "
+            "use bn_stats='discard'"
+        )
+    return found
+
+
+def _teacher_problems(name: str, parts: Parts) -> list[str]:
+    wanted, given = _METHODS[name].teachers, parts.teachers
+    found = [f"method {name!r} needs a {role} teacher" for role in wanted if role not in given]
+    found += [
+        f"method {name!r} takes no {role} teacher"
+        + (f", only {' and '.join(wanted)}" if wanted else "; it has no teachers at all")
+        for role in given
+        if role not in wanted
+    ]
+    classes = parts.student.num_classes
+    found += [
+        f"the {role} teacher has {net.num_classes} classes, the student {classes}"
+        for role, net in given.items()
+        if net.num_classes != classes
+    ]
+    return found
 
 
 def create(name: str, parts: Parts, **options: Any) -> Method:
@@ -48,20 +151,26 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
       **options: fields of the method's option record.
 
     Raises:
-      ValueError: unknown method or option, a bad value, or a missing teacher.
+      ValueError: unknown method or option; or, all problems together: bad values, teachers that are
+        missing, not wanted or of other classes, an attack that the method cannot use.
     """
     config = make_config(name, options)
-    problems = config.problems()
-    problems += [
-        f"method {name!r} needs a {role} teacher"
-        for role in TEACHERS[name]
-        if role not in parts.teachers
-    ]
-    if name in ATTACKING and parts.attack is None:
-        problems.append(f"method {name!r} needs an attack")
+    problems = config.problems() + _teacher_problems(name, parts)
+    problems += attack_problems(name, parts.attack, parts.attack_bn_stats)
     if problems:
         raise ValueError("; ".join(problems))
-    return _MAKERS[name](config, parts)
+    return _METHODS[name].make(config, parts)
 
 
-__all__ = ["ATTACKING", "TEACHERS", "Method", "Parts", "create", "make_config", "names"]
+__all__ = [
+    "ATTACKING",
+    "TEACHERS",
+    "TRAINED_TEACHERS",
+    "Awp",
+    "Method",
+    "Parts",
+    "attack_problems",
+    "create",
+    "make_config",
+    "names",
+]

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ard_jax.losses.distill import REDUCTIONS
+from ard_jax.methods import awp as weight_perturbation
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
@@ -27,8 +29,10 @@ class Method:
       step: (state, batch, key) -> (state, metrics), one update. `batch` holds "image" [B,H,W,C]
         float32 in [0,1] (augmented), "label" [B] int32, "epoch" int32 scalar counted from 1, and
         optionally "start_noise" [B,H,W,C], the attack's start perturbation, which replaces the
-        random one (parity tests). `state.step` is advanced by the caller. Metrics are float32
-        scalars, means over the batch.
+        random one (parity tests), and the `columns` of the method. `state.step` is advanced by
+        the caller. Metrics are float32 scalars, means over the batch.
+      columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
+        the run (`ard_jax.labels`).
     """
 
     name: str
@@ -36,6 +40,7 @@ class Method:
     trained_teachers: tuple[str, ...]
     init: Callable[[Any, dict[str, Any]], RunState]
     step: Callable[[RunState, Batch, jax.Array], tuple[RunState, Metrics]]
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,12 @@ class Parts:
       attack: `attacks.AttackSpec` of the inner attack.
       teacher_optims: role -> optimiser, for teachers that are trained.
       epochs: length of the run.
+      steps_per_epoch: updates per epoch, for methods that change something once per epoch.
+      attack_bn: BatchNorm of the student inside the attack: "eval" (running statistics) or "train"
+        (statistics of the adversarial batch).
+      attack_bn_stats: of "train": "discard" the running statistics that the attack's forward passes
+        would leave, or "keep" them, as code does that never calls eval().
+      awp: adversarial weight perturbation, None for none.
     """
 
     student: ModelBundle
@@ -57,18 +68,126 @@ class Parts:
     teachers: dict[str, ModelBundle] = dataclasses.field(default_factory=dict)
     teacher_optims: dict[str, Optimizer] = dataclasses.field(default_factory=dict)
     epochs: int = 1
+    steps_per_epoch: int = 0
+    attack_bn: str = "eval"
+    attack_bn_stats: str = "discard"
+    awp: weight_perturbation.Awp | None = None
 
 
-def student_only_state(parts: Parts, variables: Any) -> RunState:
-    """RunState of a method without teachers."""
+class Attacked(NamedTuple):
+    """What an attack on the student leaves behind.
+
+    Attributes:
+      images: adversarial images [B,H,W,C], a constant for all later gradients.
+      batch_stats: the student's running statistics after the attack; changed only by
+        attack_bn="train" with attack_bn_stats="keep".
+      right: [B] float32, how many of the iterates that the attack took a gradient at the student still
+        classified right; None unless asked for.
+    """
+
+    images: jax.Array
+    batch_stats: Any
+    right: jax.Array | None = None
+
+
+def student_state(
+    parts: Parts,
+    variables: Any,
+    teachers: dict[str, Any] | None = None,
+    memory: dict[str, jax.Array] | None = None,
+) -> RunState:
+    """RunState at step 0: the student with its optimiser, frozen teachers, the method's own arrays."""
     student = NetState.create(variables, parts.student_optim.init(variables["params"]))
-    return RunState(jnp.zeros((), jnp.int32), student, {}, None, {})
+    frozen = {role: NetState.create(v) for role, v in (teachers or {}).items()}
+    return RunState(jnp.zeros((), jnp.int32), student, frozen, None, memory or {})
 
 
 def predict_fn(bundle: ModelBundle, params: Any, batch_stats: Any) -> Callable:
     """Eval-mode logits as a function of the images; statistics are read-only."""
     variables = {"params": params, "batch_stats": batch_stats}
     return lambda images: bundle.apply(variables, images, False)[0]
+
+
+def teacher_predict(parts: Parts, state: RunState, role: str) -> Callable:
+    """A teacher in eval mode as a function of the images; gradients flow through it."""
+    teacher = state.teachers[role]
+    return predict_fn(parts.teachers[role], teacher.params, teacher.batch_stats)
+
+
+def teacher_logits(parts: Parts, state: RunState, role: str, images: jax.Array) -> jax.Array:
+    """A teacher's eval-mode logits [B,K], a constant."""
+    return jax.lax.stop_gradient(teacher_predict(parts, state, role)(images))
+
+
+def run_attack(parts: Parts, predict: Callable, batch: Batch, key: jax.Array, **arguments: Any):
+    """The configured attack on any predict function; the images are a constant afterwards.
+
+    Our networks' convolutions have gradients that are fast inside loops on every backend, so the
+    attack loop is a plain scan here (unroll=1).
+    """
+    start = None
+    if "start_noise" in batch:
+        start = batch["image"] + batch["start_noise"]
+    result = parts.attack.run(
+        predict, batch["image"], batch["label"], key, start=start, unroll=1, **arguments
+    )
+    return jax.tree.map(jax.lax.stop_gradient, result)
+
+
+def attack(
+    parts: Parts,
+    state: RunState,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    batch_stats: Any = None,
+    teacher_logits: jax.Array | None = None,
+    count_right: bool = False,
+) -> Attacked:
+    """Adversarial images of the batch, made against the student.
+
+    What an attack loss needs of the robust teacher is given to it: its logits at the clean images
+    (computed once, or `teacher_logits` where the method has them already), or the network.
+
+    Args:
+      parts: networks and attack.
+      state: the run.
+      batch: see `Method.step`.
+      key: typed PRNG key of this step.
+      batch_stats: running statistics to attack with; None for the student's own.
+      teacher_logits: [B,K] of the robust teacher at the clean images.
+      count_right: also count the iterates that are still classified right.
+    """
+    net, params = parts.student, state.student.params
+    stats = state.student.batch_stats if batch_stats is None else batch_stats
+    arguments = _of_teacher(parts, state, batch, teacher_logits)
+    train, keep = parts.attack_bn == "train", parts.attack_bn_stats == "keep"
+
+    def forward(images, stats):
+        return net.apply({"params": params, "batch_stats": stats}, images, train)
+
+    if not (count_right or (train and keep)):
+        images = run_attack(parts, lambda x: forward(x, stats)[0], batch, key, **arguments)
+        return Attacked(images, stats)
+
+    def counting(images, carried):
+        now, right = carried
+        logits, after = forward(images, now)
+        right = right + (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
+        return logits, (after if train and keep else now, right)
+
+    start = (stats, jnp.zeros(batch["label"].shape, jnp.float32))
+    images, (stats, right) = run_attack(parts, counting, batch, key, state=start, **arguments)
+    return Attacked(images, stats, right if count_right else None)
+
+
+def _of_teacher(parts: Parts, state: RunState, batch: Batch, logits: Any) -> dict[str, Any]:
+    needs = parts.attack.needs_teacher
+    if needs == "logits":
+        if logits is None:
+            logits = teacher_logits(parts, state, "robust", batch["image"])
+        return {"teacher_logits": logits}
+    return {"teacher": teacher_predict(parts, state, "robust")} if needs == "network" else {}
 
 
 def train_forward(bundle: ModelBundle, params: Any, batch_stats: Any, images: jax.Array):
@@ -86,19 +205,58 @@ def train_forward(bundle: ModelBundle, params: Any, batch_stats: Any, images: ja
     return logits, lambda cotangent: vjp(cotangent)[0], stats
 
 
-def run_attack(parts: Parts, predict: Callable, batch: Batch, key: jax.Array) -> jax.Array:
-    """Adversarial images of the batch, a constant for all later gradients.
+def train_student(
+    parts: Parts,
+    student: NetState,
+    batch_stats: Any,
+    inputs: tuple[jax.Array, ...],
+    loss_of: Callable,
+    epoch: jax.Array,
+    merge_stats: Callable | None = None,
+) -> tuple[NetState, dict[str, Any], tuple[jax.Array, ...]]:
+    """One update of the student: train-mode passes, loss, gradient, optimiser.
 
-    Our networks' convolutions have gradients that are fast inside loops on every backend, so the
-    attack loop is a plain scan here (unroll=1).
+    Args:
+      parts: the student's network, optimiser and weight perturbation.
+      student: before the update.
+      batch_stats: running statistics that the first pass starts from.
+      inputs: images [B,H,W,C] of the train-mode forward passes, in order; each updates the running
+        statistics once.
+      loss_of: (*logits, one [B,K] for each input) -> (scalar, dict of further values).
+      epoch: picks the learning rate.
+      merge_stats: tuple of the statistics after each pass -> the student's; default: the last.
+
+    Returns:
+      (student, {"loss", "lr"} and the dict of `loss_of`, logits of the passes). With adversarial
+      weight perturbation all of them belong to the perturbed weights.
     """
-    start = None
-    if "start_noise" in batch:
-        start = batch["image"] + batch["start_noise"]
-    adversarial = parts.attack.run(
-        predict, batch["image"], batch["label"], key, start=start, unroll=1
-    )
-    return jax.lax.stop_gradient(adversarial)
+    net, optim = parts.student, parts.student_optim
+
+    def gradient_at(params):
+        stats, passes = [batch_stats], []
+        for images in inputs:
+            logits, backward, after = train_forward(net, params, stats[-1], images)
+            passes.append((logits, backward))
+            stats.append(after)
+        logits = tuple(z for z, _ in passes)
+        (loss, values), cotangents = jax.value_and_grad(
+            loss_of, tuple(range(len(inputs))), has_aux=True
+        )(*logits)
+        grads = [back(c) for (_, back), c in zip(passes, cotangents, strict=True)]
+        return add_trees(*grads), tuple(stats[1:]), {"loss": loss} | values, logits
+
+    params = student.params
+    grads, stats, values, logits = gradient_at(params)
+    if parts.awp is not None:
+        offset = weight_perturbation.offset(parts.awp, params, grads, epoch)
+        params = add_trees(params, offset)
+        grads, stats, values, logits = gradient_at(params)
+    rate = jnp.asarray(optim.lr(epoch))
+    params, opt_state = optim.update(grads, student.opt_state, params, rate)
+    if parts.awp is not None:
+        params = jax.tree.map(jnp.subtract, params, offset)
+    final = stats[-1] if merge_stats is None else merge_stats(stats)
+    return NetState(params, final, opt_state), values | {"lr": rate}, logits
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -106,11 +264,20 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
 
 
-def update_student(parts: Parts, student: NetState, grads, batch_stats, epoch) -> NetState:
-    """One optimiser step at the epoch's learning rate."""
-    optim = parts.student_optim
-    params, opt_state = optim.update(grads, student.opt_state, student.params, optim.lr(epoch))
-    return NetState(params, batch_stats, opt_state)
+def accuracies(labels: jax.Array, z_nat: Any = None, z_adv: Any = None) -> Metrics:
+    """Means of the train-mode logits that are given: "accuracy" (clean), "robust_accuracy"."""
+    found = {"accuracy": z_nat, "robust_accuracy": z_adv}
+    return {name: accuracy(z, labels) for name, z in found.items() if z is not None}
+
+
+def kl_problems(reduction: str, scale: float) -> list[str]:
+    """What is wrong with the options `kl_reduction` and `kl_scale`."""
+    found = []
+    if reduction not in REDUCTIONS:
+        found.append(f"method.kl_reduction={reduction!r}: choose one of {', '.join(REDUCTIONS)}")
+    if scale < 0:
+        found.append(f"method.kl_scale={scale}: must not be negative")
+    return found
 
 
 def mean_loss(loss: Callable, logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,6 +14,9 @@ with r_clean_forward="keep"; the attack updates nothing):
   7. L = L1 + L2 - lambda s L3; SGD step of S.        8. from itt_start: SGD step of R on CE(R(x'), y).
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -25,29 +28,48 @@ from ard_jax.state import NetState, RunState
 TEACHERS = ("robust", "clean")
 
 
-def branch_losses(config: CiardConfig, z_nat, z_adv, soft_adv, soft_nat, temp_adv, temp_nat):
-    """(L1, L2): robust and clean distillation, float32 scalars.
+class Soft(NamedTuple):
+    """Teacher logits [B,K] that the student learns from, constants.
 
-    L1 = mean KL(softmax(R(x')/T_adv) -> S(x')), L2 = mean KL(softmax(N(x)/T_nat) -> S(x)). Only the
-    teachers are softened, there is no T^2 factor, and the mean runs over batch and classes.
+    Attributes:
+      robust_adv: R(x').
+      clean_nat: N(x).
+      clean_adv: N(x').
+      robust_nat: R(x); None in CIARD, whose student never sees it.
     """
 
-    def branch(student, teacher, temperature):
-        kl = losses.kl_divergence(student, teacher, temperature, log_eps=config.kl_eps)
-        mean = losses.reduce_kl(kl, student.shape[-1], config.kl_reduction)
-        return config.kl_scale * mean
-
-    return branch(z_adv, soft_adv, temp_adv), branch(z_nat, soft_nat, temp_nat)
+    robust_adv: jax.Array
+    clean_nat: jax.Array
+    clean_adv: jax.Array
+    robust_nat: jax.Array | None = None
 
 
-def push_term(config: CiardConfig, l1, l2, z_adv, push_target, robust_logits, labels, epoch):
+def distill_branch(config: CiardConfig, student, teacher, temperature) -> jax.Array:
+    """kl_scale mean_BC KL(softmax(teacher/T) || softmax(student)), float32 scalar.
+
+    Only the teacher is softened, there is no T^2 factor, and the mean runs over batch and classes.
+    """
+    kl = losses.kl_divergence(student, teacher, temperature, log_eps=config.kl_eps)
+    return config.kl_scale * losses.reduce_kl(kl, student.shape[-1], config.kl_reduction)
+
+
+def branch_losses(config: CiardConfig, z_nat, z_adv, soft: Soft, memory, labels):
+    """(L1, L2): robust distillation R(x') -> S(x') and clean distillation N(x) -> S(x)."""
+    del labels
+    return (
+        distill_branch(config, z_adv, soft.robust_adv, memory["temp_adv"]),
+        distill_branch(config, z_nat, soft.clean_nat, memory["temp_nat"]),
+    )
+
+
+def push_term(config: CiardConfig, l1, l2, z_adv, soft: Soft, labels, epoch):
     """What is added to the branch losses: (term, L3, scale, number of misclassified samples).
 
     L3 = mean over W and classes of KL(softmax(N(x')) -> S(x')/5), W = samples that N misclassifies
     at x'; the term is -lambda s L3, and exactly 0 when W is empty. With push_scale="bounded" it is
     +lambda ramp(epoch) times the mean student probability of the wrong class.
     """
-    num_classes = z_adv.shape[-1]
+    num_classes, push_target = z_adv.shape[-1], soft.clean_adv
     teacher_temperature = config.push_t if config.push_temperature == "both" else 1.0
     kl, wrong = losses.push_loss(z_adv, push_target, labels, config.push_t, teacher_temperature)
     l3 = losses.masked_class_mean(kl, wrong, num_classes)
@@ -55,7 +77,7 @@ def push_term(config: CiardConfig, l1, l2, z_adv, push_target, robust_logits, la
     if not config.push:
         return jnp.zeros(()), l3, jnp.zeros(()), n_wrong
     if config.push_scale == "bounded":
-        right = jnp.argmax(robust_logits, -1) == labels
+        right = jnp.argmax(soft.robust_adv, -1) == labels
         pushed = losses.bounded_push(z_adv, push_target, wrong & right, config.push_t)
         ramp = jnp.minimum(epoch / config.push_warmup, 1.0) if config.push_warmup else 1.0
         return config.push_lambda * ramp * jnp.mean(pushed), l3, jnp.asarray(ramp), n_wrong
@@ -69,20 +91,20 @@ def push_term(config: CiardConfig, l1, l2, z_adv, push_target, robust_logits, la
     return -config.push_lambda * scale * l3, l3, scale, n_wrong
 
 
-def balance(config: CiardConfig, memory, z_r_adv, z_n_nat, l1, l2, step, epoch):
+def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
     """Temperatures and loss weights for the next step, and the two mean entropies.
 
     Live temperatures: section "entropy-based temperature balance" of B-MTARD, kept by CIARD. In the
     authors' code their rate is multiplied by 0.1 at every step of epochs 215, 260 and 285, which
     freezes them from epoch 215; temp_decay="per_epoch" decays once per epoch, as B-MTARD does.
     """
-    num_classes = z_r_adv.shape[-1]
-    h_adv = (
-        jnp.mean(losses.negative_entropy(z_r_adv, memory["temp_adv"], config.kl_eps)) / num_classes
-    )
-    h_nat = (
-        jnp.mean(losses.negative_entropy(z_n_nat, memory["temp_nat"], config.kl_eps)) / num_classes
-    )
+
+    def entropy(logits, temperature):
+        rows = losses.negative_entropy(logits, temperature, config.kl_eps)
+        return jnp.mean(rows) / logits.shape[-1]
+
+    h_adv = entropy(soft.robust_adv, memory["temp_adv"])
+    h_nat = entropy(soft.clean_nat, memory["temp_nat"])
     passed = [epoch >= e for e in config.decay_epochs]
     decayed = jnp.prod(jnp.array([jnp.where(p, 0.1, 1.0) for p in passed])) if passed else 1.0
     frozen = config.temp_decay == "freeze" and passed
@@ -102,23 +124,20 @@ def balance(config: CiardConfig, memory, z_r_adv, z_n_nat, l1, l2, step, epoch):
     return memory, h_adv, h_nat
 
 
-def student_update(config, parts, state, batch, passes, teacher_logits):
-    """Losses, the student's gradient and its update. Returns (student, memory, metrics)."""
-    (z_nat, backward_nat), (z_adv, backward_adv), stats = passes
+def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callable):
+    """(z_nat, z_adv) -> (L, values); "memory" in values is the method's state after the step."""
     labels, epoch, memory = batch["label"], batch["epoch"], state.method
-    z_r_adv, z_n_nat, z_n_adv = map(jax.lax.stop_gradient, teacher_logits)
 
     def loss_of(z_nat, z_adv):
-        l1, l2 = branch_losses(
-            config, z_nat, z_adv, z_r_adv, z_n_nat, memory["temp_adv"], memory["temp_nat"]
-        )
-        term, l3, scale, n_wrong = push_term(config, l1, l2, z_adv, z_n_adv, z_r_adv, labels, epoch)
-        after, h_adv, h_nat = balance(config, memory, z_r_adv, z_n_nat, l1, l2, state.step, epoch)
+        l1, l2 = branches_of(config, z_nat, z_adv, soft, memory, labels)
+        term, l3, scale, n_wrong = push_term(config, l1, l2, z_adv, soft, labels, epoch)
+        after, h_adv, h_nat = balance(config, memory, soft, l1, l2, state.step, epoch)
         after = jax.tree.map(jax.lax.stop_gradient, after)
-        branches = l1 + l2
+        w_adv, w_nat = 1.0, config.clean_weight
         if config.branch_weights == "nlb":
-            branches = after["w_adv"] * l1 + after["w_nat"] * l2
-        metrics = {
+            w_adv, w_nat = after["w_adv"], after["w_nat"] * w_nat
+        values = {
+            "memory": after,
             "loss_robust": l1,
             "loss_clean": l2,
             "loss_push": l3,
@@ -126,39 +145,37 @@ def student_update(config, parts, state, batch, passes, teacher_logits):
             "wrong": n_wrong / labels.shape[0],
             "entropy_adv": h_adv,
             "entropy_nat": h_nat,
+            "temp_adv": after["temp_adv"],
+            "temp_nat": after["temp_nat"],
         }
-        return branches + term, (after, metrics)
+        return w_adv * l1 + w_nat * l2 + term, values
 
-    (loss, (memory, metrics)), (g_nat, g_adv) = jax.value_and_grad(loss_of, (0, 1), has_aux=True)(
-        z_nat, z_adv
-    )
-    grads = base.add_trees(backward_nat(g_nat), backward_adv(g_adv))
-    student = base.update_student(parts, state.student, grads, stats, epoch)
-    metrics |= {
-        "loss": loss,
-        "accuracy": base.accuracy(z_nat, labels),
-        "robust_accuracy": base.accuracy(z_adv, labels),
-        "temp_adv": memory["temp_adv"],
-        "temp_nat": memory["temp_nat"],
-        "lr": jnp.asarray(parts.student_optim.lr(epoch)),
-    }
-    return student, memory, metrics
+    return loss_of
 
 
-def student_passes(config, parts, student: NetState, batch, key):
-    """The attack and the student's two train-mode passes, in the configured order.
+def student_attack(config, parts, state: RunState, batch, key) -> base.Attacked:
+    """x', made with the statistics that the code has at that moment: with "clean_first" after S(x).
 
-    Returns (x', ((z_nat, backward), (z_adv, backward), statistics after both)).
+    S(x) is computed again, from the same statistics, when the student is trained; XLA merges the two.
     """
-    net, params = parts.student, student.params
-    images, stats = batch["image"], student.batch_stats
+    stats = state.student.batch_stats
     if config.forward_order == "clean_first":
-        z_nat, backward_nat, stats = base.train_forward(net, params, stats, images)
-    adversarial = base.run_attack(parts, base.predict_fn(net, params, stats), batch, key)
-    z_adv, backward_adv, stats = base.train_forward(net, params, stats, adversarial)
+        stats = parts.student.apply(state.student.variables, batch["image"], True)[1]
+    return base.attack(parts, state, batch, key, batch_stats=stats)
+
+
+def train_student(config, parts, state: RunState, batch, adversarial, loss_of: Callable):
+    """The student's two train-mode passes in the configured order, and its update."""
+    student = state.student
+    inputs, in_order = (batch["image"], adversarial), loss_of
     if config.forward_order == "adversarial_first":
-        z_nat, backward_nat, stats = base.train_forward(net, params, stats, images)
-    return adversarial, ((z_nat, backward_nat), (z_adv, backward_adv), stats)
+        inputs, in_order = inputs[::-1], lambda z_adv, z_nat: loss_of(z_nat, z_adv)
+    student, metrics, logits = base.train_student(
+        parts, student, student.batch_stats, inputs, in_order, batch["epoch"]
+    )
+    z_nat, z_adv = logits if config.forward_order == "clean_first" else logits[::-1]
+    memory = metrics.pop("memory")
+    return student, memory, metrics | base.accuracies(batch["label"], z_nat, z_adv)
 
 
 def train_teacher(
@@ -186,23 +203,37 @@ def train_teacher(
     return NetState(params, stats, opt_state)
 
 
-def robust_labels(config, parts, state: RunState, z_r_train, adversarial):
-    """R's logits that the student learns from.
+def robust_labels(config, parts, state: RunState, images, z_r_train=None):
+    """R's logits at `images` that the student learns from; `z_r_train`: R's train-mode logits there.
 
-    As the authors' code: R's train-mode logits at x', so that the soft label of a sample depends on
+    As the authors' code: R's train-mode logits, so that the soft label of a sample depends on
     its batch. r_label_bn="eval" uses running statistics; itt_anchor="ema" uses R's averaged weights.
     """
     robust, net = state.teachers["robust"], parts.teachers["robust"]
     params = state.method["robust_ema"] if config.itt_anchor == "ema" else robust.params
-    if config.r_label_bn == "train" and config.itt_anchor != "ema":
+    if z_r_train is not None and config.r_label_bn == "train" and config.itt_anchor != "ema":
         return z_r_train
     variables = {"params": params, "batch_stats": robust.batch_stats}
-    return net.apply(variables, adversarial, config.r_label_bn == "train")[0]
+    return net.apply(variables, images, config.r_label_bn == "train")[0]
 
 
-def make(config: CiardConfig, parts: base.Parts) -> base.Method:
-    """CIARD on these networks; see the module's docstring for the step."""
-    robust_net, clean_net = parts.teachers["robust"], parts.teachers["clean"]
+def make(
+    config: CiardConfig,
+    parts: base.Parts,
+    name: str = "ciard",
+    branches_of: Callable = branch_losses,
+    label_natural: bool = False,
+) -> base.Method:
+    """CIARD on these networks; see the module's docstring for the step.
+
+    Args:
+      config: options.
+      parts: networks, optimisers, attack.
+      name: of the method.
+      branches_of: (config, z_nat, z_adv, soft, memory, labels) -> (L1, L2).
+      label_natural: also give it R(x), `Soft.robust_nat`.
+    """
+    robust_net = parts.teachers["robust"]
 
     def init(student_variables, teacher_variables):
         robust = teacher_variables["robust"]
@@ -220,28 +251,27 @@ def make(config: CiardConfig, parts: base.Parts) -> base.Method:
             memory["robust_ema"] = robust["params"]
         if config.itt_anchor == "ce_kl":
             teachers["robust_initial"] = NetState.create(robust)
-        return base.student_only_state(parts, student_variables).replace(
-            teachers=teachers, method=memory
-        )
+        state = base.student_state(parts, student_variables, memory=memory)
+        return state.replace(teachers=teachers)
 
     def step(state, batch, key):
         labels, robust = batch["label"], state.teachers["robust"]
-        clean_variables = state.teachers["clean"].variables
-        adversarial, passes = student_passes(config, parts, state.student, batch, key)
+        adversarial = student_attack(config, parts, state, batch, key).images
         r_stats = robust.batch_stats
         if config.r_clean_forward == "keep":
             r_stats = robust_net.apply(robust.variables, batch["image"], True)[1]
         z_r, backward_r, r_stats = base.train_forward(
             robust_net, robust.params, r_stats, adversarial
         )
-        teacher_logits = (
-            robust_labels(config, parts, state, z_r, adversarial),
-            clean_net.apply(clean_variables, batch["image"], False)[0],
-            clean_net.apply(clean_variables, adversarial, False)[0],
+        soft = Soft(
+            robust_labels(config, parts, state, adversarial, z_r),
+            base.teacher_logits(parts, state, "clean", batch["image"]),
+            base.teacher_logits(parts, state, "clean", adversarial),
+            robust_labels(config, parts, state, batch["image"]) if label_natural else None,
         )
-        student, memory, metrics = student_update(
-            config, parts, state, batch, passes, teacher_logits
-        )
+        soft = jax.tree.map(jax.lax.stop_gradient, soft)
+        loss_of = student_loss(config, state, batch, soft, branches_of)
+        student, memory, metrics = train_student(config, parts, state, batch, adversarial, loss_of)
         ce, cotangent = base.mean_loss(lambda z: losses.cross_entropy(z, labels), z_r)
         robust = train_teacher(
             config, parts, state, batch, backward_r, cotangent, z_r, adversarial, r_stats
@@ -259,4 +289,4 @@ def make(config: CiardConfig, parts: base.Parts) -> base.Method:
         teachers = state.teachers | {"robust": robust}
         return state.replace(student=student, teachers=teachers, method=memory), metrics
 
-    return base.Method("ciard", TEACHERS, ("robust",), init, step)
+    return base.Method(name, TEACHERS, ("robust",), init, step)

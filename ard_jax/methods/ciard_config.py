@@ -28,6 +28,7 @@ class CiardConfig:
       itt_ema_decay: decay of "ema", per step.
       itt_kl_weight: weight of the KL of "ce_kl".
       forward_order: "clean_first" is CIARD's; MTARD and B-MTARD run "adversarial_first".
+      clean_weight: factor of L2 in the objective, 1 in the code; the push's scale s is taken from L2 itself.
       branch_weights: "unit": L1 + L2 (the code since May 2025); "nlb": MTARD's balanced weights (the
         first public commit).
       weight_rate: rate of "nlb".
@@ -58,6 +59,7 @@ class CiardConfig:
     itt_ema_decay: float = 0.999
     itt_kl_weight: float = 1.0
     forward_order: str = "clean_first"
+    clean_weight: float = 1.0
     branch_weights: str = "unit"
     weight_rate: float = 0.025
     temp_balance: str = "on"
@@ -86,7 +88,14 @@ class CiardConfig:
         for name in ("itt_every", "itt_start"):
             if getattr(self, name) < 1:
                 found.append(f"method.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("push_lambda", "kl_scale", "temp_rate", "weight_rate", "itt_kl_weight"):
+        for name in (
+            "push_lambda",
+            "clean_weight",
+            "kl_scale",
+            "temp_rate",
+            "weight_rate",
+            "itt_kl_weight",
+        ):
             if getattr(self, name) < 0:
                 found.append(f"method.{name}={getattr(self, name)}: must not be negative")
         if not self.push_t > 0:

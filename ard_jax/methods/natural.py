@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from ard_jax import losses
 from ard_jax.methods import base
 
+TEACHERS = ()
+
 
 @dataclasses.dataclass(frozen=True)
 class NaturalConfig:
@@ -18,22 +20,22 @@ class NaturalConfig:
 
 
 def make(config: NaturalConfig, parts: base.Parts) -> base.Method:
-    """L = CE(S(x), y). One train-mode forward pass and one statistics update per step."""
+    """L = mean_B CE(S(x), y). No attack; one train-mode forward pass and one statistics update a step."""
     del config
+
+    def init(student_variables, teacher_variables):
+        return base.student_state(parts, student_variables, teacher_variables)
 
     def step(state, batch, key):
         del key
         labels, student = batch["label"], state.student
-        logits, backward, stats = base.train_forward(
-            parts.student, student.params, student.batch_stats, batch["image"]
-        )
-        loss, cotangent = base.mean_loss(lambda z: losses.cross_entropy(z, labels), logits)
-        student = base.update_student(parts, student, backward(cotangent), stats, batch["epoch"])
-        metrics = {
-            "loss": loss,
-            "accuracy": base.accuracy(logits, labels),
-            "lr": jnp.asarray(parts.student_optim.lr(batch["epoch"])),
-        }
-        return state.replace(student=student), metrics
 
-    return base.Method("natural", (), (), lambda v, _: base.student_only_state(parts, v), step)
+        def loss_of(z_nat):
+            return jnp.mean(losses.cross_entropy(z_nat, labels)), {}
+
+        student, metrics, (z_nat,) = base.train_student(
+            parts, student, student.batch_stats, (batch["image"],), loss_of, batch["epoch"]
+        )
+        return state.replace(student=student), metrics | base.accuracies(labels, z_nat)
+
+    return base.Method("natural", TEACHERS, (), init, step)

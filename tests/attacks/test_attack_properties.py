@@ -14,7 +14,11 @@ from ard_jax.attacks import base
 
 BATCH, SHAPE, CLASSES, EPS = 6, (5, 5, 3), 4, 0.1
 LINF = sorted(attacks.ATTACKS)
-L2 = ("fgsm", "bim", "pgd_sat", "pgd20", "tpgd", "ciard_train", "trades_train", "cw_inf")
+L2 = (
+    "fgsm", "bim", "pgd_sat", "pgd20", "tpgd", "ciard_train", "trades_train", "cw_inf", "rslad_train",
+    "adaad_train", "score_train", "dpgd_strong", "dpgd_per_sample",
+)  # fmt: skip
+RANDOM = sorted(n for n in attacks.ATTACKS if attacks.make(n).start != "none")
 
 
 _RNG = np.random.default_rng(0)
@@ -33,6 +37,11 @@ def predict(images):
     return jnp.tanh((images.reshape(images.shape[0], -1) - 0.5) @ _FIRST) @ _SECOND
 
 
+def teacher(images):
+    """Another fixed net, for the attacks that follow a teacher."""
+    return jnp.sin((images.reshape(images.shape[0], -1) - 0.4) @ _FIRST) @ _SECOND[::-1]
+
+
 TRACES = collections.Counter()
 
 
@@ -43,7 +52,10 @@ def compiled(program, unroll):
     @jax.jit
     def call(images, labels, key, eps, step_size):
         TRACES[program] += 1
-        return spec.run(predict, images, labels, key, eps=eps, step_size=step_size, unroll=unroll)
+        return spec.run(
+            predict, images, labels, key, eps=eps, step_size=step_size, unroll=unroll,
+            teacher_logits=teacher(images), teacher=teacher,
+        )  # fmt: skip
 
     return call
 
@@ -139,11 +151,17 @@ def test_l2_direction_of_extreme_gradients_has_unit_length(tiny):
     np.testing.assert_allclose(base.l2_norm(base.ascent_direction(gradient, "l2")), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["pgd_sat", "ciard_train", "trades_train"])
+@pytest.mark.parametrize("name", RANDOM)
 def test_same_key_same_result_other_key_another(name):
     spec = attacks.make(name, eps=EPS, steps=1, step_size=0.01)
     np.testing.assert_array_equal(run(spec, 5), run(spec, 5))
     assert np.any(run(spec, 5) != run(spec, 6))
+
+
+@pytest.mark.parametrize("name", LINF)
+def test_zero_steps_of_a_named_attack_without_a_start_return_the_images(name):
+    spec = attacks.make(name, eps=EPS, steps=0, start="none")
+    np.testing.assert_array_equal(run(spec), batch()[0])
 
 
 @pytest.mark.parametrize("norm", base.NORMS)
@@ -182,10 +200,11 @@ def test_starts():
     assert np.min(base.random_start("gauss", key, low, 0.2, clip=(0.0, 1.0))) == 0.0
 
 
+@pytest.mark.parametrize("name", ["pgd_sat", "dpgd_strong"])
 @pytest.mark.parametrize("norm, eps", [("linf", 0.03), ("l2", 0.3)])
-def test_more_restarts_are_never_weaker(norm, eps):
+def test_more_restarts_are_never_weaker(name, norm, eps):
     labels = batch()[1]
-    spec = attacks.make("pgd_sat", eps=eps, norm=norm, steps=2, step_size=eps / 8)
+    spec = attacks.make(name, eps=eps, norm=norm, steps=2, step_size=eps / 8)
     results = {r: run(dataclasses.replace(spec, restarts=r)) for r in (1, 4)}
     right = {r: np.asarray(jnp.argmax(predict(x), -1) == labels) for r, x in results.items()}
     assert not np.any(right[4] & ~right[1])  # what one restart broke stays broken
@@ -194,36 +213,19 @@ def test_more_restarts_are_never_weaker(norm, eps):
     assert np.any(ce(results[4]) > ce(results[1]) + 1e-6)
 
 
-def test_restarts_keep_a_misclassified_candidate_before_one_with_more_loss():
-    # Image = one number; class 1 wins above 0.6; the CW loss grows the other way below 0.5.
-    images, labels = jnp.full((1, 1), 0.5), jnp.array([0])
-
-    def logits(x):
-        return jnp.concatenate([jnp.full_like(x, 0.6), x], axis=1)
-
-    starts = jnp.array([[[0.55]], [[0.7]], [[0.4]]])
-    x_adv = attacks.pgd(
-        logits, images, labels, eps=0.3, step_size=0.0, steps=1, restarts=3, start=starts
-    )
-    np.testing.assert_allclose(x_adv, [[0.7]])
-    # Nothing misclassified: the candidate with the largest loss.
-    x_adv = attacks.pgd(
-        logits, images, labels, eps=0.3, step_size=0.0, steps=1, restarts=2, start=starts[::2]
-    )
-    np.testing.assert_allclose(x_adv, [[0.55]])
-
-
-@pytest.mark.parametrize("name", ["pgd_sat", "cw_inf", "trades_train"])
+@pytest.mark.parametrize("name", ["pgd_sat", "cw_inf", "trades_train", "adaad_train", "dpgd"])
 def test_loop_and_unrolled_loop_agree(name):
     spec = attacks.make(name, eps=EPS, steps=8)
     # XLA may fuse the two differently: a gradient at rounding level may change its sign.
     assert np.mean(np.abs(run(spec) - run(spec, unroll=True)) > 1e-6) <= 0.005
 
 
-@pytest.mark.parametrize("name", ["pgd_sat", "trades_train", "fgsm"])
+@pytest.mark.parametrize("name", ["pgd_sat", "trades_train", "fgsm", "rslad_train", "dpgd"])
 def test_traced_radius_equals_static_radius(name):
     spec = attacks.make(name, eps=EPS)
-    static = jax.jit(lambda x, y, k: spec.run(predict, x, y, k, unroll=1))
+    static = jax.jit(
+        lambda x, y, k: spec.run(predict, x, y, k, unroll=1, teacher_logits=teacher(x))
+    )
     differing = np.abs(static(*batch(), jax.random.key(0)) - run(spec)) > 1e-6
     assert np.mean(differing) <= 0.005
 
@@ -266,7 +268,7 @@ def test_public_functions_are_the_registry_s_attacks():
     key = jax.random.key(4)
     pairs = {
         "fgsm": attacks.fgsm, "bim": attacks.bim, "pgd_sat": attacks.pgd, "cw_inf": attacks.cw_linf,
-        "tpgd": attacks.targeted_pgd, "ciard_train": attacks.ciard_pgd,
+        "tpgd": attacks.targeted_pgd, "ciard_train": attacks.ciard_pgd, "dpgd": attacks.dpgd,
     }  # fmt: skip
     for name, function in pairs.items():
         got = jax.jit(functools.partial(function, predict, unroll=1))(images, labels, key)

@@ -17,7 +17,7 @@ NETS = ("small", "cnn_a")
 # Library name -> name in the golden file's hp/ entries (fgsm has none: its step is eps).
 HYPER = {
     "fgsm": None, "bim": "bim", "pgd_sat": "pgd_sat", "pgd_trades": "pgd_trades", "cw_inf": "cw",
-    "tpgd": "tpgd", "ciard_train": "ciard", "trades_train": "trades",
+    "tpgd": "tpgd", "ciard_train": "ciard", "trades_train": "trades", "dpgd": "dpgd",
 }  # fmt: skip
 # A sign step turns one gradient at rounding level into another pixel value, and then that image's
 # path forks. The golden README gives 0 to 3e-4 of all values for the attacks that do not start at a
@@ -34,7 +34,9 @@ def golden():
         cnn_a, _ = load("cnn_a_adv_weights.npz", "attacks_slice.npz")
         return dict(arrays) | {f"cnn_a/weights/{k}": cnn_a[k] for k in cnn_a}
     entries = dict(arrays)
-    return entries | {"x": entries["x_u8"].astype(np.float32) / np.float32(255)}
+    levels = {k: v for k, v in entries.items() if v.dtype == np.uint8}  # images in 256 grey levels
+    entries |= {k: v.astype(np.float32) / np.float32(255) for k, v in levels.items()}
+    return entries | {"x": entries["x_u8"]}
 
 
 @functools.cache
@@ -44,8 +46,10 @@ def predict_of(net):
     return {"small": nets.small_predict, "cnn_a": nets.cnn_a_predict}[net](weights)
 
 
-def batch():
-    return jnp.asarray(golden()["x"]), jnp.asarray(golden()["y"])
+def batch(name=""):
+    """The stored images; DPGD couples its batch and needs all 64, of the others a slice has fewer."""
+    count = 64 if name == "dpgd" else len(golden()["start_gauss_k"])
+    return jnp.asarray(golden()["x"][:count]), jnp.asarray(golden()["y"][:count])
 
 
 def spec_of(name):
@@ -67,7 +71,7 @@ def start_of(name, images, eps):
 @functools.cache
 def adversarial(net, name):
     """Our adversarial images of the whole stored batch; attacks with one program share it."""
-    images, labels = batch()
+    images, labels = batch(name)
     spec = spec_of(name)
     start = start_of(name, images, spec.eps)
     return program(net, spec.program)(images, labels, start, spec.eps, spec.step_size)
@@ -126,7 +130,7 @@ def test_adversarial_images(net, name):
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("name", HYPER)
 def test_scores_of_the_adversarial_images(net, name):
-    _, labels = batch()
+    _, labels = batch(name)
     logits = predict_of(net)(adversarial(net, name))
     stored = jnp.asarray(golden()[f"{net}/adv_logits/{name}"])
     ce, want = (float(jnp.mean(losses.cross_entropy(z, labels))) for z in (logits, stored))

@@ -58,7 +58,9 @@ def run(golden):
     config = CiardConfig(r_clean_forward="keep")
     method = methods.create("ciard", parts, r_clean_forward="keep")
     step = jax.jit(method.step)
-    passes = jax.jit(lambda s, b: ciard.student_passes(config, parts, s, b, jax.random.key(0))[0])
+    attack = jax.jit(
+        lambda s, b: ciard.student_attack(config, parts, s, b, jax.random.key(0)).images
+    )
     state = method.init(
         weights(golden, "init/student"),
         {r: weights(golden, f"init/{r}_teacher") for r in ("robust", "clean")},
@@ -72,7 +74,7 @@ def run(golden):
                 "epoch": jnp.asarray(golden["setting/epoch_emulated"][i], jnp.int32),
                 "start_noise": jnp.asarray(0.001 * (golden["gauss_k"][i] / np.float32(32))),
             }
-            images.append((batch["image"], passes(state.student, batch)))
+            images.append((batch["image"], attack(state, batch)))
             state, values = step(state, batch, jax.random.key(0))
             state = state.replace(step=state.step + 1)
             states.append(state)

@@ -57,5 +57,6 @@ def test_trades_statistics_are_three_passes():
 
 
 def test_unknown_method_names_the_choices():
-    with pytest.raises(ValueError, match="unknown method 'mart'.*ciard, natural, sat, trades"):
-        methods.create("mart", parts("sat"))
+    with pytest.raises(ValueError, match="unknown method 'mard'") as caught:
+        methods.create("mard", parts("sat"))
+    assert all(name in str(caught.value) for name in methods.names())

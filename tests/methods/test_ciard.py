@@ -95,7 +95,8 @@ def test_student_statistics_are_two_updates_clean_then_adversarial():
     method = methods.create("ciard", p)
     state, b = start(method, p), batch()
     config = CiardConfig()
-    adversarial, passes = ciard.student_passes(config, p, state.student, b, jax.random.key(1))
+    adversarial = ciard.student_attack(config, p, state, b, jax.random.key(1)).images
+    new, _ = method.step(state, b, jax.random.key(1))
     one = {"params": state.student.params, "batch_stats": state.student.batch_stats}
     moments = []
     for images in (b["image"], adversarial):
@@ -104,7 +105,9 @@ def test_student_statistics_are_two_updates_clean_then_adversarial():
     expected = jax.tree.map(
         lambda r, c, a: 0.81 * r + 0.09 * c + 0.1 * a, one["batch_stats"], *moments
     )
-    for ours, theirs in zip(*map(jax.tree.leaves, (passes[2], expected)), strict=True):
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (new.student.batch_stats, expected)), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-5)
 
 
@@ -123,6 +126,7 @@ OPTIONS = [
     {"push_scale": "bounded", "push_warmup": 0},
     {"kl_reduction": "batchmean"},
     {"kl_scale": 10.0},
+    {"clean_weight": 0.5},
     {"r_label_bn": "eval"},
     {"r_clean_forward": "keep"},
     {"decay_epochs": ()},
@@ -175,7 +179,8 @@ def test_number_of_misclassified_samples(push_scale, wrong):
     def term(z):
         robust = 5.0 * jax.nn.one_hot(labels, 10)
         l1, l2 = jnp.asarray(0.05), jnp.asarray(0.03)
-        value, l3, scale, n = ciard.push_term(config, l1, l2, z, target, robust, labels, 90.0)
+        soft = ciard.Soft(robust, target, target)
+        value, l3, scale, n = ciard.push_term(config, l1, l2, z, soft, labels, 90.0)
         return value, (l3, scale, n)
 
     (value, (l3, scale, n)), gradient = jax.value_and_grad(term, has_aux=True)(z)
@@ -199,7 +204,8 @@ def test_decade_cases_of_the_specification():
 def test_sharper_clean_teacher_raises_its_temperature():
     config, memory = CiardConfig(), {"temp_adv": jnp.ones(()), "temp_nat": jnp.ones(())}
     soft, sharp = jnp.eye(4, 10), 4 * jnp.eye(4, 10)
-    after, h_adv, h_nat = ciard.balance(config, memory, soft, sharp, 0.1, 0.1, jnp.asarray(0), 1)
+    logits = ciard.Soft(robust_adv=soft, clean_nat=sharp, clean_adv=sharp)
+    after, h_adv, h_nat = ciard.balance(config, memory, logits, 0.1, 0.1, jnp.asarray(0), 1)
     assert h_adv < h_nat < 0
     assert float(after["temp_nat"]) == pytest.approx(1.001) and float(after["temp_adv"]) == 1.0
 

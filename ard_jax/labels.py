@@ -1,0 +1,109 @@
+"""Soft labels of a teacher, made once for a whole training set: DARD's labels="offline".
+
+Logits are kept, in the order of the training set, so that a batch finds its rows by the images' indices.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ard_jax import rng, sharding
+from ard_jax.attacks import AttackSpec
+from ard_jax.config import Experiment
+from ard_jax.data import ArrayDataset, pipeline
+from ard_jax.data.augment import augment
+from ard_jax.distributed import is_lead
+from ard_jax.writers import Progress
+
+FILE = "teacher_labels.npz"
+
+
+def offline(
+    experiment: Experiment,
+    train: ArrayDataset,
+    teacher: Any,
+    attack: AttackSpec,
+    mesh: Any,
+    folder: Path,
+) -> dict[str, np.ndarray]:
+    """The teacher's logits at every training image and at its adversarial example against the teacher.
+
+    Made in fixed batches of config.batch_size in dataset order, the teacher in eval mode; kept in the
+    run's folder, so that a resumed run reads them back.
+
+    Args:
+      experiment: gives the view (method option "offline_view"), augmentation, batch size and seed.
+      train: the training split, N images.
+      teacher: `teachers.Teacher`.
+      attack: the attack against the teacher.
+      mesh: devices.
+      folder: the run's.
+
+    Returns:
+      {"teacher_nat": float32 [N,K], "teacher_adv": float32 [N,K]}.
+    """
+    view = experiment.method.options.get("offline_view", "plain")
+    kind = experiment.data.augment if view == "augmented_once" else "none"
+    path, made_by = Path(folder) / FILE, f"{teacher.identity} {attack} {kind} {experiment.seed}"
+    kept = _read(path, made_by, len(train))
+    if kept is not None:
+        return kept
+    program = _program(experiment, teacher, attack, mesh, kind)
+    size = sharding.round_up(mesh, experiment.batch_size)
+    shape = (len(train), teacher.bundle.num_classes)
+    found = {name: np.zeros(shape, np.float32) for name in ("teacher_nat", "teacher_adv")}
+    starts = range(0, len(train), size)
+    progress = Progress(len(starts), description="soft labels")
+    try:
+        for number, start in enumerate(starts):
+            # The last batch is filled up from the front: DPGD couples the images of a batch.
+            rows = np.arange(start, start + size) % len(train)
+            host = pipeline.get_batch(train, pipeline.host_slice(rows, *sharding.process()))
+            local = {name: host[name] for name in ("image", "label")}
+            logits = program(teacher.variables, sharding.put_batch(mesh, local), number)
+            new = rows[: len(train) - start]
+            for name, values in logits.items():
+                found[name][new] = np.asarray(values)[: len(new)]
+            progress.update(1, {})
+    finally:
+        progress.close()
+    if not is_lead():
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp.npz")
+    np.savez(partial, made_by=made_by, **found)
+    partial.replace(path)
+    return found
+
+
+def _program(experiment: Experiment, teacher: Any, attack: AttackSpec, mesh: Any, kind: str):
+    root = jax.random.key(experiment.seed)
+
+    def run(variables, batch, number):
+        images = augment(
+            rng.stream(root, "label view", number), batch["image"], kind, pad=experiment.data.pad
+        )
+
+        def predict(x):
+            return teacher.bundle.apply(variables, x, False)[0]
+
+        key, clean = rng.stream(root, "label attack", number), predict(images)
+        soft = {"teacher_logits": clean} if attack.needs_teacher == "logits" else {}
+        adversarial = attack.run(predict, images, batch["label"], key, unroll=1, **soft)
+        return {"teacher_nat": clean, "teacher_adv": predict(adversarial)}
+
+    same, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    return jax.jit(run, in_shardings=(same, split, same), out_shardings=same)
+
+
+def _read(path: Path, made_by: str, count: int) -> dict[str, np.ndarray] | None:
+    """The labels of an earlier start, if they are the same."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["made_by"]) != made_by or len(file["teacher_nat"]) != count:
+                return None
+            return {name: file[name] for name in ("teacher_nat", "teacher_adv")}
+    except (OSError, ValueError, KeyError):
+        return None

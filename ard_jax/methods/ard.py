@@ -1,0 +1,70 @@
+"""ARD (Goldblum et al. 2020, AAAI, arXiv 1905.09747): distillation with the adversary in the loop."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ard_jax import losses
+from ard_jax.methods import base, kd
+
+TEACHERS = ("robust",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArdConfig:
+    """Options of ARD.
+
+    Attributes:
+      alpha: weight of the teacher's term; the hard labels at the clean image have 1 - alpha.
+      temperature: softens both networks; its square multiplies the KL.
+      kl_reduction: "mean_classes" is the code's mean over batch and classes.
+      kl_scale: factor on the teacher's term.
+    """
+
+    alpha: float = 1.0
+    temperature: float = 30.0
+    kl_reduction: str = "mean_classes"
+    kl_scale: float = 1.0
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values."""
+        found = kd.share_problems(alpha=self.alpha) + kd.temperature_problems(self.temperature)
+        return found + base.kl_problems(self.kl_reduction, self.kl_scale)
+
+
+def make(config: ArdConfig, parts: base.Parts) -> base.Method:
+    """L = a t^2 mean_BC KL(p_T^t(x) || p_S^t(x')) + (1-a) mean_B CE(S(x), y).
+
+    The teacher is evaluated once, at the CLEAN x, in eval mode. Attack: PGD on CE, start x + U(-eps,
+    eps) that is not clipped before the first step, step eps/4, 10 steps.
+    BatchNorm: the official code never calls eval(), so it attacks with the student in train mode and
+    every attack step moves the running statistics: `attack_bn="train"`, `attack_bn_stats="keep"`, which
+    the configs set. After the attack come the train-mode passes S(x'), S(x), in this order. The
+    statistics move K + 2 times a step with K attack steps (twice with any other `attack_bn`).
+    Schedule: 200 epochs, rate 0.1, weight decay 2e-4; the code means to decay at 100 and 150 but
+    multiplies the base rate both times, so the rate is 0.01 from 100 on and never 0.001. Source:
+    goldblum/AdversariallyRobustDistillation, main.py.
+    """
+
+    def init(student_variables, teacher_variables):
+        return base.student_state(parts, student_variables, teacher_variables)
+
+    def step(state, batch, key):
+        images, labels = batch["image"], batch["label"]
+        soft = base.teacher_logits(parts, state, "robust", images)
+        attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
+
+        def loss_of(z_adv, z_nat):
+            kl = kd.softened_kl(soft, z_adv, config.temperature)
+            distill = losses.reduce_kl(kl, z_adv.shape[-1], config.kl_reduction) * config.kl_scale
+            ce = jnp.mean(losses.cross_entropy(z_nat, labels))
+            total = config.alpha * distill + (1 - config.alpha) * ce
+            return total, {"loss_distill": distill, "loss_ce": ce}
+
+        student, metrics, (z_adv, z_nat) = base.train_student(
+            parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of,
+            batch["epoch"],
+        )  # fmt: skip
+        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
+
+    return base.Method("ard", TEACHERS, (), init, step)

@@ -1,0 +1,73 @@
+"""B-MTARD (Zhao et al. 2024, TPAMI): MTARD with teacher temperatures that balance the entropies."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ard_jax import losses
+from ard_jax.methods import base, mtard, rslad
+
+TEACHERS = mtard.TEACHERS
+
+
+@dataclasses.dataclass(frozen=True)
+class BMtardConfig:
+    """Options of B-MTARD.
+
+    Attributes:
+      weight_rate: rate of the loss weights per step.
+      balance_temperatures: False keeps both teacher temperatures at 1.
+      temp_rate: rate of the temperatures per step.
+      decay_epochs: epochs, from 1, after which both rates are multiplied by 0.1.
+      kl_reduction: "mean_classes" on CIFAR-10; "scaled10" is that times 10 on CIFAR-100.
+      kl_scale: factor on both terms.
+    """
+
+    weight_rate: float = 0.025
+    balance_temperatures: bool = True
+    temp_rate: float = 1e-3
+    decay_epochs: tuple[int, ...] = (215, 260, 285)
+    kl_reduction: str = "mean_classes"
+    kl_scale: float = 1.0
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values."""
+        rates = {"weight_rate": self.weight_rate, "temp_rate": self.temp_rate}
+        found = base.kl_problems(self.kl_reduction, self.kl_scale)
+        return found + mtard.rate_problems(rates, self.decay_epochs)
+
+
+def make(config: BMtardConfig, parts: base.Parts) -> base.Method:
+    """L = wa La + wn Ln, La = mean_BC KL(p_T^ta(x') || p_S(x')), Ln = mean_BC KL(p_Tn^tn(x) || p_S(x)).
+
+    Only the teachers are softened; no t^2. Temperatures: h_k = mean_BC p_k log(p_k + 1e-5) of each
+    teacher as softened in this step; then ta <- ta - 0.001 sign(ha / hn - 1), tn <- tn - 0.001
+    sign(hn / ha - 1), cut to [1, 10], used from the next step on; they start at 1. Weights, before they
+    are used: r_k = L_k / L_k(first step), w_k <- w_k - 0.025 (w_k - r_k / (ra + rn)), cut at 0, scaled to
+    sum 1 (the code divides r_k by their mean first, which cancels).
+    Attack, BatchNorm and cost as MTARD: PGD on CE, start x + 0.001 N(0, I), eval mode; T at x', Tn at x;
+    train-mode passes S(x'), S(x), two updates of the student's running statistics.
+    Schedule: 300 epochs, rate 0.1, times 0.1 after 215, 260, 285 (as both balance rates), weight decay
+    2e-4. Source: zhaoshiji123/MTARD-extension, resnet18_mtard_cifar10.py.
+    """
+    memory = mtard.first_weights() | {name: jnp.ones(()) for name in ("temp_adv", "temp_nat")}
+
+    def branches(memory, z_adv, z_nat, soft_adv, soft_nat, step, epoch):
+        temp_adv, temp_nat = memory["temp_adv"], memory["temp_nat"]
+        l_adv = rslad.distillation(config, z_adv, soft_adv, temp_adv)
+        l_nat = rslad.distillation(config, z_nat, soft_nat, temp_nat)
+        num_classes = z_adv.shape[-1]
+        h_adv = jnp.mean(losses.negative_entropy(soft_adv, temp_adv)) / num_classes
+        h_nat = jnp.mean(losses.negative_entropy(soft_nat, temp_nat)) / num_classes
+        passed = [epoch > e for e in config.decay_epochs]
+        if config.balance_temperatures:
+            temp_adv, temp_nat = losses.balance_temperatures(
+                temp_adv, temp_nat, h_adv, h_nat, mtard.decayed(config.temp_rate, passed)
+            )
+        rate = mtard.decayed(config.weight_rate, passed)
+        memory = mtard.balance(memory, l_adv, l_nat, step, rate, "ciard")
+        temperatures = {"temp_adv": temp_adv, "temp_nat": temp_nat}
+        values = temperatures | {"entropy_adv": h_adv, "entropy_nat": h_nat}
+        return l_adv, l_nat, memory | temperatures, values
+
+    return mtard.two_teachers("b_mtard", parts, memory, branches)

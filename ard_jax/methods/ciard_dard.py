@@ -1,0 +1,65 @@
+"""ciard_dard: CIARD's two teachers, push and teacher training, with DARD's labels and DPGD examples.
+
+This project's own combination; no paper has it. It is CIARD (ard_jax.methods.ciard: same step, order
+of passes, BatchNorm updates S 2, N 0, R 1) with two things exchanged:
+
+  x' = DPGD against the student instead of PGD on CE (the attack `dpgd`);
+  L1 = (branch(S(x), R(x)) + branch(S(x'), R(x'))) / 2, DARD's objective, in place of CIARD's KL to R(x'):
+       branch(z, g) = a T^2 mean_B KL(softmax(g/T) || softmax(z/T)) + (1-a) mean_B CE(z, y).
+
+The whole objective is one scalar, minimised by one update of the student:
+
+  L = L1 + clean_weight L2 - push_lambda s L3,
+
+L2 = mean_BC KL(softmax(N(x)/T_nat) || S(x)) and the push L3 as in CIARD, s = 10^(decade of the smaller of
+L1 and L2, minus that of L3). From itt_start R takes SGD steps on CE(R(x'), y). R's labels come from
+its running statistics (r_label_bn="eval"), since R is asked at x and x' and batch statistics would
+differ between the two; CIARD's "train" is an option. With clean_weight=0, push=False and R never trained
+it is DARD.
+"""
+
+import dataclasses
+
+from ard_jax.methods import base, ciard, dard
+from ard_jax.methods.ciard_config import CiardConfig
+
+TEACHERS = ciard.TEACHERS
+
+
+@dataclasses.dataclass(frozen=True)
+class CiardDardConfig(CiardConfig):
+    """CIARD's options and these.
+
+    Attributes:
+      a: weight of R's soft labels within a branch; the hard labels have 1 - a.
+      temperature: T of the soft labels, of teacher and student.
+      kd: "kl", or "dice": soft Dice instead of the KL.
+    """
+
+    a: float = 0.7
+    temperature: float = 3.0
+    kd: str = "kl"
+    r_label_bn: str = "eval"
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values."""
+        found = super().problems() + dard.label_problems(self.a, self.temperature)
+        if self.kd not in ("kl", "dice"):
+            found.append(f"method.kd={self.kd!r}: choose one of kl, dice")
+        return found
+
+
+def branch_losses(config: CiardDardConfig, z_nat, z_adv, soft: ciard.Soft, memory, labels):
+    """(L1, L2) of the module's docstring."""
+    pairs = ((z_nat, soft.robust_nat), (z_adv, soft.robust_adv))
+    l1 = sum(
+        dard.branch(config, z, dard.soft_labels(g, config.temperature, "logits"), labels)
+        for z, g in pairs
+    )
+    l2 = ciard.distill_branch(config, z_nat, soft.clean_nat, memory["temp_nat"])
+    return l1 / 2, l2
+
+
+def make(config: CiardDardConfig, parts: base.Parts) -> base.Method:
+    """The joined method on these networks; see the module's docstring."""
+    return ciard.make(config, parts, "ciard_dard", branch_losses, label_natural=True)

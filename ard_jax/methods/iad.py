@@ -1,0 +1,218 @@
+"""IAD-I, IAD-II and AKD2 (Zhu et al. 2022, ICLR): distillation from a partly reliable teacher.
+
+The reliability a(x) = p_T(y|x')^beta weighs what the teacher says against what the student itself says at
+the clean image. Source: ZFancy/IAD, IAD-I.py, IAD-II.py, AKD2.py.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ard_jax import losses
+from ard_jax.methods import base, kd, trades
+
+TEACHERS = ("robust",)
+TEACHERS2 = ("robust", "clean")
+VARIANTS = ("paper", "released")
+SWITCH = ("on", "off")
+
+
+@dataclasses.dataclass(frozen=True)
+class Iad1Config:
+    """Options of IAD-I.
+
+    Attributes:
+      variant: "paper", or "released" (see `make_iad1`).
+      alpha: weight of both KL terms; the hard labels at the clean image have 1 - alpha.
+      temperature: of the teacher's term, both networks; its square multiplies the KL.
+      beta: exponent of the reliability.
+      begin_epoch: epochs without reliability; it is used from epoch begin_epoch + 1 (from 1) on. The
+        code counts epochs from 0, where this is epoch 60.
+    """
+
+    variant: str = "paper"
+    alpha: float = 1.0
+    temperature: float = 1.0
+    beta: float = 0.1
+    begin_epoch: int = 60
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values."""
+        found = _choice("variant", self.variant, VARIANTS)
+        return found + kd.share_problems(alpha=self.alpha) + _common_problems(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Iad2Config:
+    """Options of IAD-II, and of AKD2 (reliability="off").
+
+    Attributes:
+      alpha1: weight of the robust teacher's and the student's own term.
+      alpha2: weight of the clean teacher's term; the hard labels have 1 - alpha1 - alpha2.
+      temperature: of the teachers' terms, both networks; its square multiplies them and the own term.
+      beta: exponent of the reliability.
+      begin_epoch: epochs without reliability, see `Iad1Config`.
+      reliability: "off" keeps a = 1 for the whole run: AKD2.
+    """
+
+    alpha1: float = 0.5
+    alpha2: float = 0.25
+    temperature: float = 1.0
+    beta: float = 0.1
+    begin_epoch: int = 40
+    reliability: str = "on"
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values."""
+        found = _choice("reliability", self.reliability, SWITCH)
+        found += kd.share_problems(alpha1=self.alpha1, alpha2=self.alpha2)
+        if self.alpha1 + self.alpha2 > 1:
+            found.append(
+                f"method.alpha1={self.alpha1} and alpha2={self.alpha2}: their sum must not exceed 1"
+            )
+        return found + _common_problems(self)
+
+
+def _choice(name, value, choices):
+    known = value in choices
+    return [] if known else [f"method.{name}={value!r}: choose one of {', '.join(choices)}"]
+
+
+def _common_problems(config):
+    found = kd.temperature_problems(config.temperature)
+    for name in ("beta", "begin_epoch"):
+        if getattr(config, name) < 0:
+            found.append(f"method.{name}={getattr(config, name)}: must not be negative")
+    return found
+
+
+def reliability(
+    teacher_logits: jax.Array, labels: jax.Array, beta: float, active: jax.Array
+) -> jax.Array:
+    """p_T(y|x')^beta, a constant; 1 where not `active`. [B] float32 in (0, 1]."""
+    weight = jnp.exp(-beta * losses.cross_entropy(teacher_logits, labels))
+    return jax.lax.stop_gradient(jnp.where(active, weight, 1.0))
+
+
+def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
+    """L = w t^2 mean_B a KL(p_T^t(x) || p_S^t(x')) + w mean_B (1-a) KL(p_S(x) || p_S(x')) + (1-w) CE.
+
+    w = alpha; CE = mean_B CE(S(x), y). The own target p_S(x) carries gradient. a = 1 up to
+    `begin_epoch`, which leaves ARD with a batch mean. The teacher is evaluated at x and at x', in eval
+    mode.
+    Attack as ARD's: CE, start x + U(-eps, eps) not clipped before the first step, step eps/4, 10
+    steps, and the official code attacks in train mode and keeps the statistics (`attack_bn="train"`,
+    `attack_bn_stats="keep"`, set by the configs).
+    Train-mode passes after the attack, each updating the running statistics once:
+      "paper": S(x'), S(x).
+      "released": S(x'), S(x'), S(x) up to `begin_epoch`; S(x'), S(x'), S(x), S(x) after it. The second
+        S(x') is computed and not used; the two S(x) serve KL and CE. Equal passes have equal logits in
+        train mode, so each is computed once here and its update of the statistics is repeated.
+    Loss: "released" has no factor a on the teacher's term.
+    Schedule: 200 epochs, rate 0.1, weight decay 2e-4, one decay times 0.1 at 100 (counted from 0; the
+    code's second one at 150 multiplies the base rate again and changes nothing). The teacher has the
+    student's size and comes from PGD adversarial training.
+    """
+    released = config.variant == "released"
+
+    def init(student_variables, teacher_variables):
+        return base.student_state(parts, student_variables, teacher_variables)
+
+    def step(state, batch, key):
+        images, labels = batch["image"], batch["label"]
+        active = batch["epoch"] > config.begin_epoch
+        soft = base.teacher_logits(parts, state, "robust", images)
+        attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
+        soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
+        a = reliability(soft_adv, labels, config.beta, active)
+
+        def loss_of(z_adv, z_nat):
+            teacher_weight = 1.0 if released else a
+            distill = jnp.mean(teacher_weight * kd.softened_kl(soft, z_adv, config.temperature))
+            own = jnp.mean((1 - a) * losses.trades_kl(z_nat, z_adv))
+            ce = jnp.mean(losses.cross_entropy(z_nat, labels))
+            total = config.alpha * (distill + own) + (1 - config.alpha) * ce
+            return total, {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
+
+        merge = None
+        if released:
+            merge = lambda after: released_statistics(attacked.batch_stats, after, active)  # noqa: E731
+        student, metrics, (z_adv, z_nat) = base.train_student(
+            parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of,
+            batch["epoch"], merge,
+        )  # fmt: skip
+        metrics |= {"reliability": jnp.mean(a)} | base.accuracies(labels, z_nat, z_adv)
+        return state.replace(student=student), metrics
+
+    return base.Method("iad1", TEACHERS, (), init, step)
+
+
+def released_statistics(before, after, active):
+    """Statistics after the passes x', x', x and, where `active`, x once more.
+
+    Args:
+      before: statistics before the passes.
+      after: statistics after S(x') and, from there, S(x).
+      active: bool scalar.
+    """
+    after_adv, after_nat = after
+    twice_adv = trades.repeat_statistics(before, after_adv, after_adv)
+    once = trades.repeat_statistics(after_adv, after_nat, twice_adv)
+    twice = trades.repeat_statistics(after_adv, after_nat, once)
+    return select(active, twice, once)
+
+
+def select(active, first, second):
+    """`first` where the scalar `active`, otherwise `second`; trees of equal structure."""
+    return jax.tree.map(lambda a, b: jnp.where(active, a, b), first, second)
+
+
+def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
+    """L = (1-a1-a2) CE + a1 t^2 mean_B [ a KL(p_T^t(x') || p_S^t(x')) + (1-a) KL(p_S(x) || p_S(x')) ] + a2 K.
+
+    CE = mean_B CE(S(x'), y); K = t^2 mean_B KL(p_Tn^t(x') || p_S^t(x')) from the clean teacher; the own
+    target p_S(x) carries gradient; a = 1 up to `begin_epoch`, and always with reliability="off" (AKD2).
+    Both teachers are evaluated once, at x', in eval mode. Attack, its BatchNorm mode and the schedule are
+    those of IAD-I. Train-mode passes after the attack: S(x'); then S(x), needed for the own term only,
+    whose update of the running statistics counts after `begin_epoch`, as in the code (before it the
+    pass is computed and thrown away; with reliability="off" it is not computed).
+    Paper and code agree; the published IAD-II.py does not start, because it declares --beta twice.
+    """
+    introspects = config.reliability == "on"
+    a1, a2 = config.alpha1, config.alpha2
+
+    def init(student_variables, teacher_variables):
+        return base.student_state(parts, student_variables, teacher_variables)
+
+    def step(state, batch, key):
+        images, labels = batch["image"], batch["label"]
+        active = introspects & (batch["epoch"] > config.begin_epoch)
+        attacked = base.attack(parts, state, batch, key)
+        soft = base.teacher_logits(parts, state, "robust", attacked.images)
+        soft_clean = base.teacher_logits(parts, state, "clean", attacked.images)
+        a = reliability(soft, labels, config.beta, active)
+
+        def loss_of(z_adv, z_nat=None):
+            ce = jnp.mean(losses.cross_entropy(z_adv, labels))
+            distill = jnp.mean(a * kd.softened_kl(soft, z_adv, config.temperature))
+            clean = jnp.mean(kd.softened_kl(soft_clean, z_adv, config.temperature))
+            values = {"loss_ce": ce, "loss_distill": distill, "loss_clean_teacher": clean}
+            total = (1 - a1 - a2) * ce + a1 * distill + a2 * clean
+            if z_nat is None:
+                return total, values
+            own = config.temperature**2 * jnp.mean((1 - a) * losses.trades_kl(z_nat, z_adv))
+            return total + a1 * own, values | {"loss_own": own}
+
+        inputs, merge = (attacked.images,), None
+        if introspects:
+            inputs += (images,)
+            merge = lambda after: select(active, after[1], after[0])  # noqa: E731
+        student, metrics, logits = base.train_student(
+            parts, state.student, attacked.batch_stats, inputs, loss_of, batch["epoch"], merge
+        )
+        z_adv, z_nat = logits if introspects else (*logits, None)
+        metrics |= {"reliability": jnp.mean(a)} | base.accuracies(labels, z_nat, z_adv)
+        return state.replace(student=student), metrics
+
+    return base.Method("iad2", TEACHERS2, (), init, step)

@@ -1,0 +1,57 @@
+"""MART (Wang et al. 2020, ICLR): adversarial training that weighs misclassified examples."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ard_jax import losses
+from ard_jax.methods import base
+
+TEACHERS = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class MartConfig:
+    """Options of MART.
+
+    Attributes:
+      beta: weight of the KL term; 5 in the authors' ResNet-18 script, 6 in that for WideResNets.
+    """
+
+    beta: float = 5.0
+
+    def problems(self) -> list[str]:
+        """What is wrong with these values."""
+        return [] if self.beta >= 0 else [f"method.beta={self.beta}: must not be negative"]
+
+
+def make(config: MartConfig, parts: base.Parts) -> base.Method:
+    """L = mean_B BCE(S(x'), y) + beta mean_B [ KL(p(x) || p(x')) (1 - p_y(x)) ].
+
+    BCE(z, y) = CE(z, y) - log(1.0001 - max_{c != y} p_c). Gradient flows through the target p(x) and
+    through the weight 1 - p_y(x), as in the authors' code.
+    Attack: PGD on CE, start x + 0.001 N(0, I), eps 0.031, step 0.007, eval mode, nothing updated. Then
+    the train-mode passes S(x), S(x'), in this order: two updates of the running statistics.
+    Schedule (ResNet-18 script): 120 epochs, rate 0.01, times 0.1, 0.01, 0.001 from epochs 75, 90, 100,
+    weight decay 3.5e-3. Source: YisenWang/MART, mart.py and train_resnet.py.
+    """
+
+    def init(student_variables, teacher_variables):
+        return base.student_state(parts, student_variables, teacher_variables)
+
+    def step(state, batch, key):
+        labels = batch["label"]
+        attacked = base.attack(parts, state, batch, key)
+
+        def loss_of(z_nat, z_adv):
+            bce = jnp.mean(losses.boosted_cross_entropy(z_adv, labels))
+            kl = jnp.mean(losses.mart_kl(z_nat, z_adv, labels))
+            return bce + config.beta * kl, {"loss_bce": bce, "loss_kl": kl}
+
+        student, metrics, (z_nat, z_adv) = base.train_student(
+            parts, state.student, attacked.batch_stats, (batch["image"], attacked.images), loss_of,
+            batch["epoch"],
+        )  # fmt: skip
+        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
+
+    return base.Method("mart", TEACHERS, (), init, step)

@@ -1,0 +1,49 @@
+"""All kinds of methods side by side on the handwritten digits, eps 0.2.
+
+    python -m ard_jax.main --mode=compare --config=configs/compare_digits.py
+
+One protocol: the same student (small_resnet, widths 8 and 16), the same two teachers, 40 epochs of 20
+updates, the same validation split and evaluation, three seeds. Of the settings only the learning rate was
+searched, for every method alike: 0.05, 0.1 and 0.2 on seed 0, the best on the validation split
+(`:search` runs that; `configs/protocol.py` holds what it found). `:all` compares all the methods there are.
+"""
+
+from configs import common, protocol
+
+METHODS = ("natural", "sat", "trades", "ard", "rslad", "mtard", "dard", "ciard", "ciard_dard")
+
+
+def get_config(variant: str = ""):
+    config = common.config_dict(
+        name="compare_digits",
+        workdir="",
+        seeds=(0, 1, 2),
+        methods=METHODS,
+        main_attack="pgd_sat",
+        full_reports=False,
+        runs={name: protocol.digits(name) for name in METHODS},
+    )
+    if variant == "all":
+        config.name = "compare_digits_all"
+        config.runs = common.config_dict(
+            **{name: protocol.digits(name) for name in protocol.METHODS}
+        )
+        config.methods = tuple(protocol.METHODS)
+    elif variant == "search":
+        config.name, config.seeds = "search_digits", (0,)
+        config.runs = common.config_dict(**searched())
+        config.methods = tuple(config.runs)
+    elif variant:
+        raise ValueError(f"configs/compare_digits.py has no variant {variant!r}: all, search")
+    return config
+
+
+def searched():
+    """Every method at three learning rates, evaluated by one attack."""
+    found = {}
+    for name in protocol.METHODS:
+        for rate in (0.05, 0.1, 0.2):
+            config = found[f"{name}_lr{rate * 100:03.0f}"] = protocol.digits(name)
+            config.student_optim.lr = rate
+            config.eval.attacks = ("pgd_sat",)
+    return found

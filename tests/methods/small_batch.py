@@ -1,0 +1,87 @@
+"""One small batch, small networks, and single steps of a method on them, compiled once each."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ard_jax import attacks, methods, models, optim
+from ard_jax.methods import base
+
+SHAPE = (8, 8, 1)
+ATTACKS = {"mart": "mart_train", "ard": "ard_train", "iad1": "ard_train", "iad2": "ard_train",
+           "score": "score_train", "sat": "sat_train", "trades": "trades_train"}  # fmt: skip
+TRAIN = (("attack_bn", "train"),)
+# Compiling is nearly all of these tests' time; without optimisation it takes half.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def parts(name, *, weight_decay=2e-4, **fields):
+    nets = [models.create("small_cnn", 10, SHAPE, widths=w) for w in ((4, 8), (6, 8), (5, 8))]
+    teachers = dict(zip(("robust", "clean"), nets[1:], strict=True))
+    attack = attacks.make(ATTACKS[name], eps=0.1, steps=3) if name in ATTACKS else None
+    return methods.Parts(
+        student=nets[0],
+        student_optim=optim.make(optim.OptimConfig(lr=0.05, weight_decay=weight_decay), 10),
+        attack=attack,
+        teachers={role: teachers[role] for role in methods.TEACHERS[name]},
+        **fields,
+    )
+
+
+def batch(epoch=1, size=20):
+    labels = jnp.arange(size, dtype=jnp.int32) % 10
+    image = jax.random.uniform(jax.random.key(3), (size, *SHAPE)) * 0.3
+    return {
+        "image": image + 0.07 * labels[:, None, None, None],
+        "label": labels,
+        "epoch": jnp.asarray(epoch, jnp.int32),
+    }
+
+
+@functools.cache
+def teacher_variables(role):
+    """A teacher after sixty steps of natural training on the batch."""
+    p = dataclasses.replace(parts("natural"), student=parts("iad2").teachers[role])
+    method = methods.create("natural", p)
+    state, step = method.init(p.student.init(jax.random.key(5)), {}), jit(method.step)
+    for _ in range(60):
+        state, _ = step(state, batch(), jax.random.key(0))
+    return state.student.variables
+
+
+@functools.cache
+def student_variables():
+    return parts("natural").student.init(jax.random.key(0))
+
+
+def fresh(name, fields=(), options=()):
+    """(parts, state, step): a method built anew, with its step compiled at the first call."""
+    p = parts(name, **dict(fields))
+    method = methods.create(name, p, **dict(options))
+    variables = {role: teacher_variables(role) for role in p.teachers}
+    return p, method.init(student_variables(), variables), jit(method.step)
+
+
+compiled = functools.cache(fresh)
+
+
+@functools.cache
+def one_step(name, epoch=1, fields=(), **options):
+    """(state before, state after, metrics) of one step from a fixed start."""
+    _, state, step = compiled(name, fields, tuple(options.items()))
+    new, metrics = step(state, batch(epoch), jax.random.key(1))
+    return state, new, jax.device_get(metrics)
+
+
+@functools.cache
+def adversarial_images(name, fields=()):
+    """x' of that step."""
+    p, state, _ = compiled(name, fields)
+    return jit(lambda: base.attack(p, state, batch(), jax.random.key(1)).images)()
+
+
+def distance(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)

@@ -1,0 +1,296 @@
+"""What every method promises: who changes, which passes move the statistics, one trace, randomness.
+
+The networks are linear, and their "running statistics" write down the train-mode passes: each pass appends
+one binary digit to a number that starts at 1, a 1 for the clean batch and a 0 for any other images.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ard_jax import attacks, methods, optim
+from ard_jax.models.bundle import ModelBundle
+
+SHAPE, CLASSES, SIZE = (4, 4, 1), 5, 12
+STEPS = 3  # of the attack
+CLEAN = np.random.default_rng(0).uniform(0.3, 0.7, (SIZE, *SHAPE)).astype(np.float32)
+LABELS = np.arange(SIZE, dtype=np.int32) % CLASSES
+LATE = 60  # an epoch in which CIARD trains its teacher and IAD-II introspects
+
+
+def bundle(classes=CLASSES):
+    def init(key):
+        kernel = 0.3 * jax.random.normal(key, (int(np.prod(SHAPE)), classes))
+        return {"params": {"kernel": kernel}, "batch_stats": {"trace": jnp.ones(())}}
+
+    def apply(variables, images, train):
+        logits = images.reshape(images.shape[0], -1) @ variables["params"]["kernel"]
+        if not train:
+            return logits, variables["batch_stats"]
+        clean = jnp.all(images == CLEAN).astype(jnp.float32)
+        return logits, {"trace": 2 * variables["batch_stats"]["trace"] + clean}
+
+    return ModelBundle("linear", classes, SHAPE, "none", init, apply)
+
+
+def passes(state_of_network):
+    """The train-mode passes since the start, such as "x' x"."""
+    digits = f"{int(state_of_network.batch_stats['trace']):b}"[1:]
+    return " ".join("x" if d == "1" else "x'" for d in digits)
+
+
+# Method -> attack, and the train-mode passes of the student after the attack, in order.
+STUDENT_PASSES = {
+    "absld": ("rslad_train", "x' x"),
+    "adaad": ("adaad_train", "x x'"),
+    "adaiad": ("adaad_train", "x x'"),
+    "ard": ("ard_train", "x' x"),
+    "b_mtard": ("ciard_train", "x' x"),
+    "ciard": ("ciard_train", "x x'"),
+    "ciard_dard": ("dpgd", "x x'"),
+    "dard": ("dpgd", "x x'"),
+    "fair_rslad": ("rslad_train", "x' x"),
+    "iad1": ("ard_train", "x' x"),
+    "iad2": ("ard_train", "x' x"),
+    "kd": (None, "x"),
+    "mart": ("mart_train", "x x'"),
+    "mtard": ("ciard_train", "x' x"),
+    "natural": (None, "x"),
+    "rslad": ("rslad_train", "x' x"),
+    "sat": ("sat_train", "x'"),
+    "score": ("score_train", "x x'"),
+    "trades": ("trades_train", None),
+}
+# Of TRADES, None: it applies the update of S(x) twice by the formula of exponential averages, which means
+# nothing for a counter. test_baselines.py holds its statistics against real passes.
+TEACHER_PASSES = {"ciard": {"robust": "x'"}, "ciard_dard": {"robust": "x'"}}
+NAMES = sorted(STUDENT_PASSES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Dozens of programs run once or twice each here, so optimising them costs more than it saves."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_parts(name, start=None, **fields):
+    attack, net = STUDENT_PASSES[name][0], bundle()
+    changed = {} if start is None else {"start": start}
+    optimiser = optim.make(optim.OptimConfig(lr=0.1), 300)
+    return methods.Parts(
+        student=net,
+        student_optim=optimiser,
+        attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, **changed),
+        teachers={role: bundle() for role in methods.TEACHERS[name]},
+        teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)},
+        epochs=300,
+        steps_per_epoch=2,
+        **fields,
+    )
+
+
+def begin(method, parts):
+    keys = iter(jax.random.split(jax.random.key(7), 3))
+    student = parts.student.init(next(keys))
+    return method.init(
+        student, {role: net.init(next(keys)) for role, net in parts.teachers.items()}
+    )
+
+
+def batch(method, epoch):
+    soft = jax.random.normal(jax.random.key(2), (SIZE, CLASSES))
+    fields = {"image": jnp.asarray(CLEAN), "label": jnp.asarray(LABELS)}
+    return fields | {"epoch": jnp.asarray(epoch, jnp.int32)} | dict.fromkeys(method.columns, soft)
+
+
+@functools.cache
+def compiled(name, options=(), **fields):
+    """(method, state at the start, jitted step, list with one entry per trace)."""
+    parts, traces = make_parts(name, **fields), []
+    method = methods.create(name, parts, **dict(options))
+
+    def step(state, batch, key):
+        traces.append(name)
+        return method.step(state, batch, key)
+
+    return method, begin(method, parts), jax.jit(step), traces
+
+
+def after_one_step(name, epoch=LATE, seed=0, options=(), **fields):
+    method, state, step, _ = compiled(name, options, **fields)
+    return state, step(state, batch(method, epoch), jax.random.key(seed))[0]
+
+
+def equal(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(bool(jnp.array_equal(x, y)) for x, y in pairs)
+
+
+def test_every_method_is_in_the_table():
+    assert methods.names() == NAMES
+    assert {n for n in NAMES if STUDENT_PASSES[n][0]} == set(methods.ATTACKING)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_teachers_change_if_and_only_if_the_method_says_so(name):
+    method = compiled(name)[0]
+    old, new = after_one_step(name)
+    assert method.name == name and method.teachers == tuple(old.teachers)
+    assert method.trained_teachers == methods.TRAINED_TEACHERS[name]
+    for role in method.teachers:
+        trained = role in method.trained_teachers
+        assert equal(old.teachers[role].params, new.teachers[role].params) != trained
+        assert passes(new.teachers[role]) == TEACHER_PASSES.get(name, {}).get(role, "")
+    assert not equal(old.student.params, new.student.params)
+
+
+@pytest.mark.parametrize("name", ["ciard", "ciard_dard"])
+def test_trained_teachers_keep_their_weights_before_their_epoch(name):
+    old, new = after_one_step(name, epoch=50)
+    assert equal(old.teachers["robust"].params, new.teachers["robust"].params)
+    assert passes(new.teachers["robust"]) == "x'"
+
+
+PASSES = [(name, (), LATE, order) for name, (_, order) in STUDENT_PASSES.items() if order]
+PASSES += [
+    ("iad2", (), 40, "x'"),
+    ("iad2", (("reliability", "off"),), LATE, "x'"),
+    ("dard", (("objective", "fused"),), LATE, "x'"),
+    ("dard", (("labels", "offline"),), LATE, "x x'"),
+    ("dard", (("labels", "online"),), LATE, "x x'"),
+    ("ciard", (("forward_order", "adversarial_first"),), LATE, "x' x"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "epoch", "order"), PASSES)
+def test_student_statistics_move_with_these_passes(name, options, epoch, order):
+    """In this number and order; the attack, in eval mode, moves none."""
+    assert passes(after_one_step(name, epoch, options=options)[1].student) == order
+
+
+def test_clean_forward_of_the_teacher_is_seen_in_its_statistics():
+    _, new = after_one_step("ciard", options=(("r_clean_forward", "keep"),))
+    assert passes(new.teachers["robust"]) == "x x'"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if STUDENT_PASSES[n][0] and n not in TEACHER_PASSES and n != "trades"]
+)
+def test_train_mode_attack_keeps_its_passes(name):
+    """One for every attack step, before the others. The first is at x when there is no start."""
+    attack, order = STUDENT_PASSES[name]
+    first = "x" if attacks.make(attack).start == "none" else "x'"
+    _, kept = after_one_step(name, attack_bn="train", attack_bn_stats="keep")
+    assert passes(kept.student) == " ".join([first, *["x'"] * (STEPS - 1), order])
+
+
+@pytest.mark.parametrize("name", ["ard", "score", "fair_rslad", "ciard"])
+def test_train_mode_attack_can_discard_its_passes(name):
+    _, new = after_one_step(name, attack_bn="train", attack_bn_stats="discard")
+    assert passes(new.student) == STUDENT_PASSES[name][1]
+
+
+@pytest.mark.parametrize("name", sorted(TEACHER_PASSES))
+def test_attack_statistics_cannot_be_kept_where_a_clean_pass_comes_first(name):
+    with pytest.raises(ValueError, match="bn_stats='discard'"):
+        methods.create(name, make_parts(name, attack_bn="train", attack_bn_stats="keep"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_is_traced_once(name):
+    """Whatever epoch, step, key and state: schedules and switches of epoch are inside the program."""
+    method, state, step, traces = compiled(name)
+    for i, epoch in enumerate((1, 1, 2, LATE, 216, 300)):
+        state, metrics = step(state, batch(method, epoch), jax.random.key(i))
+        state = state.replace(step=state.step + 1)
+    assert len(traces) == 1
+    assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+    assert all(bool(jnp.isfinite(m)) for m in metrics.values())
+
+
+def depends_on_the_key(name, **fields):
+    first, again, other = (after_one_step(name, seed=seed, **fields)[1] for seed in (1, 1, 2))
+    assert equal(first, again)
+    return not equal(first, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_random_through_the_start_of_its_attack_only(name):
+    # The attack's few steps of eps/4 do not reach the border of the ball, where all starts would end.
+    attack = STUDENT_PASSES[name][0]
+    start = attacks.make(attack).start if attack else "none"
+    assert depends_on_the_key(name) == (start != "none")
+    if start != "none":
+        assert not depends_on_the_key(name, start="none")
+    elif attack:
+        assert depends_on_the_key(name, start="uniform")
+
+
+# Bad construction: one ValueError with everything that is wrong, before any network runs.
+
+
+def untouchable(classes=CLASSES):
+    def fail(*_):
+        raise AssertionError("a network was used")
+
+    return ModelBundle("untouchable", classes, SHAPE, "none", fail, fail)
+
+
+def refused(name, options=None, **fields):
+    parts = make_parts(name)
+    fields = {"student": untouchable(), "teachers": parts.teachers} | fields
+    values = {f: getattr(parts, f) for f in parts.__dataclass_fields__} | fields
+    with pytest.raises(ValueError) as error:
+        methods.create(name, methods.Parts(**values), **(options or {}))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_teachers(name):
+    message = refused(name, teachers={"third": untouchable(7)})
+    assert "takes no third teacher" in message
+    assert f"the third teacher has 7 classes, the student {CLASSES}" in message
+    for role in methods.TEACHERS[name]:
+        assert f"needs a {role} teacher" in message
+
+
+@pytest.mark.parametrize("name", methods.ATTACKING)
+def test_wrong_attack(name):
+    assert "needs an attack" in refused(name, attack=None)
+    if "robust" not in methods.TEACHERS[name]:
+        for attack in ("rslad_train", "adaad_train"):
+            message = refused(name, attack=attacks.make(attack))
+            assert repr(attack) in message and "needs a robust teacher" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("kd", {"temperature": 0.0, "alpha": -0.1}, ["temperature=0.0", "alpha=-0.1"]),
+        ("ard", {"temperature": 0.0, "kl_scale": -1.0}, ["temperature=0.0", "kl_scale=-1.0"]),
+        ("iad2", {"temperature": -1.0, "alpha1": -0.5}, ["temperature=-1.0", "alpha1=-0.5"]),
+        ("mtard", {"weight_rate": -1.0, "kl_scale": -1.0}, ["weight_rate=-1.0", "kl_scale=-1.0"]),
+        ("b_mtard", {"temp_rate": -1.0}, ["temp_rate=-1.0"]),
+        ("ciard", {"push_t": 0.0, "push_lambda": -1.0}, ["push_t=0.0", "push_lambda=-1.0"]),
+        ("dard", {"temperature": 0.0, "a": -1.0}, ["temperature=0.0", "a=-1.0"]),
+        ("ciard_dard", {"temperature": 0.0, "clean_weight": -1.0}, ["temperature=0.0", "clean_weight"]),
+        ("absld", {"temp_low": 0.0, "adv_weight": -1.0}, ["temp_low=0.0", "adv_weight=-1.0"]),
+    ],
+)  # fmt: skip
+def test_bad_values_teachers_and_attack_are_listed_together(name, options, expected):
+    attack = None if name != "kd" else make_parts(name).attack
+    message = refused(name, options, teachers={"robust": untouchable(7)}, attack=attack)
+    expected = [*expected, f"the robust teacher has 7 classes, the student {CLASSES}"]
+    expected += ["needs a clean teacher"] if "clean" in methods.TEACHERS[name] else []
+    expected += ["needs an attack"] if name != "kd" else []
+    assert all(part in message for part in expected), message
+
+
+def test_unknown_option_names_the_known_ones():
+    with pytest.raises(ValueError, match="'mtard' has no option rate; it has weight_rate"):
+        methods.create("mtard", make_parts("mtard"), rate=1.0)
