@@ -2,7 +2,7 @@
 
     python -m ard_jax.main --config=configs/dard_cifar10.py --config.data.dir=TFDS_FOLDER
 
-50 epochs, batch 128, rate 0.1, times 0.1 at 30 and 40, weight decay 5e-4; DPGD with 10 steps of 2/255;
+50 epochs, batch 128, rate 0.1, times 0.1 after 30 and 40, weight decay 5e-4; DPGD with 10 steps of 2/255;
 a = 0.7, T = 3. The paper's tables are not public; the one cell known at second hand is AutoAttack 47.75.
 The teacher has 13 times FEWER parameters than the student, as in the authors' scripts, and is made by DPGD
 adversarial training, 110 epochs with decays at 75 % and 90 %: the scripts only load one, its recipe is

@@ -2,7 +2,7 @@
 
     python -m ard_jax.main --config=configs/dard_cifar100.py --config.data.dir=TFDS_FOLDER
 
-As on CIFAR-10 but 100 epochs (decays at 30 and 40, as in the authors' scripts) and T = 1. `:fused` is the
+As on CIFAR-10 but 100 epochs (decays after 30 and 40, as in the authors' scripts) and T = 1. `:fused` is the
 form of the scripts: adversarial inputs alone, the mean of the teacher's natural and adversarial labels, and
 the lambda schedule "cad". `:paper_compat` adds their defects to it, `:strong` starts the attack at random,
 `:wrn34_10` takes the other teacher of the scripts. Teacher: DPGD adversarial training, 100 epochs at a

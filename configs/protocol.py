@@ -69,13 +69,15 @@ METHODS = {
 }  # fmt: skip
 
 # Method -> (epochs, SGD) on CIFAR-10, as its paper or code runs it; sources in the config files.
-_ARD = (200, {"schedule": "multistep", "boundaries": (100, 150)})
-_RSLAD = (300, {"schedule": "multistep", "boundaries": DECAYED})
+# Boundaries are the first epochs, from 1, at the lower rate. "Decays at 215" of the RSLAD family happen at
+# the end of that epoch; ARD, IAD, AdaAD, Rice et al. and DARD count epochs from 0.
+_ARD = (200, {"schedule": "multistep", "boundaries": (101, 151)})
+_RSLAD = (300, {"schedule": "multistep", "boundaries": (216, 261, 286)})
 _CIARD = (300, {"schedule": "ciard", "start": 150})
 RECIPES = {
     "natural": (200, {"schedule": "cosine", "weight_decay": 5e-4}),
     "kd": _ARD,
-    "sat": (200, {"schedule": "multistep", "boundaries": (100, 150), "weight_decay": 5e-4}),
+    "sat": (200, {"schedule": "multistep", "boundaries": (101, 151), "weight_decay": 5e-4}),
     "trades": (76, {"schedule": "multistep", "boundaries": (75,)}),
     "mart": (
         120,
@@ -83,19 +85,19 @@ RECIPES = {
     ),
     "score": (
         110,
-        {"lr": 0.05, "schedule": "multistep", "boundaries": (100, 105), "weight_decay": 5e-4},
+        {"lr": 0.05, "schedule": "multistep", "boundaries": (101, 106), "weight_decay": 5e-4},
     ),
     "ard": _ARD,
     "iad1": _ARD,
     "iad2": _ARD,
     "rslad": _RSLAD,
-    "fair_rslad": (300, {"schedule": "multistep", "boundaries": DECAYED, "nesterov": True}),
+    "fair_rslad": (300, {"schedule": "multistep", "boundaries": (216, 261, 286), "nesterov": True}),
     "absld": _RSLAD,
     "mtard": _RSLAD,
     "b_mtard": _RSLAD,
-    "adaad": (200, {"schedule": "multistep", "boundaries": (100, 150), "weight_decay": 5e-4}),
-    "adaiad": (200, {"schedule": "multistep", "boundaries": (100, 150), "weight_decay": 5e-4}),
-    "dard": (50, {"schedule": "multistep", "boundaries": (30, 40), "weight_decay": 5e-4}),
+    "adaad": (200, {"schedule": "multistep", "boundaries": (101, 151), "weight_decay": 5e-4}),
+    "adaiad": (200, {"schedule": "multistep", "boundaries": (101, 151), "weight_decay": 5e-4}),
+    "dard": (50, {"schedule": "multistep", "boundaries": (31, 41), "weight_decay": 5e-4}),
     "ciard": _CIARD,
     "ciard_dard": _CIARD,
 }

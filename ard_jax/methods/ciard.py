@@ -96,7 +96,8 @@ def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
 
     Live temperatures: section "entropy-based temperature balance" of B-MTARD, kept by CIARD. In the
     authors' code their rate is multiplied by 0.1 at every step of epochs 215, 260 and 285, which
-    freezes them from epoch 215; temp_decay="per_epoch" decays once per epoch, as B-MTARD does.
+    freezes them from epoch 215; temp_decay="per_epoch" decays once, after each of these epochs, as
+    B-MTARD does.
     """
 
     def entropy(logits, temperature):
@@ -105,7 +106,8 @@ def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
 
     h_adv = entropy(soft.robust_adv, memory["temp_adv"])
     h_nat = entropy(soft.clean_nat, memory["temp_nat"])
-    passed = [epoch >= e for e in config.decay_epochs]
+    per_epoch = config.temp_decay == "per_epoch"
+    passed = [epoch > e if per_epoch else epoch >= e for e in config.decay_epochs]
     decayed = jnp.prod(jnp.array([jnp.where(p, 0.1, 1.0) for p in passed])) if passed else 1.0
     frozen = config.temp_decay == "freeze" and passed
     factor = jnp.where(passed[0], 0.0, 1.0) if frozen else decayed
@@ -245,7 +247,7 @@ def make(
         }
         memory = {"temp_adv": jnp.ones(()), "temp_nat": jnp.ones(())}
         if config.branch_weights == "nlb":
-            memory |= {k: jnp.full((), 0.5) for k in ("w_adv", "w_nat")}
+            memory |= {k: jnp.asarray(0.5, jnp.float32) for k in ("w_adv", "w_nat")}
             memory |= {k: jnp.ones(()) for k in ("first_adv", "first_nat")}
         if config.itt_anchor == "ema":
             memory["robust_ema"] = robust["params"]

@@ -13,7 +13,7 @@ One step (running-statistics updates of f: 2, of g: 0):
      L_nat = a KD(f(x), q_nat) + (1-a) mean_B CE(f(x), y), L_adv likewise at x';
      L = (L_nat + L_adv) / 2 (`objective`: other combinations).
 
-Schedule: 50 epochs, batch 128, rate 0.1, times 0.1 at 30 and 40, weight decay 5e-4.
+Schedule: 50 epochs, batch 128, rate 0.1, times 0.1 after 30 and 40, weight decay 5e-4.
 
 The word "Dice" belongs to the attack; the soft labels are ordinary softmax outputs of the teacher at x
 and at Dice-adversarial x'. kd="dice", which no source trains with, replaces the KL by a soft Dice loss.

@@ -160,6 +160,14 @@ def test_every_option_does_something_and_stays_finite(options):
     )
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_no_option_makes_the_step_compile_twice(options):
+    """A weakly typed array in the first state would: the second state has none."""
+    p = parts()
+    state = start(methods.create("ciard", p, **options), p)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
 def test_options_are_all_tested():
     fields = {f.name for f in dataclasses.fields(CiardConfig)}
     numbers = {"itt_start", "itt_every", "itt_ema_decay", "itt_kl_weight", "weight_rate", "temp_rate",
