@@ -19,8 +19,7 @@ class DataConfig:
       name: one of `data.names()`.
       dir: folder or file of the data; "" for datasets that come with a package.
       holdout: validation images taken from the training set: a share (< 1) or a number; 0 for none.
-      split_seed: which images are held out. Not the run's seed, so that teachers and students of all
-        seeds never train on the images that select a checkpoint.
+      split_seed: which images are held out; not the run's seed: no teacher may train on them either.
       augment: "none", "crop" or "crop_flip".
       pad: zero padding of the random crop, pixels.
       last_batch: "drop" the epoch's last, smaller batch, or "keep" it (compiles the step twice).
@@ -94,8 +93,7 @@ class TeacherConfig:
 
     Attributes:
       checkpoint: folder of a run of ours (or its best/ or last/); "" to train by the recipe.
-      net: the network that the recipe trains; a checkpoint brings its own.
-      recipe: see RecipeConfig.
+      net, recipe: what the recipe trains, and how; a checkpoint brings its own network.
       min_clean: clean accuracy in [0,1] below which the run stops.
     """
 
@@ -140,7 +138,7 @@ class EvalConfig:
     """Evaluation while training and at the end.
 
     Attributes:
-      attacks: names of `attacks.make`, for the final evaluation.
+      attacks: names of `attacks.make` and `attacks.SUITES` ("autoattack"), for the final evaluation.
       select_attack: the attack whose accuracy counts in selection, score = (clean + it) / 2.
       step_sizes: attack name -> step size that replaces the attack's own.
       batch_size: images per evaluation batch.
@@ -153,6 +151,9 @@ class EvalConfig:
       teachers: evaluate the teachers too.
       seed: of the attacks' random starts.
       grid: adversarial images shown in the report.
+      autoattack_examples: examples for AutoAttack and its like, the first ones; 0 for all.
+      autoattack_nets: which networks they attack: "all", "students", or "best" (its checkpoint alone).
+      save_images: also write AutoAttack's adversarial images, evaluation_images.npz.
     """
 
     attacks: tuple[str, ...]
@@ -168,6 +169,9 @@ class EvalConfig:
     teachers: bool
     seed: int
     grid: int
+    autoattack_examples: int = 0
+    autoattack_nets: str = "all"
+    save_images: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +183,7 @@ class RunConfig:
       log_every: steps between train records.
       save_every: epochs between checkpoints (evaluated epochs are always saved).
       tensorboard: also write TensorBoard files.
-      compilation_cache: folder of XLA's persistent cache; "" for xla in the cache
-        folder ($ARD_CACHE_DIR or ~/.cache/ard_jax), "off" for none.
+      compilation_cache: XLA's folder; "" for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, "off" for none.
     """
 
     devices: int
@@ -289,10 +292,9 @@ def _convert(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
         return _tuples(value)  # JSON has no tuples, networks and methods take no lists
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if origin is not dict and isinstance(value, dict) or not isinstance(value, origin):
+    wrong = not isinstance(value, origin) or origin is not dict and isinstance(value, dict)
+    if wrong or origin is int and isinstance(value, bool):
         problems.append(f"{where}={value!r}: expected {origin.__name__}")
-    if origin is int and isinstance(value, bool):
-        problems.append(f"{where}={value!r}: expected int")
     return value
 
 

@@ -17,9 +17,17 @@ import numpy as np
 
 from ard_jax import attacks as attacks_lib
 from ard_jax import rng, sharding
+from ard_jax.attacks.autoattack_engine import Engine
 from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
 from ard_jax.steps import TRACES
+from ard_jax.summaries import confidence_interval, summarize
+
+__all__ = ["Evaluator", "Flags", "confidence_interval", "evaluate", "evaluate_sweep", "summarize"]
+
+
+def _count_trace(title: str) -> None:
+    TRACES[title] += 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +35,19 @@ class Flags:
     """Per-example results of one network.
 
     Attributes:
-      correct: "clean" and attack names -> bool [N], True where the prediction is the label.
-      predicted: the same names -> int32 [N].
+      correct: "clean" and attack names -> bool [N], True where the prediction is the label. AutoAttack
+        and its like may be [M] of the first M < N images.
+      predicted: the same names -> int32.
       labels: int32 [N].
       others: further networks' results on the very same images, see `Evaluator.run`.
+      suites: name -> AutoAttackResult, of those run as in `attacks.SUITES`.
     """
 
     correct: dict[str, np.ndarray]
     predicted: dict[str, np.ndarray]
     labels: np.ndarray
     others: dict[str, "Flags"] = dataclasses.field(default_factory=dict)
+    suites: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def accuracy(self, name: str) -> float:
         """Share of correct predictions."""
@@ -66,10 +77,13 @@ class Evaluator:
         unroll: int | None = None,
     ):
         """Compiles nothing yet."""
-        self.name, self._apply, self._seed, self._unroll = name, apply, seed, unroll
+        self.name, self._apply, self.seed, self._unroll = name, apply, seed, unroll
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.batch_size = sharding.round_up(self.mesh, batch_size)
         self._programs: dict[Any, Callable] = {}
+        self.engine = Engine(
+            name, apply, mesh=self.mesh, batch_size=self.batch_size, on_trace=_count_trace
+        )
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
         self._predict = jax.jit(
             self._predict_traced, in_shardings=(same, split), out_shardings=same
@@ -87,7 +101,7 @@ class Evaluator:
         """Adversarial images of batch number `index` under an `attacks.AttackSpec`."""
         if spec.program not in self._programs:
             self._programs[spec.program] = self._compile(spec)
-        key = rng.stream(jax.random.key(self._seed), f"evaluate {spec.name}", index)
+        key = rng.stream(jax.random.key(self.seed), f"evaluate {spec.name}", index)
         return self._programs[spec.program](
             variables, images, labels, key, jnp.float32(spec.eps), jnp.float32(spec.step_size)
         )
@@ -109,6 +123,28 @@ class Evaluator:
         return jax.jit(
             run, in_shardings=(same, split, split, same, same, same), out_shardings=split
         )
+
+    def transform(
+        self,
+        name: str,
+        change: Callable[..., jax.Array],
+        variables: Any,
+        images: Any,
+        key: Any,
+        eps: float,
+    ) -> jax.Array:
+        """change(variables, images, key, eps) -> images, compiled once under its name."""
+        if name not in self._programs:
+
+            def run(*args):
+                TRACES[f"{self.name} {name}"] += 1
+                return change(*args)
+
+            same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+            self._programs[name] = jax.jit(
+                run, in_shardings=(same, split, same, same), out_shardings=split
+            )
+        return self._programs[name](variables, images, key, jnp.float32(eps))
 
     def batches(self, dataset: ArrayDataset) -> Iterable[tuple[int, dict, dict]]:
         """(index, device batch {"image" in [0,1], "label"}, global host batch with mask and index)."""
@@ -174,7 +210,8 @@ def evaluate(
     Args:
       predict: images float32 [B,H,W,C] in [0,1] -> logits [B,K]; pure, in evaluation mode.
       dataset: e.g. `data.load(...).test`.
-      attacks: names for `attacks.make`, or name -> AttackSpec.
+      attacks: names for `attacks.make` or of `attacks.SUITES` ("autoattack", "square100", ...), or name
+        -> AttackSpec.
       eps: radius in [0,1] pixel units, for attacks given by name.
       norm: "linf" or "l2", likewise.
       batch_size: images per compiled batch.
@@ -187,66 +224,22 @@ def evaluate(
     Raises:
       ValueError: unknown attack or impossible radius.
     """
+    from ard_jax import suites  # late: it imports this module
+
+    names, chosen = list(attacks), []
     if not isinstance(attacks, Mapping):
-        attacks = {name: attacks_lib.make(name, eps=eps, norm=norm) for name in attacks}
+        plain, chosen = suites.split_names(names)
+        attacks = {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}
     evaluator = Evaluator(
         "predict", lambda _, x: predict(x), batch_size=batch_size, seed=seed, unroll=unroll
     )
-    flags = evaluator.run((), dataset, attacks)
-    return summarize(flags, dataset.num_classes, list(attacks)) | {"flags": flags}
-
-
-def confidence_interval(accuracy: float, count: int) -> list[float]:
-    """95 % Wilson interval of an accuracy measured on `count` examples."""
-    z, n = 1.959964, max(count, 1)
-    centre, spread = (
-        accuracy + z * z / (2 * n),
-        z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n)),
-    )
-    return [(centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)]
-
-
-def summarize(flags: Flags, num_classes: int, white_box: Iterable[str]) -> dict[str, Any]:
-    """Accuracies of one network out of its flags.
-
-    weighted = (clean + robust)/2; nrr = 2 clean robust/(clean + robust), the harmonic mean; the worst
-    class is the least accurate one; "worst_case" counts an example as robust only if no attack of
-    `white_box` breaks it (and its clean prediction is right).
-    """
-    clean, classes = flags.accuracy("clean"), _per_class(flags, "clean", num_classes)
-    record = {
-        "clean": clean,
-        "clean_ci95": confidence_interval(clean, len(flags.labels)),
-        "per_class_clean": classes,
-        "worst_class_clean": min(c for c in classes if c is not None),
-        "attacks": {},
-    }
-    for name in flags.correct:
-        if name == "clean":
-            continue
-        robust, classes = flags.accuracy(name), _per_class(flags, name, num_classes)
-        record["attacks"][name] = _combined(clean, robust) | {
-            "ci95": confidence_interval(robust, len(flags.labels)),
-            "worst_class": min(c for c in classes if c is not None),
-            "per_class": classes,
-        }
-    together = np.all([flags.correct[n] for n in ("clean", *white_box)], axis=0)
-    record["worst_case"] = _combined(clean, float(together.mean()))
-    return record
-
-
-def _combined(clean: float, robust: float) -> dict[str, float]:
-    total = clean + robust
-    return {
-        "accuracy": robust,
-        "weighted": total / 2,
-        "nrr": 2 * clean * robust / total if total else 0.0,
-    }
-
-
-def _per_class(flags: Flags, name: str, num_classes: int) -> list[float | None]:
-    rows = [flags.correct[name][flags.labels == c] for c in range(num_classes)]
-    return [float(r.mean()) if len(r) else None for r in rows]
+    flags, records = evaluator.run((), dataset, attacks), {}
+    for name in chosen:
+        if ran := suites.run_suite(evaluator, (), dataset, name, eps=eps, norm=norm):
+            suites.add_result(flags, name, ran[0])
+            records[name] = ran[1]
+    record = summarize(flags, dataset.num_classes, names)
+    return record | {"flags": flags} | ({"autoattack": records} if records else {})
 
 
 def evaluate_sweep(

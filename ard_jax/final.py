@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import __version__, models, networks, report
+from ard_jax import __version__, models, networks, report, suites
 from ard_jax.config import Experiment, to_dict
 from ard_jax.data import ArrayDataset
 from ard_jax.evaluate import Evaluator, Flags, evaluate_sweep, summarize
@@ -28,13 +28,13 @@ class Subject:
 
     Attributes:
       title: row of the tables, "student (best)".
-      role: "student" or "teacher".
+      role: "student", "teacher", or "source" of transferred attacks alone.
       bundle: the network.
       variables: its variables, replicated.
       evaluator: its compiled programs, shared by all variables of one architecture and role.
       step: update at which it was saved; None for an original teacher.
       epoch: likewise.
-      sweep: whether to measure accuracy over a range of eps.
+      sweep: whether to measure accuracy over a range of eps; among students that of the best checkpoint.
     """
 
     title: str
@@ -53,6 +53,7 @@ def evaluate_all(
     subjects: list[Subject],
     sources: dict[str, Subject],
     attack_names: Iterable[str],
+    state_dir: Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, Flags]]:
     """Every subject under every attack; students also on the images that fooled each source.
 
@@ -61,13 +62,14 @@ def evaluate_all(
       dataset: test images.
       subjects: networks, in the order of the tables.
       sources: role -> one of the subjects, whose adversarial images are transferred to the students.
-      attack_names: names of `attacks.make`.
+      attack_names: names of `attacks.make` or `attacks.SUITES`.
+      state_dir: folder that keeps AutoAttack's finished batches, for a second start.
 
     Returns:
       (evaluation record without teachers and timing, {title: flags}).
     """
-    e = experiment
-    specs = {name: networks.evaluation_attack(name, e) for name in attack_names}
+    e, (plain, chosen) = experiment, suites.split_names(attack_names)
+    specs = {name: networks.evaluation_attack(name, e) for name in plain}
     records = {name: _spec_record(spec) for name, spec in specs.items()}
     progress = Progress(len(subjects), description="final evaluation")
     flags, sweeps = {}, {}
@@ -81,15 +83,22 @@ def evaluate_all(
             sweeps[subject.title] = _sweep(e, dataset, subject)
         progress.update(1)
     progress.close()
+    suite_records = _run_suites(e, dataset, subjects, chosen, flags, records, state_dir)
     if e.eval.transfer:
         _give_transfer(e, flags, subjects, sources, records)
     nets, warnings = {}, []
     for subject in subjects:
-        seen = flags[subject.title]
-        nets[subject.title] = _net_record(subject) | summarize(seen, dataset.num_classes, specs)
-        if subject.title in sweeps:
-            nets[subject.title]["eps_sweep"] = sweeps[subject.title]
-        warnings += _warnings(subject.title, nets[subject.title], specs)
+        seen, title = flags[subject.title], subject.title
+        net = _net_record(subject) | summarize(seen, dataset.num_classes, [*specs, *chosen])
+        net["noise"] = suites.noise_accuracy(
+            subject.evaluator, subject.variables, dataset, e.eps, e.norm
+        )
+        if title in suite_records:
+            net["autoattack"] = suite_records[title]
+        if title in sweeps:
+            net["eps_sweep"] = sweeps[title]
+        nets[title] = net
+        warnings += _warnings(title, net, specs) + suites.warnings(title, seen, net, specs)
     ordered = {s.title: dataclasses.replace(flags[s.title], others={}) for s in subjects}
     return _record(e, dataset, records, nets, warnings), ordered
 
@@ -107,6 +116,32 @@ def _evaluate_one(e, dataset, subject, subjects, sources, specs, progress) -> Fl
         progress=lambda text: progress.update(0, {subject.title: text}),
     )
     return flags
+
+
+def _run_suites(e, dataset, subjects, names, flags, records, state_dir) -> dict[str, dict]:
+    """AutoAttack and its like into `flags` and `records`; returns network -> suite -> record."""
+    count = min(e.eval.autoattack_examples or len(dataset), len(dataset))
+    part = dataset.subset(np.arange(count))
+    found: dict[str, dict] = {}
+    wanted = {
+        "all": [s for s in subjects if s.role != "source"],
+        "students": [s for s in subjects if s.role == "student"],
+        "best": [s for s in subjects if s.role == "student" and s.sweep],
+    }[e.eval.autoattack_nets]
+    for subject in wanted:
+        for name in names:
+            ran = suites.run_suite(
+                subject.evaluator, subject.variables, part, name, eps=e.eps, norm=e.norm,
+                state_dir=state_dir, title=subject.title,
+            )  # fmt: skip
+            if ran is None:
+                continue
+            suites.add_result(flags[subject.title], name, ran[0])
+            found.setdefault(subject.title, {})[name] = ran[1]
+            records[name] = suites.attack_record(
+                name, e.eps, e.norm, e.eval.seed, count if count < len(dataset) else 0
+            )
+    return found
 
 
 def _sweep(e: Experiment, dataset: ArrayDataset, subject: Subject) -> dict[str, Any]:
@@ -219,7 +254,10 @@ def save(
     """Writes evaluation.json, evaluation_flags.npz, evaluation.csv, .md and report.html.
 
     The .npz holds "labels", and for each network and attack "<network>/<attack>/correct" and
-    "/predicted". evaluation.json comes last: where it is, the others are complete.
+    "/predicted"; of AutoAttack also "/broken_by" (text), "/queries" (Square's) and, for each stage,
+    "/after/<attack>". It may be of the first images only. With config.eval.save_images the images that
+    AutoAttack found are "<network>/<attack>" of evaluation_images.npz. evaluation.json comes last:
+    where it is, the others are complete.
 
     Returns:
       The report's path.
@@ -231,11 +269,23 @@ def save(
         for attack in result.correct:
             arrays[f"{net}/{attack}/correct"] = result.correct[attack]
             arrays[f"{net}/{attack}/predicted"] = result.predicted[attack]
-    partial = folder / "evaluation_flags.tmp.npz"
-    np.savez_compressed(partial, **arrays)
-    partial.replace(folder / "evaluation_flags.npz")
+        for attack, found in result.suites.items():
+            arrays[f"{net}/{attack}/broken_by"] = found.broken_by
+            arrays[f"{net}/{attack}/queries"] = found.queries
+            for stage, robust in found.stages.items():
+                arrays[f"{net}/{attack}/after/{stage}"] = robust
+    _save_arrays(folder / "evaluation_flags.npz", arrays)
+    if evaluation["config"]["eval"].get("save_images"):
+        found = {f"{n}/{a}": s.images for n, r in flags.items() for a, s in r.suites.items()}
+        _save_arrays(folder / "evaluation_images.npz", found)
     report.write_csv(evaluation, folder / "evaluation.csv")
     write_text_atomic(folder / "evaluation.md", report.markdown_table(evaluation))
     path = report.write_report(folder, evaluation, read_metrics(folder / "metrics.jsonl"), images)
     write_text_atomic(folder / "evaluation.json", json.dumps(evaluation, indent=1))
     return path
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_suffix(".tmp.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(path)

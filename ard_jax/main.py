@@ -26,7 +26,10 @@ _CHECKPOINT = flags.DEFINE_string(
 _ATTACKS = flags.DEFINE_list(
     "attacks",
     None,
-    "For --mode=evaluate: attack names, comma separated; default config.eval.attacks.",
+    "For --mode=evaluate: attack names, comma separated, e.g. autoattack; default config.eval.attacks.",
+)
+_TRANSFER = flags.DEFINE_string(
+    "transfer_from", "", "For --mode=evaluate: another run, whose attacks are tried on this one."
 )
 
 
@@ -63,7 +66,8 @@ def main(argv: list[str]) -> int:
             experiment = config.build(raw)
             train.use_compilation_cache(experiment)
             names = _ATTACKS.value or list(experiment.eval.attacks)
-            train.evaluate_checkpoint(experiment, path or str(train.workdir_of(experiment)), names)
+            path = path or str(train.workdir_of(experiment))
+            train.evaluate_checkpoint(experiment, path, names, _TRANSFER.value)
     except (ValueError, loop.TrainingDivergedError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return 2

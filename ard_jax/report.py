@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ard_jax import report_autoattack
 from ard_jax.writers import write_text_atomic
 
 Points = tuple[np.ndarray, np.ndarray]
@@ -74,10 +75,10 @@ def attack_label(evaluation: dict, name: str) -> str:
 def main_attack(evaluation: dict) -> str | None:
     """Returns the attack whose weighted robust accuracy heads the report; None without attacks.
 
-    It is the record's "main_attack" if it has one, else pgd_sat, else pgd_trades, else the first.
+    It is the record's "main_attack" if it has one, else AutoAttack, pgd_sat, pgd_trades, the first.
     """
     names = attack_names(evaluation)
-    wanted = [evaluation.get("main_attack"), "pgd_sat", "pgd_trades", *names]
+    wanted = [evaluation.get("main_attack"), "autoattack", "pgd_sat", "pgd_trades", *names]
     return next((name for name in wanted if name in names), None)
 
 
@@ -183,7 +184,7 @@ def summary_table(evaluation: dict, width: int = 120) -> str:
     name = str(evaluation.get("name") or "evaluation")
     lines = [f"{name}: accuracy in % ({about})" if about else f"{name}: accuracy in %", ""]
     titles, rows = _result_table(evaluation)
-    lines += align(titles, rows, width)
+    lines += align(titles, rows, width) + report_autoattack.text_lines(evaluation)
     lines += ["", selection_note(evaluation)] if selection_note(evaluation) else []
     teachers = teacher_lines(evaluation)
     lines += ["", "Teachers", *("  " + line for line in teachers)] if teachers else []
@@ -216,6 +217,7 @@ def _csv_rows(evaluation: dict) -> list[dict]:
         results = {"clean": clean, **(net.get("attacks") or {})}
         if net.get("worst_case"):
             results["worst_case"] = net["worst_case"]
+        results |= report_autoattack.csv_results(net)
         for attack, result in results.items():
             low, high = result.get("ci95") or (None, None)
             row = {"net": name, "attack": attack, "label": attack_label(evaluation, attack)}

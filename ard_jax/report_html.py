@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ard_jax import report
+from ard_jax import report, report_autoattack
 from ard_jax.writers import to_plain
 
 _COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#ec4899")
@@ -295,5 +295,5 @@ def render(evaluation: dict, metrics: list[dict], images: dict | None = None) ->
         examples=rows,
         factor=factor,
         caption=(images or {}).get("caption", ""),
-        autoattack=any("autoattack" in (net.get("attacks") or {}) for net in nets.values()),
+        **report_autoattack.context(evaluation, _plot),
     )

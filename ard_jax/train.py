@@ -1,5 +1,6 @@
 """One experiment from its configuration to its report: data, teachers, student, evaluation."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ard_jax import data, final, locks, loop, networks, phases, report, sharding, teachers
+from ard_jax import data, final, locks, loop, networks, phases, report, sharding, suites, teachers
 from ard_jax.config import Experiment, to_dict
 from ard_jax.data import Splits
 from ard_jax.data.cache import cache_dir
@@ -80,8 +81,9 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
     test = phases.first(splits.test, limit)
     shown = found if experiment.eval.teachers else {}
     subjects, sources = _subjects(student, shown, phase, result)
+    state_dir = workdir / "autoattack"
     evaluation, flags = final.evaluate_all(
-        experiment, test, subjects, sources, experiment.eval.attacks
+        experiment, test, subjects, sources, experiment.eval.attacks, state_dir
     )
     evaluation["nets"]["student (best)"]["selected_by"] = {
         "split": phase.split, "epoch": result.best_step // phase.steps_per_epoch
@@ -98,6 +100,7 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
     if experiment.eval.grid:
         grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
     path = final.save(workdir, evaluation, flags, grid)
+    suites.forget_state(state_dir, flags.values())
     print(report.summary_table(evaluation))
     print(f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}", flush=True)
     return path
@@ -150,26 +153,30 @@ def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, S
     return subjects, sources
 
 
-def evaluate_checkpoint(experiment: Experiment, path: str, attack_names: list[str]) -> Path:
+def evaluate_checkpoint(
+    experiment: Experiment, path: str, attack_names: list[str], transfer_from: str = ""
+) -> Path:
     """`--mode=evaluate`: the student (and its moving average) of a checkpoint, again.
+
+    AutoAttack that was interrupted continues when the same evaluation is started again.
 
     Args:
       experiment: data, eps and evaluation settings.
       path: folder of a run, of its best/ or last/, or of one step.
-      attack_names: names of `attacks.make`.
+      attack_names: names of `attacks.make` or `attacks.SUITES`.
+      transfer_from: folder like `path`, of another run: its student's adversarial images (PGD_trades
+        and CW) are shown to this one, the black-box evaluation by transfer. "" for none.
 
     Returns:
       Path of the report, in <run>/evaluations/<number>.
+
+    Raises:
+      ValueError: a checkpoint does not fit the data.
     """
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices)
     splits = load_data(experiment)
-    net = meta["config"]["net"]
-    if net["num_classes"] != splits.test.num_classes:
-        raise teachers.TeacherError(
-            f"{folder} has {net['num_classes']} classes, but {splits.test.name} has "
-            f"{splits.test.num_classes}"
-        )
+    _check_fits(meta["config"]["net"], folder, splits)
     limit = experiment.eval.max_examples
     test = phases.first(splits.test, limit)
     evaluator = networks.evaluator("student", bundle, experiment, mesh)
@@ -183,15 +190,49 @@ def evaluate_checkpoint(experiment: Experiment, path: str, attack_names: list[st
         )
         for t, v in nets.items()
     ]
-    evaluation, flags = final.evaluate_all(experiment, test, subjects, {}, attack_names)
-    evaluation["checkpoint"] = folder
+    sources = {}
+    if transfer_from:
+        experiment = dataclasses.replace(
+            experiment, eval=dataclasses.replace(experiment.eval, transfer=True)
+        )
+        sources = _transfer_source(experiment, transfer_from, splits, mesh)
+        subjects += sources.values()
     root = Path(folder).parent.parent / "evaluations"
+    state_dir = root / "unfinished"
+    evaluation, flags = final.evaluate_all(
+        experiment, test, subjects, sources, attack_names, state_dir
+    )
+    evaluation["checkpoint"] = folder
     number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
     grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
     path = final.save(root / str(number), evaluation, flags, grid)
+    suites.forget_state(state_dir, flags.values())
     print(report.summary_table(evaluation))
     print(f"Report: {path}", flush=True)
     return path
+
+
+def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
+    if net["num_classes"] != splits.test.num_classes:
+        raise teachers.TeacherError(
+            f"{folder} has {net['num_classes']} classes, but {splits.test.name} has "
+            f"{splits.test.num_classes}"
+        )
+    if tuple(net["image_shape"]) != tuple(splits.test.image_shape):
+        raise teachers.TeacherError(
+            f"{folder} takes images of shape {tuple(net['image_shape'])}, but {splits.test.name} has "
+            f"{tuple(splits.test.image_shape)}"
+        )
+
+
+def _transfer_source(experiment, path: str, splits: Splits, mesh: Any) -> dict[str, Subject]:
+    """The student of another run, as the source of transferred attacks."""
+    bundle, variables, meta, folder = networks.load(path)
+    _check_fits(meta["config"]["net"], folder, splits)
+    name = Path(folder).parent.parent.name
+    evaluator = networks.evaluator("transfer source", bundle, experiment, mesh)
+    variables = sharding.put_replicated(mesh, variables)
+    return {name: Subject(f"source {name}", "source", bundle, variables, evaluator)}
 
 
 def use_compilation_cache(experiment: Experiment) -> None:

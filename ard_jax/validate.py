@@ -45,6 +45,8 @@ def find_problems(experiment: Experiment) -> list[str]:
     found += e.student_optim.problems("config.student_optim")
     _validate_method(found, e)
     _validate_eval(found, e.eval)
+    if e.norm == "linf" and e.eps == 1 and set(e.eval.attacks) & set(attacks.suite_names()):
+        found.append("config.eps=1: every image is within reach; AutoAttack needs eps below 1")
     return found
 
 
@@ -134,8 +136,21 @@ def _validate_attack(found: list[str], where: str, attack: AttackConfig, e: Expe
 
 
 def _validate_eval(found: list[str], evaluation: EvalConfig) -> None:
-    for name in (*evaluation.attacks, evaluation.select_attack, *evaluation.step_sizes):
+    for name in evaluation.attacks:
+        _choice(found, "config.eval attack", name, [*attacks.names(), *attacks.suite_names()])
+    for name in (evaluation.select_attack, *evaluation.step_sizes):
         _choice(found, "config.eval attack", name, attacks.names())
+    _choice(
+        found,
+        "config.eval.autoattack_nets",
+        evaluation.autoattack_nets,
+        ("all", "students", "best"),
+    )
+    if evaluation.autoattack_examples < 0:
+        found.append(
+            f"config.eval.autoattack_examples={evaluation.autoattack_examples}: a number of examples, 0 for "
+            "all; to leave AutoAttack out, take it from config.eval.attacks"
+        )
     if evaluation.attacks and all(name.startswith("dpgd") for name in evaluation.attacks):
         found.append(
             f"config.eval.attacks={evaluation.attacks}: DPGD alone can stall where it should succeed (its "

@@ -171,7 +171,7 @@ def base() -> ml_collections.ConfigDict:
             ),
         ),
         eval=config_dict(
-            attacks=("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf"),
+            attacks=("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf", "autoattack"),
             select_attack="pgd_trades",
             step_sizes=config_dict(),
             batch_size=250,
@@ -184,6 +184,9 @@ def base() -> ml_collections.ConfigDict:
             teachers=True,
             seed=0,
             grid=12,
+            autoattack_examples=1000,
+            autoattack_nets="all",
+            save_images=False,
         ),
         run=config_dict(
             devices=0, log_every=50, save_every=5, tensorboard=True, compilation_cache=""
@@ -213,7 +216,7 @@ def digits() -> ml_collections.ConfigDict:
     config.teachers.clean = teacher(
         net("small_resnet", widths=(16, 32), blocks=1), recipe, min_clean=0.95
     )
-    config.eval.update(every=10, dense_from=0, batch_size=180)
+    config.eval.update(every=10, dense_from=0, batch_size=180, autoattack_examples=0)
     config.eval.eps_sweep = (0.0, 0.25, 0.5, 1.0, 1.5)
     config.run.update(log_every=20, save_every=10)
     return config

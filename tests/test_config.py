@@ -105,6 +105,9 @@ def test_paper_values():
         ("method__push_lambda", -1.0, "must not be negative"),
         ("method__itt_every", 0, "itt_every=0"),
         ("eval__attacks", ("pgd_sta",), "'pgd_sta'"),
+        ("eval__select_attack", "autoattack", "'autoattack'"),
+        ("eval__autoattack_nets", "teachers", "config.eval.autoattack_nets='teachers'"),
+        ("eval__autoattack_examples", -1, "autoattack_examples=-1.*take it from config.eval.attacks"),
         ("teachers__robust__min_clean", 80.0, "not percent"),
         ("teachers__clean__recipe__method", "ciard", "recipe.method='ciard'"),
     ],
@@ -127,6 +130,13 @@ def test_unknown_and_missing_keys(tmp_path):
     with pytest.raises(config.ConfigError, match="config.lr does not exist") as caught:
         config.build(raw)
     assert "config.eps is missing" in str(caught.value)
+
+
+def test_configs_of_runs_made_before_autoattack_load(tmp_path):
+    raw = tiny(tmp_path).to_dict()
+    for name in ("autoattack_examples", "autoattack_nets", "save_images"):
+        del raw["eval"][name]
+    assert config.build(raw).eval.autoattack_examples == 0
 
 
 def test_unknown_method_option(tmp_path):
@@ -155,6 +165,10 @@ def main(*arguments):
         (("--config=configs/nothing.py",), "nothing.py"),
         (("--mode=export",), "export"),
         ((), "--config is missing"),
+        (
+            ("--config=configs/ciard_digits.py", "--config.eval.attacks=('autoatack',)"),
+            "'autoatack'",
+        ),
         (("--mode=evaluate", "--checkpoint=/nowhere"), "/nowhere does not exist"),
         (("--config=configs/ciard_cifar10.py", "--config.data.dir=/nowhere"), "/nowhere"),
     ],

@@ -19,16 +19,19 @@ ALLOWED = {
     "sharding": set(),
     "distributed": set(),
     "writers": set(),
-    "attacks": {"losses", "rng"},
+    "attacks": {"losses", "rng", "sharding", "writers"},
     "models": set(),
     "data": set(),
     "interop": {"models", "state"},
     "methods": {"attacks", "losses", "metrics", "models", "state", "optim"},
     "checkpoint": {"state"},
-    "report": {"writers", "report_html"},
-    "report_html": {"writers", "report"},
+    "report": {"writers", "report_html", "report_autoattack"},
+    "report_autoattack": set(),
+    "report_html": {"writers", "report", "report_autoattack"},
     "steps": {"methods", "state", "rng", "metrics", "data", "sharding"},
-    "evaluate": {"attacks", "data", "rng", "sharding", "steps"},
+    "evaluate": {"attacks", "data", "rng", "sharding", "steps", "suites", "summaries"},
+    "suites": {"attacks", "data", "evaluate", "rng"},
+    "summaries": set(),
     "loop": {
         "steps", "checkpoint", "data", "distributed", "methods", "metrics", "sharding", "state",
         "writers", "resume",
@@ -94,7 +97,8 @@ def test_importing_the_package_does_not_import_jax():
 def test_notebook_imports():
     from ard_jax import attacks, data, losses, methods, models
 
-    for name in ("fgsm", "bim", "pgd", "targeted_pgd", "cw_linf", "trades_pgd"):
+    for name in ("fgsm", "bim", "pgd", "targeted_pgd", "cw_linf", "trades_pgd",
+                 "autoattack", "apgd", "fab", "square"):  # fmt: skip
         assert callable(getattr(attacks, name))
     for name in ("kl_divergence", "push_loss", "decade_scale", "cw_margin", "dlr", "targeted_dlr"):
         assert callable(getattr(losses, name))

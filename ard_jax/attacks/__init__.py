@@ -1,24 +1,45 @@
 """Attacks: pure functions attack(predict, images, labels, key, ...) -> adversarial images.
 
 `make(name, eps)` gives an attack by name with its paper's parameters; `pgd_loop` is the core for
-any other objective.
+any other objective. `autoattack` is the evaluation to publish; apgd, fab and square are its parts.
 """
 
+from ard_jax.attacks.apgd import ApgdResult, apgd
+from ard_jax.attacks.autoattack import AutoAttackResult, autoattack
+from ard_jax.attacks.autoattack_versions import SUITES, suite_names
 from ard_jax.attacks.cw import cw_linf
 from ard_jax.attacks.dpgd import dpgd
+from ard_jax.attacks.fab import FabResult, fab
 from ard_jax.attacks.loop import pgd_loop
 from ard_jax.attacks.objectives import lambda_values, least_likely_class
 from ard_jax.attacks.pgd import bim, ciard_pgd, fgsm, pgd, targeted_pgd, trades_pgd
 from ard_jax.attacks.registry import ATTACKS, AttackSpec, evaluation_names, make, names
+from ard_jax.attacks.square import (
+    SquareResult,
+    SquareState,
+    square,
+    square_result,
+    square_run,
+    square_start,
+)
 
 __all__ = [
     "ATTACKS",
+    "SUITES",
+    "ApgdResult",
     "AttackSpec",
+    "AutoAttackResult",
+    "FabResult",
+    "SquareResult",
+    "SquareState",
+    "apgd",
+    "autoattack",
     "bim",
     "ciard_pgd",
     "cw_linf",
     "dpgd",
     "evaluation_names",
+    "fab",
     "fgsm",
     "lambda_values",
     "least_likely_class",
@@ -26,6 +47,11 @@ __all__ = [
     "names",
     "pgd",
     "pgd_loop",
+    "square",
+    "square_result",
+    "square_run",
+    "square_start",
+    "suite_names",
     "targeted_pgd",
     "trades_pgd",
 ]
