@@ -114,7 +114,9 @@ def method(name: str):
         return common.config_dict(name=name, **options)
     group = common.ciard_method()
     if name == "ciard_dard":
-        group.update(name=name, a=0.7, temperature=3.0, kd="kl", r_label_bn="eval")
+        group.update(
+            name=name, a=0.7, temperature=3.0, kd="kl", r_label_bn="eval", r_clean_forward="keep"
+        )
     return group
 
 
