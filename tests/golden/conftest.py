@@ -7,7 +7,7 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def optimised_programs():
     """Compiles as outside the tests; what other tests compiled is not reused."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -32,7 +32,7 @@ def flops(order):
 
 
 def test_the_pass_before_the_attack_is_not_computed_again():
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         assert abs(flops("clean_first") - flops("adversarial_first")) < 0.01
