@@ -35,7 +35,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.8"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.8"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-cpu"],  # only to prepare a TFDS dataset for the first time

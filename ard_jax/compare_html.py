@@ -76,7 +76,9 @@ def plot(record: dict[str, Any]) -> Figure:
         for point in panel:
             axes.errorbar(point["x"], point["y"], xerr=point["x_sd"] or None, yerr=point["y_sd"] or None,
                           linestyle="", capsize=2, elinewidth=1, **point["style"])  # fmt: skip
-        axes.margins(0.12)
+        # Around the means: an error bar may leave the picture, and no accuracy is over 100.
+        axes.set_xlim(*_limits([point["x"] for point in panel]))
+        axes.set_ylim(*_limits([point["y"] for point in panel]))
         axes.set_xlabel("clean accuracy in %")
         axes.set_ylabel(f"accuracy under {report.attack_label(record, record['main_attack'])} in %")
     n = len(record["seeds"])
@@ -90,6 +92,13 @@ def plot(record: dict[str, Any]) -> Figure:
         _place_labels(figure, all_axes[0], shown, [p for p in shown if p not in near])
     _place_labels(figure, all_axes[-1], panels[-1], panels[-1])
     return figure
+
+
+def _limits(values: list[float]) -> tuple[float, float]:
+    """The range of percentages with room around it, within -4 and 104; all of it without values."""
+    values = values or [0.0, 100.0]
+    room = max(0.15 * (max(values) - min(values)), 2.0)
+    return max(min(values) - room, -4.0), min(max(values) + room, 104.0)
 
 
 def _place_labels(figure: Figure, axes: Any, shown: list[dict], named: list[dict]) -> None:

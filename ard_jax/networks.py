@@ -61,7 +61,7 @@ def load(path: str, item: str = "student") -> tuple[ModelBundle, Any, dict[str, 
 
     Args:
       path: folder of a run, of its best/ or last/, or of one step.
-      item: "student" or "ema".
+      item: "student" or "ema" (its average, exponential or SWA).
 
     Raises:
       CheckpointError: missing or damaged.

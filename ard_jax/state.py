@@ -39,7 +39,7 @@ class RunState:
       step: number of updates done, int32 scalar.
       student: the student.
       teachers: role ("robust", "clean", ...) -> NetState.
-      ema: exponential moving average of the student's variables, or None.
+      ema: average of the student's variables (exponential, or SWA), or None.
       method: the method's own arrays (temperatures, loss weights, ...).
     """
 

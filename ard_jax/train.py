@@ -127,13 +127,14 @@ def _timing(phase: loop.Phase, result: loop.FitResult) -> dict[str, float]:
 
 def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, Subject]]:
     bundle, _, evaluator = student
+    average = "SWA" if phase.step.swa_start else "EMA"
     spe, subjects = phase.steps_per_epoch, []
     for label, state in (("best", result.best), ("last", result.last)):
         step = int(state.step)
         saved = {"step": step, "epoch": step // spe, "sweep": label == "best"}
         nets = {f"student ({label})": state.student.variables}
         if state.ema is not None:
-            nets[f"student EMA ({label})"] = state.ema
+            nets[f"student {average} ({label})"] = state.ema
         subjects += [Subject(t, "student", bundle, v, evaluator, **saved) for t, v in nets.items()]
     sources = {
         role: Subject(f"{role} teacher", "teacher", t.bundle, t.variables, t.evaluator, sweep=True)
@@ -183,7 +184,8 @@ def evaluate_checkpoint(
     step, epoch = meta["step"], meta["epoch"]
     nets = {f"student ({Path(folder).parent.name})": variables}
     if (Path(folder) / "ema").is_dir():
-        nets["student EMA"] = networks.load(folder, "ema")[1]
+        average = "SWA" if meta["experiment"]["swa_start"] else "EMA"
+        nets[f"student {average}"] = networks.load(folder, "ema")[1]
     subjects = [
         Subject(
             t, "student", bundle, sharding.put_replicated(mesh, v), evaluator, step, epoch, True

@@ -11,10 +11,7 @@ one GPU; every finished run is kept, so it can be done in parts: `--config.metho
 
 from configs import common, protocol
 
-METHODS = (
-    "natural", "sat", "trades", "score", "ard", "iad1", "iad2", "rslad", "fair_rslad", "absld", "mtard",
-    "b_mtard", "adaad", "adaiad", "dard", "ciard", "ciard_dard",
-)  # fmt: skip
+METHODS = tuple(protocol.METHODS)
 
 
 def get_config(variant: str = ""):

@@ -4,7 +4,7 @@
 
 ARD with a teacher that is trusted as far as it is right at x'. Student, teachers and number of updates are
 those of configs/compare_digits.py.
-`:released`: one learning-rate decay, no reliability factor on the teacher's term, the unused passes.
+`:released`: no reliability factor on the teacher's term, the unused passes.
 """
 
 from configs import protocol

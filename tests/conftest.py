@@ -1,8 +1,25 @@
-"""CPU with 8 simulated devices, set before jax is imported anywhere."""
+"""CPU with 8 simulated devices and quick compilation, set before jax is imported anywhere."""
 
 import os
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Most tests run their programs once or twice, so that optimising them costs more than it saves. Tests of
+# exact numbers ask for `optimised_programs`, and everything outside pytest compiles as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(scope="module")
+def optimised_programs():
+    """Compiles as outside the tests; what was compiled before is not reused."""
+    import jax
+
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)

@@ -110,6 +110,14 @@ def test_paper_values():
         ("eval__autoattack_examples", -1, "autoattack_examples=-1.*take it from config.eval.attacks"),
         ("teachers__robust__min_clean", 80.0, "not percent"),
         ("teachers__clean__recipe__method", "ciard", "recipe.method='ciard'"),
+        ("teachers__clean", None, "clean is None, but method 'ciard' needs a clean teacher"),
+        ("method__clean_weight", -1.0, "clean_weight=-1.0: must not be negative"),
+        ("swa_start", -1, "config.swa_start=-1"),
+        ("awp__gamma", -0.1, "config.awp.gamma=-0.1"),
+        ("attack__bn", "both", "config.attack.bn='both'"),
+        ("attack__bn_stats", "keep", "cannot keep the running statistics"),
+        ("eval__attacks", ("dpgd_per_sample",), "DPGD alone can stall"),
+        ("eval__teachers", False, "transfer needs the teachers"),
     ],
 )  # fmt: skip
 def test_bad_values(tmp_path, name, value, message):
@@ -121,6 +129,32 @@ def test_all_problems_at_once(tmp_path):
     with pytest.raises(config.ConfigError) as caught:
         config.build(tiny(tmp_path, eps=8.0, epochs=0, data__name="mnist", method__push_t=-1.0))
     assert str(caught.value).count("\n  - ") == 4
+
+
+def test_two_averages(tmp_path):
+    with pytest.raises(config.ConfigError, match="choose one average"):
+        config.build(tiny(tmp_path, ema_decay=0.9, swa_start=1))
+
+
+def test_everything_wrong_with_a_method_at_once(tmp_path):
+    """A teacher that it does not take, a zero temperature, a negative weight, an unusable attack."""
+    raw = importlib.import_module("configs.dard_digits").get_config()
+    raw.teachers.clean = tiny(tmp_path).teachers.clean
+    raw.method.update(temperature=0.0, a=-0.5)
+    raw.attack.options.update(lambda_schedule="up", dice="cake")
+    with pytest.raises(config.ConfigError) as caught:
+        config.build(raw)
+    message = str(caught.value)
+    for part in (
+        "config.teachers.clean is given, but method 'dard' takes only robust", "temperature=0.0",
+        "method.a=-0.5", "config.attack: attack 'dpgd'",
+    ):  # fmt: skip
+        assert part in message
+
+
+def test_attack_that_needs_a_teacher_on_a_method_without_one(tmp_path):
+    with pytest.raises(config.ConfigError, match="rslad_train.*needs a robust teacher.*'sat' has"):
+        config.build(tiny(tmp_path, "sat", attack__name="rslad_train"))
 
 
 def test_unknown_and_missing_keys(tmp_path):

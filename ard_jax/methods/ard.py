@@ -41,8 +41,8 @@ def make(config: ArdConfig, parts: base.Parts) -> base.Method:
     every attack step moves the running statistics: `attack_bn="train"`, `attack_bn_stats="keep"`, which
     the configs set. After the attack come the train-mode passes S(x'), S(x), in this order. The
     statistics move K + 2 times a step with K attack steps (twice with any other `attack_bn`).
-    Schedule: 200 epochs, rate 0.1, weight decay 2e-4; the code means to decay at 100 and 150 but
-    multiplies the base rate both times, so the rate is 0.01 from 100 on and never 0.001. Source:
+    Schedule: 200 epochs, rate 0.1, weight decay 2e-4; the code means to decay after 100 and 150
+    but multiplies the base rate both times, so the rate stays 0.01 after 100 and never gets to 0.001. Source:
     goldblum/AdversariallyRobustDistillation, main.py.
     """
 

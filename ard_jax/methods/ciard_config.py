@@ -50,7 +50,8 @@ class CiardConfig:
       kl_scale: factor of L1 and L2; 10 on CIFAR-100 undoes the mean over more classes.
       r_label_bn: R's soft labels from batch statistics ("train", as the code) or "eval".
       r_clean_forward: "keep" also runs R(x), which moves R's running statistics and nothing else.
-        The default drops it: the student is the same, a forward pass through R is saved.
+        The default drops it and saves a forward pass through R; with r_label_bn="train" the student is
+        the same.
     """
 
     itt_start: int = 51

@@ -1,7 +1,7 @@
 """ciard_dard: CIARD's two teachers, push and teacher training, with DARD's labels and DPGD examples.
 
 This project's own combination; no paper has it. It is CIARD (ard_jax.methods.ciard: same step, order
-of passes, BatchNorm updates S 2, N 0, R 1) with two things exchanged:
+of passes, BatchNorm updates S 2, N 0) with two things exchanged:
 
   x' = DPGD against the student instead of PGD on CE (the attack `dpgd`);
   L1 = (branch(S(x), R(x)) + branch(S(x'), R(x'))) / 2, DARD's objective, in place of CIARD's KL to R(x'):
@@ -14,8 +14,10 @@ The whole objective is one scalar, minimised by one update of the student:
 L2 = mean_BC KL(softmax(N(x)/T_nat) || S(x)) and the push L3 as in CIARD, s = 10^(decade of the smaller of
 L1 and L2, minus that of L3). From itt_start R takes SGD steps on CE(R(x'), y). R's labels come from
 its running statistics (r_label_bn="eval"), since R is asked at x and x' and batch statistics would
-differ between the two; CIARD's "train" is an option. With clean_weight=0, push=False and R never trained
-it is DARD.
+differ between the two; therefore R(x) runs in train mode too (r_clean_forward="keep"), so that those
+statistics stay a mixture of both: R 2 updates a step. kl_scale and kl_reduction are L2's alone; the
+temperatures are balanced as in CIARD but only T_nat is used. With clean_weight=0 and push=False the objective
+is DARD's.
 """
 
 import dataclasses
@@ -40,6 +42,7 @@ class CiardDardConfig(CiardConfig):
     temperature: float = 3.0
     kd: str = "kl"
     r_label_bn: str = "eval"
+    r_clean_forward: str = "keep"
 
     def problems(self) -> list[str]:
         """What is wrong with these values."""

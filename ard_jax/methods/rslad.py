@@ -45,7 +45,7 @@ def make(config: RsladConfig, parts: base.Parts) -> base.Method:
     Cost with K attack steps: K passes forward and back to the input, 2 forward and back to the weights,
     1 forward of the teacher.
     Schedule: 300 epochs, rate 0.1, times 0.1 after 215, 260, 285, weight decay 2e-4. Source:
-    zibojia/RSLAD, rslad.py and rslad_loss.py; paper and code agree.
+    zibojia/RSLAD; paper and code agree.
     """
 
     def init(student_variables, teacher_variables):

@@ -40,7 +40,7 @@ def make(config: ScoreConfig, parts: base.Parts) -> base.Method:
     `attack_bn="train"`, `attack_bn_stats="discard"`, which the configs set; then the train-mode passes
     S(x), S(x'), in this order: two updates of the running statistics.
     Schedule with generated data: 400 epochs, batch 512, rate 0.2, weight averaging; without: 110 epochs,
-    rate 0.05, times 0.1 at 100 and at 105, weight decay 5e-4. Source: P2333/SCORE,
+    rate 0.05, times 0.1 after 100 and after 105, weight decay 5e-4. Source: P2333/SCORE,
     gowal21uncovering/utils/trades.py. Its other script, without_DDPM/train_cifar.py, attacks in eval mode
     from x + 0.001 N(0, I), runs S(x') before S(x), and cuts each example's loss at a threshold
     from below; that cut is not offered here.

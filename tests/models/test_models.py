@@ -7,6 +7,8 @@ import pytest
 
 from ard_jax import models
 
+pytestmark = pytest.mark.usefixtures("optimised_programs")  # initial values are compared bit by bit
+
 # A small one of every family; (name, image shape, options).
 FAMILIES = [
     ("small_cnn", (8, 8, 1), {}),
@@ -23,7 +25,7 @@ def images(shape, batch=4):
 
 
 @pytest.fixture(scope="module")
-def small():
+def small(optimised_programs):
     bundle = models.create("small_resnet", 5, (8, 8, 1), widths=(4, 8))
     return bundle, bundle.init(jax.random.key(0))
 
