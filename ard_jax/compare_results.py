@@ -102,7 +102,7 @@ def notes(record: dict[str, Any]) -> list[str]:
     found.append(report.selection_note(record))
     found.append("Best: the evaluated epoch with the highest (clean + robust)/2 on that split; last: the end "
                  "of training.")  # fmt: skip
-    if not any("autoattack" in name for name in record["attacks"]):
+    if not {"autoattack", "autoattack_plus"} & set(record["attacks"]):
         found.append(
             "AutoAttack is not among the attacks: PGD accuracies are upper bounds of robustness."
         )

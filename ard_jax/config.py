@@ -114,12 +114,7 @@ class TeachersConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AwpConfig:
-    """Adversarial weight perturbation of the student, with any method (`methods.awp`).
-
-    Attributes:
-      gamma: size relative to the weights; 0 for none. 0.01 (adversarial training), 0.005 (TRADES).
-      start: first epoch with a perturbation.
-    """
+    """Weight perturbation of the student from epoch `start`, gamma 0 for none: see `methods.awp.Awp`."""
 
     gamma: float
     start: int

@@ -21,16 +21,11 @@ from ard_jax.steps import StepConfig
 # Parts of a configuration that do not change the trained parameters or the choice among them.
 _IRRELEVANT = {
     "eval": (
-        "attacks",
-        "batch_size",
-        "max_examples",
-        "eps_sweep",
-        "transfer",
-        "grid",
-        "teachers",
+        "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
+        "autoattack_examples", "autoattack_nets", "save_images",
     ),
     "data": ("dir",),
-}
+}  # fmt: skip
 
 
 def comparable(

@@ -43,5 +43,6 @@ def _cpu(config) -> None:
     config.method.update(itt_start=3, decay_epochs=(5,), temp_rate=5e-3, kl_scale=10.0)
     common.cpu_teachers(config)
     config.eval.update(every=1, dense_from=0, max_examples=1000, max_selection_examples=1000)
+    config.eval.update(autoattack_examples=500, autoattack_nets="best")
     config.eval.eps_sweep = (0.0, 0.5, 1.0, 2.0)
     config.run.save_every = 1

@@ -217,6 +217,7 @@ def digits() -> ml_collections.ConfigDict:
         net("small_resnet", widths=(16, 32), blocks=1), recipe, min_clean=0.95
     )
     config.eval.update(every=10, dense_from=0, batch_size=180, autoattack_examples=0)
+    config.eval.autoattack_nets = "students"
     config.eval.eps_sweep = (0.0, 0.25, 0.5, 1.0, 1.5)
     config.run.update(log_every=20, save_every=10)
     return config

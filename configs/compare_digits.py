@@ -7,7 +7,8 @@ updates, the same validation split and evaluation, three seeds. Of the settings 
 searched, for every method alike: doubled from 0.05 until it no longer helped, by the mean validation score
 of two other seeds (`:search` runs that; `configs/protocol.py` holds what it found). The rest are the papers'
 numbers, with epochs scaled to the length. `:all` compares all the methods there are; those outside this
-list train at 0.1, which was not searched.
+list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which takes
+longer; started in the folder of a finished comparison it only evaluates again.
 """
 
 from configs import common, protocol
@@ -26,6 +27,13 @@ METHODS = (
 )
 
 
+def run(name: str, autoattack: bool = False):
+    config = protocol.digits(name)
+    config.eval.attacks = tuple(a for a in config.eval.attacks if autoattack or a != "autoattack")
+    config.eval.autoattack_nets = "best"
+    return config
+
+
 def get_config(variant: str = ""):
     config = common.config_dict(
         name="compare_digits",
@@ -34,20 +42,20 @@ def get_config(variant: str = ""):
         methods=METHODS,
         main_attack="pgd_sat",
         full_reports=False,
-        runs={name: protocol.digits(name) for name in METHODS},
+        runs={name: run(name, variant == "autoattack") for name in METHODS},
     )
     if variant == "all":
         config.name = "compare_digits_all"
-        config.runs = common.config_dict(
-            **{name: protocol.digits(name) for name in protocol.METHODS}
-        )
+        config.runs = common.config_dict(**{name: run(name) for name in protocol.METHODS})
         config.methods = tuple(protocol.METHODS)
     elif variant == "search":
         config.name, config.seeds = "search_digits", (10, 11)  # not those of the table
         config.runs = common.config_dict(**searched())
         config.methods = tuple(config.runs)
-    elif variant:
-        raise ValueError(f"configs/compare_digits.py has no variant {variant!r}: all, search")
+    elif variant not in ("", "autoattack"):
+        raise ValueError(
+            f"configs/compare_digits.py has no variant {variant!r}: all, autoattack, search"
+        )
     return config
 
 

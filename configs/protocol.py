@@ -213,6 +213,7 @@ def cpu(config, name: str) -> None:
     common.cpu_teachers(config)
     drop_unused_teachers(config, name)
     config.eval.update(every=1, dense_from=0, max_examples=1000, max_selection_examples=1000)
+    config.eval.update(autoattack_examples=500, autoattack_nets="best")
     config.eval.eps_sweep = (0.0, 0.5, 1.0, 2.0)
     config.run.save_every = 1
 

@@ -33,7 +33,10 @@ for _name in _PROTOCOL:
     _decay = ("paper", "released") if _name in ("ard", "iad2") else ()
     FILES[f"{_name}_digits"] = _both
     FILES[f"{_name}_cifar10"] = (*_both, *_decay, "cpu")
-COMPARISONS = {"compare_digits": ("", "all", "search"), "compare_cifar10": ("", "cpu")}
+COMPARISONS = {
+    "compare_digits": ("", "all", "autoattack", "search"),
+    "compare_cifar10": ("", "cpu"),
+}
 
 
 def test_every_config_file_is_tested():

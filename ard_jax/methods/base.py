@@ -79,10 +79,8 @@ class Attacked(NamedTuple):
 
     Attributes:
       images: adversarial images [B,H,W,C], a constant for all later gradients.
-      batch_stats: the student's running statistics after the attack; changed only by
-        attack_bn="train" with attack_bn_stats="keep".
-      right: [B] float32, how many of the iterates that the attack took a gradient at the student still
-        classified right; None unless asked for.
+      batch_stats: the student's afterwards; changed only by bn="train" with bn_stats="keep".
+      right: [B] float32, at how many of the attack's iterates the student was right; None unless asked.
     """
 
     images: jax.Array
