@@ -37,6 +37,7 @@ setup(
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.8"],
         "cuda": ["jax[cuda13]"],
+        "reference": ["torch", "torchattacks"],  # benchmarks beside PyTorch
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-cpu"],  # only to prepare a TFDS dataset for the first time
     },

@@ -7,8 +7,8 @@ updates, the same validation split and evaluation, three seeds. Of the settings 
 searched, for every method alike: doubled from 0.05 until it no longer helped, by the mean validation score
 of two other seeds (`:search` runs that; `configs/protocol.py` holds what it found). The rest are the papers'
 numbers, with epochs scaled to the length. `:all` compares all the methods there are; those outside this
-list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which takes
-longer; started in the folder of a finished comparison it only evaluates again.
+list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which
+takes longer; started in the folder of a finished comparison it only evaluates again.
 """
 
 from configs import common, protocol
