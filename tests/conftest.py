@@ -1,6 +1,7 @@
 """CPU with 8 simulated devices and quick compilation, set before jax is imported anywhere."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,13 @@ def optimised_programs():
     jax.config.update(name, False)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data, from $ARD_SHARED or beside the repository."""
+    default = Path(__file__).parents[1].parent / "shared"
+    path = Path(os.environ.get("ARD_SHARED", default)) / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data: {path} does not exist (set ARD_SHARED)")
+    return path

@@ -36,6 +36,7 @@ def test_two_epochs_with_falling_loss(name, folder):
     for role in ("robust", "clean"):
         if raw.teachers[role] is not None:
             raw.teachers[role].min_clean = 0.0
+            raw.teachers[role].recipe.epochs = 1
     raw.eval.update(attacks=("fgsm",), select_attack="fgsm", transfer=False, teachers=False)
     raw.eval.update(eps_sweep=(), grid=0, max_examples=200)
     evaluation = json.loads((train.run(config.build(raw)).parent / "evaluation.json").read_text())

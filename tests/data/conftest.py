@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,16 +7,6 @@ def cache_dir(tmp_path, monkeypatch):
     """Tests never touch the user's cache."""
     path = tmp_path / "cache"
     monkeypatch.setenv("ARD_CACHE_DIR", str(path))
-    return path
-
-
-@pytest.fixture(scope="session")
-def shared_data():
-    """The folder of real data, from $ARD_SHARED or beside the repository."""
-    default = Path(__file__).parents[2].parent / "shared"
-    path = Path(os.environ.get("ARD_SHARED", default)) / "data"
-    if not path.is_dir():
-        pytest.skip(f"no real data: {path} does not exist (set ARD_SHARED)")
     return path
 
 
