@@ -89,12 +89,8 @@ def _first_iterate(start, key, images, eps, norm):
         noise = jax.vmap(draw)(_row_keys(key, images.shape[0]))
         flat = noise.reshape(noise.shape[0], -1)
         size = jnp.max(jnp.abs(flat), axis=1) if norm == "linf" else base.l2_norm(noise)
-        start = images + eps * (noise / (_per_image(size, images) + 1e-12))
+        start = images + eps * (noise / (base.per_image(size, images) + 1e-12))
     return _inside(start.astype(images.dtype), images, eps, norm)
-
-
-def _per_image(value, like):
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 
 def _evaluator(predict, labels, loss, targets, eot, key):
@@ -145,7 +141,7 @@ def _after_evaluation(state, gradient, loss, wrong, j, length, rho, compat):
     # its buffer, not with the loss of iterate 0.
     before = jnp.where(j == 1, 0.0, state.loss) if compat else state.loss
     better = loss > state.loss_best
-    pick = lambda where, a, b: jnp.where(_per_image(where, a), a, b)  # noqa: E731
+    pick = lambda where, a, b: jnp.where(base.per_image(where, a), a, b)  # noqa: E731
     state = state._replace(
         adversarial=pick(wrong, state.x, state.adversarial),
         success=state.success | wrong,
@@ -250,7 +246,7 @@ def apgd(
         state, gradient = _after_evaluation(state, gradient, value, wrong, j, length, rho, compat)
         x, share = state.x, jnp.where(j == 0, 1.0, _MOMENTUM)
         direction = base.ascent_direction(gradient, norm)
-        plain = _inside(x + _per_image(state.step_size, x) * direction, images, eps, norm)
+        plain = _inside(x + base.per_image(state.step_size, x) * direction, images, eps, norm)
         moved = x + (plain - x) * share + (x - state.x_before) * (1.0 - share)
         state = state._replace(x=_inside(moved, images, eps, norm), x_before=x)
         return state, (value, state.loss_best, state.step_size) if trace else None

@@ -19,8 +19,8 @@ STARTS = ("none", "uniform", "gauss")
 ORDERS = ("ball_then_range", "range_then_ball", "range_at_end")
 
 
-def _per_image(value: jax.Array, like: jax.Array) -> jax.Array:
-    """[B] -> [B,1,1,...], to broadcast against `like`."""
+def per_image(value: jax.Array, like: jax.Array) -> jax.Array:
+    """Reshapes [B] to [B,1,1,...], to broadcast against `like`."""
     return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 
@@ -49,7 +49,7 @@ def project(x: jax.Array, center: jax.Array, eps: float | jax.Array, norm: str) 
     delta = x - center
     length = l2_norm(delta)
     factor = jnp.where(length > eps, eps / jnp.where(length > 0, length, 1.0), 1.0)
-    return center + delta * _per_image(factor, delta)
+    return center + delta * per_image(factor, delta)
 
 
 def ascent_direction(gradient: jax.Array, norm: str) -> jax.Array:
@@ -60,9 +60,9 @@ def ascent_direction(gradient: jax.Array, norm: str) -> jax.Array:
     if norm == "linf":
         return jnp.sign(gradient)
     largest = jnp.max(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
-    scaled = gradient / _per_image(jnp.where(largest > 0, largest, 1.0), gradient)
+    scaled = gradient / per_image(jnp.where(largest > 0, largest, 1.0), gradient)
     length = l2_norm(scaled)
-    return scaled / _per_image(jnp.where(length > 0, length, 1.0), gradient)
+    return scaled / per_image(jnp.where(length > 0, length, 1.0), gradient)
 
 
 def random_start(
@@ -110,7 +110,7 @@ def random_start(
         key_direction, key_length = jax.random.split(key)
         direction = jax.random.normal(key_direction, images.shape, images.dtype)
         length = eps * jax.random.uniform(key_length, images.shape[:1], images.dtype)
-        noise = ascent_direction(direction, "l2") * _per_image(length, images)
+        noise = ascent_direction(direction, "l2") * per_image(length, images)
     start = images + noise
     return start if clip is None else jnp.clip(start, *clip)
 

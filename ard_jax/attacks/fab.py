@@ -34,10 +34,6 @@ class FabResult(NamedTuple):
     best_distance: jax.Array | None = None
 
 
-def _per_image(value, like):
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
-
-
 def _size(delta, norm):
     """Norm of each image, [B,...] -> [B]."""
     if norm == "l2":
@@ -87,7 +83,7 @@ def _nearest_plane(predict, labels, norm):
             f_c = differences[:, c]
             distance_c = jnp.abs(f_c) / (1e-12 + _dual_size(w_c, norm))
             nearer = (distance_c < distance) & (labels != c)
-            w = jnp.where(_per_image(nearer, w), w_c, w)
+            w = jnp.where(base.per_image(nearer, w), w_c, w)
             return (jnp.where(nearer, distance_c, distance), jnp.where(nearer, f_c, f), w), None
 
         row = jnp.zeros(batch, logits.dtype)
@@ -110,7 +106,7 @@ def _step(x, images, plane, norm, alpha_max, eta):
     )
     of_x, of_clean = (m.reshape(x.shape) for m in jnp.split(moves, 2))
     size_x, size_clean = (jnp.maximum(_size(m, norm), _LEAST_DISTANCE) for m in (of_x, of_clean))
-    alpha = _per_image(jnp.clip(size_x / (size_x + size_clean), 0.0, alpha_max), x)
+    alpha = base.per_image(jnp.clip(size_x / (size_x + size_clean), 0.0, alpha_max), x)
     return jnp.clip((1 - alpha) * (x + eta * of_x) + alpha * (images + eta * of_clean), 0.0, 1.0)
 
 
@@ -123,7 +119,7 @@ def _random_starts(key, images, eps, norm):
     else:
         draw = lambda k: jax.random.normal(k, images.shape[1:])  # noqa: E731
     noise = jax.vmap(draw)(key)
-    length = _per_image(jnp.maximum(_size(noise, norm), 1e-12), images)
+    length = base.per_image(jnp.maximum(_size(noise, norm), 1e-12), images)
     return jnp.clip(images + _START_RADIUS * eps * noise / length, 0.0, 1.0)
 
 
@@ -213,8 +209,8 @@ def fab(
         x = _step(x, images, plane, norm, alpha_max, eta)
         wrong, distance = is_wrong(x), _size(x - images, norm)
         nearer = wrong & (distance < best)
-        found = jnp.where(_per_image(nearer, x), x, found)
-        x = jnp.where(_per_image(wrong, x), images + beta * (x - images), x)
+        found = jnp.where(base.per_image(nearer, x), x, found)
+        x = jnp.where(base.per_image(wrong, x), images + beta * (x - images), x)
         return (x, found, jnp.where(nearer, distance, best)), best if trace else None
 
     def one_restart(carry, r):
@@ -230,7 +226,7 @@ def fab(
     (found, distance), traces = jax.lax.scan(one_restart, start, jnp.arange(restarts))
     success = (distance <= eps) & is_wrong(found)
     result = FabResult(
-        jnp.where(_per_image(success, images), found, images), success, distance,
+        jnp.where(base.per_image(success, images), found, images), success, distance,
         traces.reshape(-1, images.shape[0]) if trace else None,
     )  # fmt: skip
     return jax.lax.stop_gradient(result)

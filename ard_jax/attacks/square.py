@@ -47,10 +47,6 @@ class SquareResult(NamedTuple):
     queries: jax.Array
 
 
-def _per_image(value, like):
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
-
-
 def _margin(predict, images, labels):
     logits = predict(images)
     if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
@@ -168,7 +164,7 @@ def square_run(  # noqa: D417 (the others are those of `square`)
         candidate = propose(state, i)
         margin, active = _margin(predict, candidate, labels), state.margin > 0
         kept = active & ((margin < state.margin) | (margin <= 0))
-        best = jnp.where(_per_image(kept, candidate), candidate, state.images)
+        best = jnp.where(base.per_image(kept, candidate), candidate, state.images)
         margin = jnp.where(kept, margin, state.margin)
         return i + 1, SquareState(best, margin, state.queries + active)
 
@@ -183,7 +179,7 @@ def square_result(
 ) -> SquareResult:
     """The state as a result: success is tested once more, by the predicted class."""
     success = jnp.argmax(predict(state.images), axis=-1) != labels
-    found = jnp.where(_per_image(success, images), state.images, images)
+    found = jnp.where(base.per_image(success, images), state.images, images)
     return SquareResult(found, success, state.queries)
 
 

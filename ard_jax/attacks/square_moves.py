@@ -26,10 +26,6 @@ class SquareDraws(NamedTuple):
     sign: jax.Array
 
 
-def _per_image(value, like):
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
-
-
 def _signs(keys, shape):
     """One array of +1 and -1 per key, [B,*shape].
 
@@ -56,7 +52,7 @@ def _channel_norm(x):
 
 
 def _image_norm(x):
-    return _per_image(base.l2_norm(x), x)
+    return base.per_image(base.l2_norm(x), x)
 
 
 def _scaled_to(delta, eps):
