@@ -135,7 +135,7 @@ def autoattack(
 
     Args:
       predict: images [B,H,W,C] float32 in [0,1] -> logits [B,K]; pure, in evaluation mode. It is
-        compiled for up to four batch sizes. On CPU the gradient of a stock convolution is slow in a
+        compiled for a few batch sizes. On CPU the gradient of a stock convolution is slow in a
         loop: see `ard_jax.models.canonical_conv`. With version "rand" it may take (images, key).
       images: [N,H,W,C] float, in [0,1].
       labels: [N] int, the true classes.

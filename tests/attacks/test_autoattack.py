@@ -48,13 +48,13 @@ def data(predict, count=40, seed=0, wrong=3):
 ENGINES = {}
 
 
-def attack(net, images, labels, *, batch_size=48, devices=1, version="standard", names=None,
+def attack(net, images, labels, *, batch_size=48, devices=1, parts=1, version="standard", names=None,
            eps=0.08, norm="linf", steps=8, queries=60, **more):  # fmt: skip
     """`attacks.autoattack` on network(net), with programs that all tests share."""
-    place = (batch_size, devices)
+    place = (batch_size, devices, parts)
     if place not in ENGINES:
         mesh = sharding.make_mesh(devices)
-        ENGINES[place] = Engine("net", apply, mesh=mesh, batch_size=batch_size)
+        ENGINES[place] = Engine("net", apply, mesh=mesh, batch_size=batch_size, parts=parts)
         ENGINES[place].sizes = ENGINES[place].sizes[
             -2:
         ]  # two sizes do: compiling is what takes time
@@ -126,6 +126,11 @@ def test_device_count_changes_nothing():
     same(attack(4, images, labels), attack(4, images, labels, devices=8))
 
 
+def test_parts_on_the_cores_of_one_cpu_change_nothing():
+    images, labels = data(network(4), 45)
+    same(attack(4, images, labels), attack(4, images, labels, parts=2))
+
+
 def test_an_image_is_attacked_alike_whatever_its_neighbours():
     predict = network(5)
     images, labels = data(predict, 40, wrong=0)
@@ -133,12 +138,13 @@ def test_an_image_is_attacked_alike_whatever_its_neighbours():
     np.testing.assert_array_equal(whole.broken_by[:17], part.broken_by)
 
 
-def test_every_program_is_traced_once_per_batch_size_and_never_per_target():
+@pytest.mark.parametrize(("parts", "sizes"), [(1, [8, 16, 32]), (2, [8, 10, 12, 14, 16])])
+def test_every_program_is_traced_once_per_batch_size_and_never_per_target(parts, sizes):
     traced = Counter()
-    mesh = sharding.make_mesh(1)
-    engine = Engine("net", apply, mesh=mesh, batch_size=32, on_trace=lambda t: traced.update([t]))
-    assert engine.sizes == [8, 16, 32]
-    engine.sizes = [16, 32]  # compiling is what takes time here
+    mesh, count = sharding.make_mesh(1), lambda title: traced.update([title])
+    engine = Engine("net", apply, mesh=mesh, batch_size=32, parts=parts, on_trace=count)
+    assert engine.sizes == sizes
+    engine.sizes = engine.sizes[-2:]  # compiling is what takes time here
     for seed, eps in ((6, 0.05), (7, 0.1)):  # other weights and radii use the same programs
         variables = weights(seed)
         images, labels = data(lambda x, v=variables: apply(v, x), 40)
