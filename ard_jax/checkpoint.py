@@ -2,16 +2,22 @@
 
 One step of a folder holds, committed atomically: "student" and "ema" (variables alone, so that an
 evaluation needs nothing else), "rest" (step, optimiser states, every teacher, the method's arrays) and
-"meta" (JSON).
+"meta" (JSON). With several processes all of them save and restore together, into one folder that all see:
+a shared file system, or a bucket ("gs://...").
 """
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
+from ard_jax.distributed import everywhere, tell
 from ard_jax.state import NetState, RunState
 
 
@@ -19,37 +25,38 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing or cannot be read."""
 
 
-class Checkpoints:
-    """The checkpoints of one folder, e.g. <run>/last or <run>/best."""
+class Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints of one folder, e.g. <run>/last or <run>/best; closed at the end of a `with`."""
 
-    def __init__(self, folder: Path, keep: int = 1):
-        """Opens or makes `folder`; the `keep` newest steps are kept."""
-        self.folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            create=True,
-            cleanup_tmp_directories=True,
-            # On CPU device buffers are host memory, which the next donated step would overwrite.
-            enable_async_checkpointing=jax.default_backend() != "cpu",
+    def __init__(self, folder: str | os.PathLike, keep: int = 1):
+        """Opens or makes `folder`; the `keep` newest steps are kept, and damaged ones beside them."""
+        self.folder = _absolute(folder)
+        self._manager = _Manager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: RunState, meta: dict[str, Any]) -> None:
-        """Saves a step.
+    def save(self, step: int, state: RunState, meta: dict[str, Any], replace: bool = False) -> None:
+        """Saves a step, in the background: see `wait`.
 
         One that is already there is left as it is (a resumed run repeats it, bit for bit), unless
-        `restore` found it damaged.
+        `restore` found it damaged, or `replace`.
         """
-        if step in self._damaged:
-            self._manager.delete(step)
-            self._damaged.remove(step)
         if step in self.steps():
-            return
+            if not replace and step not in self._damaged:
+                return
+            self._delete(step)
+        if jax.default_backend() == "cpu":
+            # There device buffers are host memory, which the next donated step would overwrite.
+            state = jax.tree.map(jnp.copy, state)
+        meta = dict(meta)
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._manager.save(
             step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=True
@@ -65,24 +72,58 @@ class Checkpoints:
             name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
             for name, tree in _items(template).items()
         }
+        cause = None
         try:
             out = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
             )
         except Exception as error:  # whatever a damaged file makes Orbax raise
-            self._damaged.add(step)
-            raise CheckpointError(
-                f"{self.folder / str(step)} cannot be restored: {type(error).__name__}: {error}."
-            ) from error
-        return _join(out, template), out["meta"]
+            cause = error
+        if everywhere(cause is None):
+            return _join(out, template), out["meta"]
+        self._damaged.add(step)
+        what = (
+            f"{type(cause).__name__}: {str(cause)[:200]}"
+            if cause
+            else "another process cannot read it"
+        )
+        raise CheckpointError(f"{self.folder / str(step)} cannot be restored: {what}.") from cause
+
+    def delete_after(self, step: int) -> None:
+        """Deletes all later steps."""
+        for later in (s for s in self.steps() if s > step):
+            self._delete(later)
+
+    def _delete(self, step: int) -> None:
+        self.wait()
+        self._manager.delete(step)
+        self._damaged.discard(step)
 
     def wait(self) -> None:
         """Until every save is on disk."""
         self._manager.wait_until_finished()
 
+    def __exit__(self, kind, *_) -> None:
+        """Closes, except where the wait could be for another process that is gone."""
+        lost = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
+        if not lost or jax.process_count() == 1:
+            self.close()
+
     def close(self) -> None:
         """Waits and releases the manager's threads."""
         self._manager.close()
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """No: `preemption` asks JAX, which wants a count that only grows and no second one beside it."""
+        return False
+
+
+def _absolute(path: str | os.PathLike) -> epath.Path:
+    """The path as one that also reads buckets."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else Path(text).absolute())
 
 
 def _items(state: RunState) -> dict[str, Any]:
@@ -111,30 +152,49 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 
-def find(path: str | Path) -> Path:
+def find(path: str | os.PathLike) -> epath.Path:
     """The step folder that `path` means: itself, or the newest step of best/, of last/, or in it.
+
+    A step whose meta cannot be read, or that lacks its arrays, is passed over with a warning.
 
     Raises:
       CheckpointError: no checkpoint there.
     """
-    path = Path(path).absolute()
+    path = _absolute(path)
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} does not exist; give the folder of a run")
     if (path / "meta").is_dir():
         return path
+    damaged = []
     for folder in (path / "best", path / "last", path):
-        steps = [
-            int(p.name) for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()
-        ]
-        if steps:
-            return folder / str(max(steps))
+        for step in sorted((s for s in _names(folder) if s.isdigit()), key=int, reverse=True):
+            if problem := _incomplete(folder / step):
+                damaged.append(problem)
+                continue
+            tell(*(f"WARNING: {text}. Using {folder / step}." for text in damaged))
+            return folder / step
     raise CheckpointError(
-        f"{path} holds no checkpoint; expected the folder of a run (with best/ and last/), one of "
+        "; ".join(damaged)
+        or f"{path} holds no checkpoint; expected the folder of a run (with best/ and last/), one of "
         "these, or one step of them"
     )
 
 
-def read_meta(step_folder: Path) -> dict[str, Any]:
+def _names(folder: epath.Path) -> list[str]:
+    return [p.name for p in folder.iterdir()] if folder.is_dir() else []
+
+
+def _incomplete(step_folder: epath.Path) -> str:
+    """What shows, without reading arrays, that a step cannot be used; "" if nothing does."""
+    try:
+        read_meta(step_folder)
+    except CheckpointError as error:
+        return str(error)
+    missing = [name for name in ("student", "rest") if not _names(step_folder / name)]
+    return f"{step_folder}: damaged checkpoint, without {' and '.join(missing)}" if missing else ""
+
+
+def read_meta(step_folder: epath.Path) -> dict[str, Any]:
     """The JSON saved with a step.
 
     Raises:

@@ -38,6 +38,7 @@ from ard_jax import (
 )
 from ard_jax.compare_config import Comparison, build
 from ard_jax.config import Experiment
+from ard_jax.distributed import everywhere, is_lead, tell
 from ard_jax.final import Subject
 from ard_jax.loop import TrainingDivergedError
 from ard_jax.methods import TEACHERS
@@ -74,13 +75,12 @@ def run(comparison: Comparison) -> int:
                 _write(comparison, found, errors)
             interrupted = False
         record = _write(comparison, found, errors)
-    print("\n" + compare_table.text(record))
-    print(f"\nReport: {comparison.workdir / 'comparison.html'}", flush=True)
+    tell(f"\n{compare_table.text(record)}\n\nReport: {comparison.workdir / 'comparison.html'}")
     if errors:
         total = len(comparison.experiments)
-        print(f"FAILED: {len(errors)} of {total} runs; see Warnings.", file=sys.stderr, flush=True)
+        tell(f"FAILED: {len(errors)} of {total} runs; see Warnings.", file=sys.stderr)
     if interrupted:
-        print("Interrupted; the same command continues.", file=sys.stderr, flush=True)
+        tell("Interrupted; the same command continues.", file=sys.stderr)
         return INTERRUPTED
     return 1 if errors else 0
 
@@ -93,13 +93,13 @@ def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:
         if evaluation is not None:
             durations.add(method, evaluation["timing"]["train_seconds"])
     left = [key for key, evaluation in done.items() if evaluation is None]
-    print(f"{comparison.name}: {total} runs ({len(comparison.methods)} methods, "
-          f"{len(comparison.seeds)} seeds), {total - len(left)} finished before, "
-          f"in {comparison.workdir}", flush=True)  # fmt: skip
+    tell(f"{comparison.name}: {total} runs ({len(comparison.methods)} methods, "
+         f"{len(comparison.seeds)} seeds), {total - len(left)} finished before, "
+         f"in {comparison.workdir}")  # fmt: skip
     for index, (method, seed) in enumerate(left):
         number = total - len(left) + index + 1
         estimate = durations.of([m for m, _ in left[index:]])
-        print(f"\n[{number}/{total}] {method}, seed {seed}{estimate}", flush=True)
+        tell(f"\n[{number}/{total}] {method}, seed {seed}{estimate}")
         began = time.monotonic()
         yield method, seed
         if train.finished(comparison.experiments[method, seed]) is not None:
@@ -135,7 +135,7 @@ def _run_one(comparison: Comparison, key: tuple[str, int], found: dict[str, Any]
     except data.DataError:
         raise  # every run would say the same
     except _FAILURES as error:
-        print(f"FAILED: {key[0]}, seed {key[1]}: {error}", file=sys.stderr, flush=True)
+        tell(f"FAILED: {key[0]}, seed {key[1]}: {error}", file=sys.stderr)
         return {key: str(error) or type(error).__name__}
     return {}
 
@@ -150,6 +150,7 @@ def _teachers(comparison: Comparison) -> dict[str, Any]:
         kept = json.loads(path.read_text())
     except (OSError, ValueError):
         kept = {}
+    kept = kept if everywhere(bool(kept)) else {}
     found, splits = {}, None
     for role in comparison.roles:
         config = {k: v for k, v in comparison.protocol.items()
@@ -164,10 +165,11 @@ def _teachers(comparison: Comparison) -> dict[str, Any]:
         try:
             found[role] = _teacher(role, users[0], splits, old) | {"config": config}
         except _FAILURES as error:
-            print(f"FAILED: {role} teacher: {error}", file=sys.stderr, flush=True)
+            tell(f"FAILED: {role} teacher: {error}", file=sys.stderr)
             found[role] = {"error": str(error) or type(error).__name__}
         good = {r: record for r, record in found.items() if "error" not in record}
-        write_text_atomic(path, json.dumps(good, indent=1))
+        if is_lead():
+            write_text_atomic(path, json.dumps(good, indent=1))
     return found
 
 
@@ -211,6 +213,8 @@ def _write(comparison: Comparison, found: dict[str, Any], errors: dict) -> dict[
     record["results"] += compare_results.teacher_results(found)
     record["notes"] = compare_results.notes(record)
     record["warnings"] = compare_results.warnings(record, done)
+    if not is_lead():
+        return record
     folder: Path = comparison.workdir
     compare_html.write_plot(record, folder)
     for ending, render in (

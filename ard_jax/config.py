@@ -23,6 +23,12 @@ class DataConfig:
       augment: "none", "crop" or "crop_flip".
       pad: zero padding of the random crop, pixels.
       last_batch: "drop" the epoch's last, smaller batch, or "keep" it (compiles the step twice).
+      loader: "memory" decodes all images at the start; "grain" reads them from disk as they are needed, for
+        data that does not fit: see `data.Reading`. Both give the same batches.
+      image_size: side in pixels that the images of "folder" and "tfds" are cropped and scaled to; 0: as
+        they are.
+      workers: of "grain": processes that decode; 0 for this one's threads.
+      prefetch: of "grain": batches decoded ahead, by each worker.
     """
 
     name: str
@@ -32,6 +38,10 @@ class DataConfig:
     augment: str
     pad: int
     last_batch: str
+    loader: str = "memory"
+    image_size: int = 0
+    workers: int = 0
+    prefetch: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +189,8 @@ class RunConfig:
       save_every: epochs between checkpoints (evaluated epochs are always saved).
       tensorboard: also write TensorBoard files.
       compilation_cache: XLA's folder; "" for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, "off" for none.
+      distributed: "auto", "off", "HOST:PORT" or "HOST:PORT,COUNT,INDEX": see `distributed.start`.
+      distributed_timeout: seconds that a process waits for the others at the start.
     """
 
     devices: int
@@ -186,6 +198,8 @@ class RunConfig:
     save_every: int
     tensorboard: bool
     compilation_cache: str
+    distributed: str = "auto"
+    distributed_timeout: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +213,8 @@ class Experiment:
       precision: compute type of the networks, "float32" or "bfloat16".
       ema_decay: decay per step of the student's moving average; 0 for none.
       swa_start: first epoch of the student's stochastic weight average; 0 for none.
+      bn_groups: BatchNorm in training. 1: statistics of the global batch, whatever the devices. G: those of
+        G equal parts of it, as PyTorch's DataParallel on G devices: see `models.create`.
     """
 
     name: str
@@ -222,6 +238,7 @@ class Experiment:
     teachers: TeachersConfig
     eval: EvalConfig
     run: RunConfig
+    bn_groups: int = 1
 
 
 def build(config: Any) -> Experiment:

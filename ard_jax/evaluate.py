@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import attacks as attacks_lib
-from ard_jax import rng, sharding
+from ard_jax import preemption, rng, sharding
 from ard_jax.attacks.autoattack_engine import Engine
 from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
@@ -147,11 +147,17 @@ class Evaluator:
         return self._programs[name](variables, images, key, jnp.float32(eps))
 
     def batches(self, dataset: ArrayDataset) -> Iterable[tuple[int, dict, dict]]:
-        """(index, device batch {"image" in [0,1], "label"}, global host batch with mask and index)."""
-        for index, host in enumerate(pipeline.eval_batches(dataset, self.batch_size)):
-            mine = pipeline.host_slice(np.arange(self.batch_size), *sharding.process())
-            image = host["image"][mine].astype(np.float32) / np.float32(255)
-            local = {"image": image, "label": host["label"][mine]}
+        """(index, device batch {"image" in [0,1], "label"}, the whole batch's mask, index and label)."""
+        size, labels = self.batch_size, np.asarray(dataset.labels)
+        # Of the images this host reads its own part alone.
+        for index, mine in enumerate(pipeline.eval_batches(dataset, size, *sharding.process())):
+            preemption.check("an evaluation")
+            image = mine["image"].astype(np.float32) / np.float32(255)
+            rows = np.arange(index * size, (index + 1) * size)
+            mask = rows < len(dataset)
+            host = {"mask": mask, "index": np.where(mask, rows, -1)}
+            host["label"] = np.where(mask, labels[rows * mask], 0)
+            local = {"image": image, "label": mine["label"]}
             yield index, sharding.put_batch(self.mesh, local), host
 
     def run(
@@ -178,6 +184,7 @@ class Evaluator:
         for index, batch, host in self.batches(dataset):
             rows, mask = host["index"][host["mask"]], host["mask"]
             for name in names:
+                preemption.check("an evaluation")
                 if progress:
                     progress(f"{name} {index + 1}/{math.ceil(len(dataset) / self.batch_size)}")
                 images = batch["image"]

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import __version__, models, networks, report, suites
+from ard_jax import __version__, models, networks, report, sharding, suites
 from ard_jax.config import Experiment, to_dict
 from ard_jax.data import ArrayDataset
+from ard_jax.distributed import is_lead
 from ard_jax.evaluate import Evaluator, Flags, evaluate_sweep, summarize
 from ard_jax.models import ModelBundle
 from ard_jax.writers import Progress, read_metrics, write_text_atomic
@@ -71,7 +72,8 @@ def evaluate_all(
     e, (plain, chosen) = experiment, suites.split_names(attack_names)
     specs = {name: networks.evaluation_attack(name, e) for name in plain}
     records = {name: _spec_record(spec) for name, spec in specs.items()}
-    progress = Progress(len(subjects), description="final evaluation")
+    lead = None if is_lead() else False
+    progress = Progress(len(subjects), description="final evaluation", enabled=lead)
     flags, sweeps = {}, {}
     # Sources first: their attacks' images are given to the students as they are made.
     for subject in sorted(subjects, key=lambda s: s not in sources.values()):
@@ -237,8 +239,8 @@ def example_images(
     adversarial = evaluator.attack(spec, subject.variables, batch["image"], batch["label"], index)
     predicted = evaluator.predict(subject.variables, adversarial)
     return {
-        "clean": np.asarray(batch["image"])[:count],
-        "adversarial": np.asarray(adversarial)[:count],
+        "clean": sharding.gather(batch["image"])[:count],
+        "adversarial": sharding.gather(adversarial)[:count],
         "labels": np.asarray(dataset.labels)[:count],
         "predicted_clean": flags.predicted["clean"][:count],
         "predicted_adversarial": predicted[:count],
@@ -259,9 +261,13 @@ def save(
     AutoAttack found are "<network>/<attack>" of evaluation_images.npz. evaluation.json comes last:
     where it is, the others are complete.
 
+    Of several processes the lead writes.
+
     Returns:
       The report's path.
     """
+    if not is_lead():
+        return folder / report.REPORT_FILE
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
     for net, result in flags.items():

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import rng, sharding
+from ard_jax import preemption, rng, sharding
 from ard_jax.attacks import AttackSpec
 from ard_jax.config import Experiment
 from ard_jax.data import ArrayDataset, pipeline
 from ard_jax.data.augment import augment
-from ard_jax.distributed import is_lead
+from ard_jax.distributed import everywhere, is_lead
 from ard_jax.writers import Progress
 
 FILE = "teacher_labels.npz"
@@ -48,16 +48,19 @@ def offline(
     kind = experiment.data.augment if view == "augmented_once" else "none"
     path, made_by = Path(folder) / FILE, f"{teacher.identity} {attack} {kind} {experiment.seed}"
     kept = _read(path, made_by, len(train))
-    if kept is not None:
+    if everywhere(kept is not None):
         return kept
     program = _program(experiment, teacher, attack, mesh, kind)
     size = sharding.round_up(mesh, experiment.batch_size)
     shape = (len(train), teacher.bundle.num_classes)
     found = {name: np.zeros(shape, np.float32) for name in ("teacher_nat", "teacher_adv")}
     starts = range(0, len(train), size)
-    progress = Progress(len(starts), description="soft labels")
+    progress = Progress(
+        len(starts), description="soft labels", enabled=None if is_lead() else False
+    )
     try:
         for number, start in enumerate(starts):
+            preemption.check("the making of soft labels")
             # The last batch is filled up from the front: DPGD couples the images of a batch.
             rows = np.arange(start, start + size) % len(train)
             host = pipeline.get_batch(train, pipeline.host_slice(rows, *sharding.process()))

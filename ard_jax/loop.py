@@ -3,6 +3,10 @@
 The order in `fit` is fixed: evaluate -> save -> next batch -> step -> log. A checkpoint is written after
 the evaluation at its step and before the next batch is drawn, and a batch is a pure function of
 (seed, step), so continuing from a checkpoint repeats exactly what would have happened.
+
+A run that is asked to stop saves at the step where it is, in the middle of an epoch too, or before an
+evaluation that it then makes up for. The parameters do not show it; in the logs, the first train record
+after a restart averages over the steps since.
 """
 
 import dataclasses
@@ -14,14 +18,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ard_jax import steps
+from ard_jax import preemption, resume, steps
 from ard_jax.checkpoint import Checkpoints
 from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
+from ard_jax.data.batches import TrainBatches
 from ard_jax.distributed import is_lead
 from ard_jax.methods.base import Method
 from ard_jax.metrics import Means, non_finite
-from ard_jax.resume import ConfigChangedError, newest
+from ard_jax.resume import ConfigChangedError
 from ard_jax.sharding import num_devices, process, put_batch, put_replicated
 from ard_jax.state import RunState
 from ard_jax.writers import MetricWriter, Progress
@@ -35,7 +40,6 @@ __all__ = [
     "FitResult",
     "Phase",
     "TrainingDivergedError",
-    "evaluation_epochs",
     "fit",
 ]
 
@@ -124,39 +128,32 @@ class FitResult:
     seconds: float
 
 
-def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
-    """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
-    dense = range(dense_from, epochs + 1) if dense_from else ()
-    return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
-
-
 def fit(phase: Phase) -> FitResult:
     """Trains to the end, from the newest usable checkpoint if there is one.
 
     Raises:
       ConfigChangedError: the folder's checkpoint was made with another configuration.
       TrainingDivergedError: a loss is not finite; no checkpoint holds the diverged state.
+      PreemptedError: SIGTERM; the state is saved.
     """
+    preemption.check(f"{phase.title} training, before its first step")
     pipeline.check_sharding(
         len(phase.train), phase.batch_size, num_devices(phase.mesh), phase.last_batch
     )
-    last, best = Checkpoints(phase.workdir / "last", keep=2), Checkpoints(phase.workdir / "best")
-    try:
+    folder = phase.workdir
+    with Checkpoints(folder / "last", keep=2) as last, Checkpoints(folder / "best", keep=2) as best:
         template = put_replicated(phase.mesh, steps.start_average(phase.initial(), phase.step))
         # Copies: the step donates its state, and teachers' variables are used after it too.
         template = jax.tree.map(jnp.copy, template)
-        state, meta = newest(last, template, phase.config)
+        state, meta = resume.newest(last, template, phase.config)
         if meta is None:
             state, meta = template, {"best": None, "seconds": 0.0}
+        best.delete_after(int(state.step))  # what comes after is done again
         meta |= {"config": phase.config, "experiment": phase.experiment}
         state, meta = _Loop(phase, last, best, meta).run(state)
         last.wait(), best.wait()
-        best_state, _ = best.restore(meta["best"]["step"], state)
-        return FitResult(
-            state, best_state, meta["best"]["step"], meta["best"]["scores"], meta["seconds"]
-        )
-    finally:
-        last.close(), best.close()
+        best_state, chosen = resume.best(best, state, meta["best"])
+        return FitResult(state, best_state, chosen["step"], chosen["scores"], meta["seconds"])
 
 
 class _Loop:
@@ -167,11 +164,17 @@ class _Loop:
         self.started = time.monotonic() - meta["seconds"]
         self.means, self.pending, self.shown = Means(), None, {}
         self.window = (time.monotonic(), 0)
+        self.batches = TrainBatches(
+            phase.train, batch_size=phase.batch_size, seed=phase.step.seed,
+            last_batch=phase.last_batch, total=phase.total, process=process(),
+        )  # fmt: skip
 
     def run(self, state: RunState) -> tuple[RunState, dict[str, Any]]:
         phase, start = self.phase, int(state.step)
-        if start == phase.total:
+        late = self.meta.pop("unevaluated", False)
+        if start == phase.total and not late:
             return state, self.meta
+        self.batches.restore(start, self.meta.get("data"))
         step_fn = steps.build(phase.method, phase.step, phase.mesh, f"{phase.title} train_step")
         lead = is_lead()
         self.writer = MetricWriter(
@@ -183,6 +186,8 @@ class _Loop:
         try:
             if start:
                 self.event(start, "resumed")
+            if late:
+                self.boundary(start, state, late=True)
             # NOTE: do not change the order. Everything up to "step" happens at `step` updates done.
             for step in range(start, phase.total):
                 batch = self.next_batch(step)
@@ -191,22 +196,22 @@ class _Loop:
                 self.consume()  # the step before, while this one runs
                 self.pending = (step + 1, metrics, len(batch["label"]))
                 self.boundary(step + 1, state)
+                if preemption.requested():
+                    self.stop(step + 1, state)
             return state, self.meta
         finally:
+            self.batches.close()
             self.progress.close()
             self.writer.close()
 
     def next_batch(self, step: int) -> dict[str, jax.Array]:
         phase = self.phase
-        indices = pipeline.batch_indices(
-            len(phase.train), phase.batch_size, phase.step.seed, step, phase.last_batch
-        )
-        local = pipeline.get_batch(phase.train, pipeline.host_slice(indices, *process()))
+        local = self.batches.next(step)
         columns = {name: phase.columns[name][local["index"]] for name in phase.method.columns}
         return put_batch(phase.mesh, {k: local[k] for k in ("image", "label")} | columns)
 
-    def boundary(self, step: int, state: RunState) -> None:
-        """After an epoch: evaluate, then save best, then last."""
+    def boundary(self, step: int, state: RunState, late: bool = False) -> None:
+        """After an epoch: evaluate, then save best, then last; late: which is saved without its scores."""
         phase, (epoch, within) = self.phase, divmod(step, self.phase.steps_per_epoch)
         if within:
             return
@@ -215,7 +220,10 @@ class _Loop:
             return
         self.consume()  # a diverged state must not be saved
         if evaluated:
-            scores = phase.evaluate(state)
+            try:
+                scores = phase.evaluate(state)
+            except preemption.PreemptedError:
+                self.stop(step, state, unevaluated=True)
             for net, values in scores.items():
                 self.writer.write(
                     {"kind": "eval", "step": step, "epoch": epoch, "split": phase.split, "net": net}
@@ -226,11 +234,23 @@ class _Loop:
             if best is None or score > best["score"]:
                 self.meta["best"] = {"step": step, "epoch": epoch, "score": score, "scores": scores}
                 self.best.save(step, state, self.meta_now(step, epoch))
-        self.last.save(step, state, self.meta_now(step, epoch))
+                self.best.wait()  # last names it
+        self.last.save(step, state, self.meta_now(step, epoch), replace=late)
         self.window = (time.monotonic(), 0)  # images per second leaves evaluation out
+
+    def stop(self, step: int, state: RunState, **more: bool) -> None:
+        """Saves, if that has not just been done, and ends the work."""
+        self.consume()
+        self.last.save(step, state, self.meta_now(step, step // self.phase.steps_per_epoch) | more)
+        self.last.wait(), self.best.wait()
+        self.event(step, "preempted")
+        raise preemption.PreemptedError(
+            f"{self.phase.title} stopped and saved at step {step} of {self.phase.total} in {self.last.folder}"
+        )
 
     def meta_now(self, step: int, epoch: int) -> dict[str, Any]:
         self.meta |= {"step": step, "epoch": epoch, "seconds": time.monotonic() - self.started}
+        self.meta["data"] = self.batches.state()
         return self.meta
 
     def consume(self) -> None:

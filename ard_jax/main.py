@@ -14,11 +14,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "compare"],
+    ["train", "evaluate", "compare", "plan"],
     "train: one experiment, or continue it. evaluate: a checkpoint again. compare: methods times seeds "
     "with shared teachers, ending in tables and a plot; --config is e.g. configs/compare_digits.py, a part "
     "of it --config.seeds='(0,1)' --config.methods=\"('sat','rslad')\". Exit code of compare: 1 when "
-    "a run failed.",
+    "a run failed. plan: what --config would cost on --devices, on paper; exit code 1 when it does not fit.",
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "For --mode=evaluate: a run's folder, its best/ or last/, or one step."
@@ -31,6 +31,16 @@ _ATTACKS = flags.DEFINE_list(
 _TRANSFER = flags.DEFINE_string(
     "transfer_from", "", "For --mode=evaluate: another run, whose attacks are tried on this one."
 )
+_DEVICES = flags.DEFINE_string(
+    "devices", "", "For --mode=plan: a kind and a number, v4-32, v5e-16, h100-8, or a number alone."
+)
+_ASSUME = flags.DEFINE_list(
+    "assume", [], "For --mode=plan: numbers to calculate with, e.g. utilisation=0.5,flops=2e14."
+)
+_COMPILE = flags.DEFINE_bool(
+    "compile", True, "For --mode=plan: also compile the step, for its memory and collectives."
+)
+_PLAN_JSON = flags.DEFINE_string("plan_json", "", "For --mode=plan: file to write the plan to.")
 
 
 def main(argv: list[str]) -> int:
@@ -40,10 +50,15 @@ def main(argv: list[str]) -> int:
         return 2
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much that is not for users
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
-    from ard_jax import checkpoint, compare, config, distributed, loop, train
+    import jax
+
+    from ard_jax import checkpoint, compare, config, distributed, loop, preemption, train
 
     try:
+        if _MODE.value == "plan":  # needs neither devices nor other hosts
+            return _plan(config)
         distributed.start()
+        preemption.install()
         if _MODE.value == "train":
             if _CONFIG.value is None:
                 raise ValueError("--config is missing; try --config=configs/ciard_digits.py")
@@ -68,10 +83,28 @@ def main(argv: list[str]) -> int:
             names = _ATTACKS.value or list(experiment.eval.attacks)
             path = path or str(train.workdir_of(experiment))
             train.evaluate_checkpoint(experiment, path, names, _TRANSFER.value)
+    except preemption.PreemptedError as error:
+        distributed.tell(f"PREEMPTED: {error}. The same command continues.", file=sys.stderr)
+        return distributed.EXIT_PREEMPTED
     except (ValueError, loop.TrainingDivergedError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        distributed.give_up(error)
+        raise
     return 0
+
+
+def _plan(config) -> int:
+    from ard_jax import plan
+
+    if _CONFIG.value is None or not _DEVICES.value:
+        raise ValueError(
+            "--mode=plan needs --config and --devices, e.g. --config=configs/ciard_cifar10.py "
+            "--devices=v4-32"
+        )
+    experiment = config.build(_CONFIG.value)
+    return plan.run(experiment, _DEVICES.value, _ASSUME.value, _COMPILE.value, _PLAN_JSON.value)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ def describe(net: NetConfig, precision: str, dataset: ArrayDataset) -> dict[str,
     }
 
 
-def create(description: dict[str, Any]) -> ModelBundle:
-    """The network of a description.
+def create(description: dict[str, Any], bn_groups: int = 1) -> ModelBundle:
+    """The network of a description; `bn_groups`, of `models.create`, matters where it is trained.
 
     Raises:
       ValueError: unknown name, or options or image size that it cannot take.
@@ -38,6 +38,7 @@ def create(description: dict[str, Any]) -> ModelBundle:
         init=description["init"],
         dtype=description["precision"],
         normalization=description["normalization"],
+        bn_groups=bn_groups,
         **description["kwargs"],
     )
 
@@ -56,18 +57,21 @@ def describe_checkpoint(path: str) -> tuple[dict[str, Any], dict[str, Any], Any]
         raise checkpoint.CheckpointError(f"{folder} is not a checkpoint of ard_jax") from error
 
 
-def load(path: str, item: str = "student") -> tuple[ModelBundle, Any, dict[str, Any], str]:
+def load(
+    path: str, item: str = "student", bn_groups: int = 1
+) -> tuple[ModelBundle, Any, dict[str, Any], str]:
     """(network, variables, its checkpoint's meta, step folder) of a checkpoint of ours.
 
     Args:
       path: folder of a run, of its best/ or last/, or of one step.
       item: "student" or "ema" (its average, exponential or SWA).
+      bn_groups: of `models.create`, where it is trained.
 
     Raises:
       CheckpointError: missing or damaged.
     """
     description, meta, folder = describe_checkpoint(path)
-    bundle = create(description)
+    bundle = create(description, bn_groups)
     shapes = jax.eval_shape(bundle.init, jax.random.key(0))
     return bundle, checkpoint.load_variables(folder, item, shapes), meta, str(folder)
 

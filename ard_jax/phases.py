@@ -1,7 +1,6 @@
 """Training phases out of an experiment: the student's, and one for each teacher's recipe."""
 
 import dataclasses
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ard_jax import labels, methods, networks, optim, rng
 from ard_jax.config import AwpConfig, Experiment, TeacherConfig, to_dict
 from ard_jax.data import ArrayDataset, Splits, pipeline
 from ard_jax.evaluate import Evaluator, Flags
-from ard_jax.loop import Phase, Scores, evaluation_epochs
+from ard_jax.loop import Phase, Scores
 from ard_jax.methods import Parts
 from ard_jax.state import RunState
 from ard_jax.steps import StepConfig
@@ -24,7 +23,7 @@ _IRRELEVANT = {
         "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
         "autoattack_examples", "autoattack_nets", "save_images",
     ),
-    "data": ("dir",),
+    "data": ("dir", "loader", "image_size", "workers", "prefetch"),
 }  # fmt: skip
 
 
@@ -38,12 +37,13 @@ def comparable(
     raw = to_dict(experiment)
     for name in ("run", "workdir", "teachers"):
         del raw[name]
+    if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
+        del raw["bn_groups"]
     for group, names in _IRRELEVANT.items():
         for name in names:
             del raw[group][name]
     train = splits.train
-    checksum = zlib.crc32(train.labels, zlib.crc32(np.ascontiguousarray(train.images)))
-    return raw | {"net": net, "train_split": f"{len(train)} images, {checksum:08x}"} | extra
+    return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
 
 
 def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
@@ -66,6 +66,12 @@ def score(experiment: Experiment) -> Callable[[Scores], float]:
         return (scores["student"]["clean"] + scores["student"][attack]) / 2
 
     return of
+
+
+def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
+    """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
+    dense = range(dense_from, epochs + 1) if dense_from else ()
+    return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
 
 
 def monitor(
@@ -106,7 +112,7 @@ def student_phase(
 ) -> Phase:
     """The main phase: the student under its method. `teachers`: role -> `teachers.Teacher`."""
     e, (bundle, net, evaluator) = experiment, student
-    step = _step_config(e, splits)
+    step = step_config(e, splits)
     method = make_method(
         e, bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
     )
@@ -192,6 +198,17 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     )
 
 
-def _step_config(e: Experiment, splits: Splits) -> StepConfig:
+def step_config(e: Experiment, splits: Splits) -> StepConfig:
+    """What the step needs of the experiment beside its method.
+
+    Raises:
+      ValueError: a batch of the epoch does not divide by config.bn_groups.
+    """
+    last = len(splits.train) % e.batch_size if e.data.last_batch == "keep" else 0
+    if last % e.bn_groups:
+        raise ValueError(
+            f"the last batch of an epoch has {len(splits.train)} mod {e.batch_size} = {last} examples, which "
+            f"do not divide by config.bn_groups={e.bn_groups}; use --config.data.last_batch=drop"
+        )
     spe = pipeline.steps_per_epoch(len(splits.train), e.batch_size, e.data.last_batch)
     return StepConfig(e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ard_jax.checkpoint import CheckpointError, Checkpoints, read_meta
+from ard_jax.distributed import tell
 from ard_jax.state import RunState
 
 
@@ -37,12 +38,42 @@ def newest(
             damaged.append(str(error))
             continue
         compare_configs(checkpoints.folder.parent, meta["config"], config)
-        for text in damaged:
-            print(f"WARNING: {text} Continuing from step {step}.", flush=True)
+        tell(*(f"WARNING: {text} Continuing from step {step}." for text in damaged))
         return state, meta
     if damaged:
         raise CheckpointError("; ".join(damaged))
     return None, None
+
+
+def best(
+    checkpoints: Checkpoints, template: RunState, chosen: dict[str, Any]
+) -> tuple[RunState, dict[str, Any]]:
+    """(state, record) of the best checkpoint; of the best one before it, with a warning, if it is damaged.
+
+    Args:
+      checkpoints: those that were the best of their time.
+      template: gives structure, shapes and placement.
+      chosen: the record of the best one: its "step" and scores.
+
+    Raises:
+      CheckpointError: none can be read.
+    """
+    damaged = (
+        [] if chosen["step"] in checkpoints.steps() else [f"step {chosen['step']} is missing."]
+    )
+    for step in reversed([s for s in checkpoints.steps() if s <= chosen["step"]]):
+        try:
+            state, meta = checkpoints.restore(step, template)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        tell(*(f"WARNING: {text} Evaluating the best before it, step {step}." for text in damaged))
+        return state, meta["best"]
+    raise CheckpointError(
+        f"no best checkpoint in {checkpoints.folder} can be read: {'; '.join(damaged)} To evaluate the last "
+        f"one: --mode=evaluate --checkpoint={checkpoints.folder.parent / 'last'}; to train again, delete "
+        f"{checkpoints.folder.parent}."
+    )
 
 
 def _check_damaged(step_folder: Path, config: dict[str, Any]) -> None:

@@ -9,21 +9,30 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:
-    """Mesh of the first `num_devices` devices of all hosts; 0 for all.
+    """Mesh of `num_devices` devices, the first ones of every host; 0 for all.
 
     Raises:
-      ValueError: more devices asked for than there are.
+      ValueError: more devices asked for than there are, or not as many of each host.
     """
-    devices = jax.devices()
+    # By host, so that the p-th slice of a batch lies on host p.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    hosts = jax.process_count()
     if num_devices > len(devices):
         raise ValueError(
             f"config.run.devices={num_devices}, but there are {len(devices)} devices; use 0 for all"
         )
-    devices = devices[: num_devices or len(devices)]
+    if num_devices % hosts:
+        raise ValueError(
+            f"config.run.devices={num_devices} does not divide by {hosts} processes; use 0 for all devices"
+        )
+    if num_devices:
+        by_host = ([d for d in devices if d.process_index == host] for host in range(hosts))
+        devices = [d for mine in by_host for d in mine[: num_devices // hosts]]
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -47,7 +56,24 @@ def put_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
     """The tree on every device of the mesh."""
-    return jax.device_put(tree, replicated(mesh))
+    same = replicated(mesh)
+
+    def place(leaf: Any) -> jax.Array:
+        if not jax.dtypes.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+            if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+                # An array that lies on one device of each host cannot be moved to those of others.
+                leaf = np.asarray(leaf) if jax.process_count() > 1 else leaf
+            return jax.device_put(leaf, same)
+        # Of several processes device_put takes numbers alone.
+        data = jax.device_put(jax.random.key_data(leaf), same)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(place, tree)
+
+
+def gather(array: jax.Array) -> np.ndarray:
+    """The whole of a split array, on every host."""
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def num_devices(mesh: Mesh) -> int:

@@ -72,6 +72,13 @@ def build(
     The state is donated. Randomness is a function of (seed, state.step) only; the seed is an argument
     of the program, so that runs which differ in it alone share one compiled program.
     """
+    step = program(method, config, mesh, name)
+    root = put_replicated(mesh, jax.random.key(config.seed))
+    return lambda state, batch: step(state, batch, root)
+
+
+def program(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Any:
+    """The jitted function (state, batch, root key) -> (state, metrics) that `build` runs."""
 
     def step(state: RunState, batch: dict[str, jax.Array], root: jax.Array):
         TRACES[name] += 1
@@ -91,8 +98,6 @@ def build(
         return new.replace(step=state.step + 1), metrics
 
     same, split = replicated(mesh), split_batch(mesh)
-    program = jax.jit(
+    return jax.jit(
         step, in_shardings=(same, split, same), out_shardings=(same, same), donate_argnums=0
     )
-    root = put_replicated(mesh, jax.random.key(config.seed))
-    return lambda state, batch: program(state, batch, root)

@@ -16,6 +16,7 @@ from ard_jax.attacks import autoattack_checks, base, registry
 from ard_jax.attacks.autoattack import AutoAttackResult, run
 from ard_jax.attacks.autoattack_versions import SUITES, Member
 from ard_jax.data.base import ArrayDataset
+from ard_jax.distributed import is_lead
 from ard_jax.evaluate import Evaluator, Flags, confidence_interval
 
 NOISES = ("uniform", "gaussian")
@@ -134,7 +135,9 @@ def add_result(flags: Flags, name: str, found: AutoAttackResult) -> None:
 
 
 def forget_state(state_dir: Path, flags: Iterable[Flags]) -> None:
-    """Removes the stored batches of finished results."""
+    """Removes the stored batches of finished results; of several processes the lead does."""
+    if not is_lead():
+        return
     for found in (result for one in flags for result in one.suites.values()):
         shutil.rmtree(Path(state_dir) / found.identity, ignore_errors=True)
     if Path(state_dir).is_dir() and not any(Path(state_dir).iterdir()):

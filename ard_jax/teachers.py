@@ -14,6 +14,7 @@ from typing import Any
 from ard_jax import checkpoint, locks, loop, networks, phases
 from ard_jax.config import Experiment, TeacherConfig
 from ard_jax.data import Splits
+from ard_jax.distributed import tell
 from ard_jax.evaluate import Evaluator
 from ard_jax.models import ModelBundle
 from ard_jax.sharding import put_replicated
@@ -77,13 +78,15 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
     """
     config: TeacherConfig = getattr(experiment.teachers, role)
     if config.checkpoint:
-        bundle, variables, meta, folder = networks.load(config.checkpoint)
+        bundle, variables, meta, folder = networks.load(
+            config.checkpoint, bn_groups=experiment.bn_groups
+        )
         description = meta["config"]["net"]
         source = f"checkpoint {folder}"
         identity = f"checkpoint {_digest(meta['config'])} step {meta['step']}"
     else:
         description = networks.describe(config.net, experiment.precision, splits.train)
-        bundle = networks.create(description)
+        bundle = networks.create(description, experiment.bn_groups)
     evaluator = networks.evaluator(f"{role} teacher", bundle, experiment, mesh)
     if not config.checkpoint:
         variables, source, identity = _train(
@@ -116,10 +119,10 @@ def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network
         f"--config.teachers.{role}.checkpoint=FOLDER (the folder of a run of ard_jax).",
     )
     waiting = f"Another process is training the {role} teacher in {folder}; waiting for it."
-    with locks.hold(folder, on_busy=lambda: print(waiting, flush=True)):
+    with locks.hold(folder, on_busy=lambda: tell(waiting)):
         done = (folder / "last" / str(phase.total)).is_dir()
-        print(f"{'Using the' if done else 'Training a'} {role} teacher ({net['model']}, "
-              f"{config.recipe.method}, {config.recipe.epochs} epochs): {folder}", flush=True)  # fmt: skip
+        tell(f"{'Using the' if done else 'Training a'} {role} teacher ({net['model']}, "
+             f"{config.recipe.method}, {config.recipe.epochs} epochs): {folder}")  # fmt: skip
         result = loop.fit(phase)
     source = (
         f"trained by this project's recipe {config.recipe.method!r}, {config.recipe.epochs} epochs, "
@@ -149,10 +152,7 @@ def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits:
     limit = experiment.eval.max_examples
     test = phases.first(splits.test, limit)
     clean = teacher.evaluator.run(teacher.variables, test, {}).accuracy("clean")
-    print(
-        f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images",
-        flush=True,
-    )
+    tell(f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images")
     if clean < floor:
         raise TeacherError(
             f"the {teacher.role} teacher ({teacher.source}) has a clean accuracy of {clean:.2%}, under "

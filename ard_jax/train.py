@@ -12,6 +12,7 @@ from ard_jax import data, final, locks, loop, networks, phases, report, sharding
 from ard_jax.config import Experiment, to_dict
 from ard_jax.data import Splits
 from ard_jax.data.cache import cache_dir
+from ard_jax.distributed import barrier, everywhere, is_lead, tell
 from ard_jax.final import Subject
 from ard_jax.methods import TEACHERS
 from ard_jax.writers import METRICS_FILE, read_metrics, write_text_atomic
@@ -30,7 +31,8 @@ def load_data(experiment: Experiment) -> Splits:
     """
     d = experiment.data
     holdout = d.holdout if d.holdout < 1 else int(d.holdout)
-    return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed)
+    reading = data.Reading(d.loader, d.image_size, d.workers, d.prefetch)
+    return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
 
 
 def run(experiment: Experiment) -> Path:
@@ -38,40 +40,53 @@ def run(experiment: Experiment) -> Path:
     workdir = workdir_of(experiment)
     with locks.hold(workdir):
         if (evaluation := finished(experiment)) is not None:
-            print(report.summary_table(evaluation))
-            print(f"This run is finished: nothing was done. Report: {workdir / 'report.html'}")
+            tell(
+                report.summary_table(evaluation),
+                f"This run is finished: nothing was done. Report: {workdir / 'report.html'}",
+            )
             return workdir / "report.html"
         mesh = sharding.make_mesh(experiment.run.devices)
-        print(
+        tell(
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
-            f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}",
-            flush=True,
+            f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
         splits = load_data(experiment)
         student = _student(experiment, splits, mesh)
-        write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
+        if is_lead():
+            write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
         roles = TEACHERS[experiment.method.name]
         found = teachers.obtain_all(roles, experiment, splits, mesh)
         phase = phases.student_phase(experiment, workdir, splits, mesh, student, found)
         result = loop.fit(phase)
-        return _evaluate(experiment, workdir, splits, student, found, phase, result)
+        path = _evaluate(experiment, workdir, splits, student, found, phase, result)
+        barrier("the report is written")
+        return path
 
 
 def finished(experiment: Experiment) -> dict[str, Any] | None:
     """The evaluation of a finished run of this very configuration, in its folder; None without one."""
+    evaluation = _finished_here(experiment)
+    return evaluation if everywhere(evaluation is not None) else None
+
+
+def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
     try:
         evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
     except (OSError, ValueError):
         return None
-    saved, now = dict(evaluation["config"]), json.loads(json.dumps(to_dict(experiment)))
+    saved = {"bn_groups": 1} | evaluation["config"]  # it came later
+    now = json.loads(json.dumps(to_dict(experiment)))
     for config in (saved, now):
         config.pop("run", None), config.pop("workdir", None)
+        reading = {"image_size": 0, "loader": "", "workers": 0, "prefetch": 0}
+        config["data"] = reading | config["data"] | dict.fromkeys(("loader", "workers", "prefetch"))
     return evaluation if saved == now else None
 
 
 def _student(experiment: Experiment, splits: Splits, mesh: Any):
+    phases.step_config(experiment, splits)  # what is wrong with it is told before teachers train
     net = networks.describe(experiment.student, experiment.precision, splits.train)
-    bundle = networks.create(net)
+    bundle = networks.create(net, experiment.bn_groups)
     evaluator = networks.evaluator("student", bundle, experiment, mesh)
     return bundle, net, evaluator
 
@@ -101,8 +116,10 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
         grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
     path = final.save(workdir, evaluation, flags, grid)
     suites.forget_state(state_dir, flags.values())
-    print(report.summary_table(evaluation))
-    print(f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}", flush=True)
+    tell(
+        report.summary_table(evaluation),
+        f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}",
+    )
     return path
 
 
@@ -209,8 +226,8 @@ def evaluate_checkpoint(
     grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
     path = final.save(root / str(number), evaluation, flags, grid)
     suites.forget_state(state_dir, flags.values())
-    print(report.summary_table(evaluation))
-    print(f"Report: {path}", flush=True)
+    tell(report.summary_table(evaluation), f"Report: {path}")
+    barrier("the report is written")
     return path
 
 

@@ -35,6 +35,7 @@ def find_problems(experiment: Experiment) -> list[str]:
         found.append(f"config.swa_start={e.swa_start}: an epoch, or 0 for no weight average")
     if e.ema_decay and e.swa_start:
         found.append("config.ema_decay and config.swa_start are both set: choose one average")
+    found += _bn_problems("config.batch_size", e.batch_size, e.bn_groups)
     if e.awp.gamma < 0:
         found.append(f"config.awp.gamma={e.awp.gamma}: must not be negative; 0 for none")
     if e.select_on == "validation" and not e.data.holdout > 0:
@@ -60,6 +61,8 @@ def _validate_data(found: list[str], d: DataConfig) -> None:
         )
     if d.pad < 0:
         found.append(f"config.data.pad={d.pad}: must not be negative")
+    reading = data.Reading(d.loader, d.image_size, d.workers, d.prefetch)
+    found += data.reading_problems(d.name, reading)
 
 
 def _validate_method(found: list[str], e: Experiment) -> None:
@@ -108,6 +111,17 @@ def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: E
     for name in ("epochs", "batch_size", "eval_every"):
         if getattr(teacher.recipe, name) < 1:
             found.append(f"{where}.recipe.{name}: must be at least 1")
+    if e.bn_groups >= 1:  # otherwise told already
+        size = teacher.recipe.batch_size
+        found += _bn_problems(f"{where}.recipe.batch_size", size, e.bn_groups)
+
+
+def _bn_problems(where: str, batch_size: int, groups: int) -> list[str]:
+    if groups < 1:
+        return [f"config.bn_groups={groups}: 1 for BatchNorm over the whole batch, or more"]
+    if batch_size % groups:
+        return [f"{where}={batch_size} does not divide by config.bn_groups={groups}"]
+    return []
 
 
 def _validate_net(found: list[str], where: str, net: NetConfig) -> None:

@@ -140,6 +140,7 @@ def base() -> ml_collections.ConfigDict:
         precision="float32",
         ema_decay=0.0,
         swa_start=0,
+        bn_groups=1,
         awp=config_dict(gamma=0.0, start=1),
         data=config_dict(
             name="cifar10",
@@ -149,6 +150,10 @@ def base() -> ml_collections.ConfigDict:
             augment="crop_flip",
             pad=4,
             last_batch="keep",
+            loader="memory",
+            image_size=0,
+            workers=0,
+            prefetch=4,
         ),
         student=net("resnet18"),
         student_optim=sgd(schedule="ciard", start=150),
@@ -189,8 +194,14 @@ def base() -> ml_collections.ConfigDict:
             save_images=False,
         ),
         run=config_dict(
-            devices=0, log_every=50, save_every=5, tensorboard=True, compilation_cache=""
-        ),
+            devices=0,
+            log_every=50,
+            save_every=5,
+            tensorboard=True,
+            compilation_cache="",
+            distributed="auto",
+            distributed_timeout=300.0,
+        ),  # fmt: skip
     )
 
 

@@ -214,7 +214,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     settings = (_FORMAT, chosen, float(eps), norm, seed, engine.batch_size)
     identity = fingerprint(settings, [images, labels, logits])
     about = {"version": version, "eps": float(eps), "norm": norm, "images": len(images)}
-    store = Store(state_dir if jax.process_count() == 1 else None, identity, about)
+    store = Store(state_dir, identity, about)
     warnings = checks.output_warnings(logits, chosen)
     warnings += _network_warnings(engine, variables, images, labels, logits, chosen, key)
     cascade = Cascade(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import rng
+from ard_jax import preemption, rng
 from ard_jax.attacks.autoattack_engine import Engine
 from ard_jax.attacks.autoattack_state import Store
 from ard_jax.attacks.autoattack_versions import Member
@@ -109,6 +109,7 @@ class Cascade:
                     self._store.save(unit, rows, result)
                 self._apply(member, rows, result)
                 self._advance(bar, cost * len(rows))
+                preemption.check("AutoAttack; what it has done is kept")
 
     def _verified(self, rows: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
         """What the network says to the candidates, by the program that counts for everybody."""
@@ -173,9 +174,12 @@ class Cascade:
                 part[active] = new
             first += count
             self._advance(bar, len(rows) * count)
-            if time.monotonic() - saved_at > _SAVE_SECONDS:
+            stop = preemption.requested()
+            if stop or time.monotonic() - saved_at > _SAVE_SECONDS:
                 self._store.save(f"{unit}-partial", rows, state._asdict() | {"first": first})
                 saved_at = time.monotonic()
+            if stop:
+                preemption.check("AutoAttack; what it has done is kept")
         return state
 
 

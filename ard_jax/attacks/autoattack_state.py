@@ -1,7 +1,8 @@
 """What AutoAttack has done so far, on disk: one small file per attack, round and batch.
 
 Every batch is a pure function of the settings, the network and the results before it. So a second
-start walks through the same batches and reads the files of those that are done.
+start walks through the same batches and reads the files of those that are done. With several processes
+the lead writes, and a file counts where all can read it.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ard_jax.distributed import everywhere, is_lead
 
 
 def fingerprint(settings: Any, arrays: list[np.ndarray]) -> str:
@@ -35,7 +38,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike | None, identity: str, about: dict[str, Any]):
         """Makes the folder."""
         self.folder = Path(folder) / identity if folder else None
-        self._about = about
+        self._about, self._writes = about, self.folder is not None and is_lead()
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -43,6 +46,10 @@ class Store:
         """The arrays saved for the unit on these rows; None when there are none, or damaged ones."""
         if not self.folder:
             return None
+        arrays = self._read(unit, rows)
+        return arrays if everywhere(arrays is not None) else None
+
+    def _read(self, unit: str, rows: np.ndarray) -> dict[str, np.ndarray] | None:
         try:
             with np.load(self.folder / f"{unit}.npz") as file:
                 arrays = {name: file[name] for name in file.files}
@@ -53,7 +60,7 @@ class Store:
 
     def save(self, unit: str, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
         """Writes the unit's arrays; a reader sees all of it or nothing."""
-        if not self.folder:
+        if not self._writes:
             return
         partial = self.folder / f"{unit}.tmp"
         with open(partial, "wb") as file:
@@ -62,11 +69,11 @@ class Store:
 
     def note(self, **status: Any) -> None:
         """Writes state.json, which nobody but people reads."""
-        if self.folder:
+        if self._writes:
             text = json.dumps(self._about | status, indent=1)
             (self.folder / "state.json").write_text(text, encoding="utf-8")
 
     def remove(self, unit: str) -> None:
         """Forgets a unit."""
-        if self.folder:
+        if self._writes:
             (self.folder / f"{unit}.npz").unlink(missing_ok=True)

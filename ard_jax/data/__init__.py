@@ -1,8 +1,9 @@
-"""Data: `load` gives the splits of a data set as uint8 arrays in host memory.
+"""Data: `load` gives the splits of a data set, in host memory or (`Reading`) read from disk as needed.
 
 `pipeline` makes batches of them, as a pure function of (seed, step); `augment` works on device.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,18 +11,25 @@ import numpy as np
 
 from ard_jax.data import digits, image_folder, npz_source, tfds_source, tiny_imagenet
 from ard_jax.data.base import ArrayDataset, DataError, Splits
+from ard_jax.data.lazy import LazyDataset, Reading
 from ard_jax.data.split import check_seed, holdout_count, validation_indices
 
-__all__ = ["ArrayDataset", "DataError", "Splits", "load", "names"]
+__all__ = [
+    "ArrayDataset", "DataError", "LazyDataset", "Reading", "Splits", "load", "names",
+    "reading_problems",
+]  # fmt: skip
 
-# name -> (loader of data_dir, what data_dir must be; None where it may be left out)
+_MEMORY = Reading()
+_SMALL = ("digits", "npz")  # arrays already: nothing to decode
+# name -> (loader of data_dir and reading, what data_dir must be; None where it may be left out)
 _SOURCES: dict[str, tuple[Callable[..., Splits], str | None]] = {
-    "digits": (lambda data_dir: digits.load(), None),
-    "cifar10": (lambda data_dir: tfds_source.load("cifar10", data_dir), None),
-    "cifar100": (lambda data_dir: tfds_source.load("cifar100", data_dir), None),
+    "digits": (lambda data_dir, reading: digits.load(), None),
+    "cifar10": (functools.partial(tfds_source.load, "cifar10"), None),
+    "cifar100": (functools.partial(tfds_source.load, "cifar100"), None),
     "tiny_imagenet": (tiny_imagenet.load, "the folder that contains wnids.txt, train/ and val/"),
     "folder": (image_folder.load, "a folder of class subfolders, or of train/ and test/"),
-    "npz": (npz_source.load, "the path of an .npz file"),
+    "tfds": (tfds_source.load_directory, "the directory of a version that TFDS prepared"),
+    "npz": (lambda data_dir, reading: npz_source.load(data_dir), "the path of an .npz file"),
 }
 
 
@@ -30,28 +38,48 @@ def names() -> list[str]:
     return list(_SOURCES)
 
 
+def reading_problems(name: str, reading: Reading) -> list[str]:
+    """Why this data set cannot be read like this, one sentence each."""
+    found = reading.problems()
+    if reading.loader == "grain" and name in _SMALL:
+        found.append(
+            f"config.data.loader='grain': {name} is in memory at once; use config.data.loader=memory"
+        )
+    if reading.image_size and name not in ("folder", "tfds"):
+        found.append(
+            f"config.data.image_size={reading.image_size}: {name} has images of one size; only those of "
+            "a folder or tfds are resized, use 0"
+        )
+    return found
+
+
 def load(
     name: str,
     data_dir: str | Path | None = None,
     *,
     holdout: int | float = 0,
     seed: int = 0,
+    reading: Reading = _MEMORY,
 ) -> Splits:
     """Loads a data set and checks all of it.
+
+    With the loader "grain" it checks what it can without decoding: the list of files, their headers, and
+    labels. A file that is damaged further in is named when it is first decoded.
 
     Args:
       name: one of `names()`.
       data_dir: where it is. digits ignores it; CIFAR: the TFDS data directory (None: TFDS's own);
-        tiny_imagenet, folder: the folder; npz: the file.
+        tiny_imagenet, folder: the folder; tfds: the directory of one prepared version; npz: the file.
       holdout: how many training images become the validation split: a number (int) or a fraction
         (float in (0, 1)), stratified by class; 0: no validation split. Where the data brings a
         validation split (folder with val/ and test/; npz with val_images) any other `holdout` than
         0 means that one, and nothing is taken out of train.
       seed: chooses the held-out images; integer in [0, 2**64). It never changes the test split.
+      reading: into memory or as needed, and the size of a folder's images.
 
     Returns:
       Splits of uint8 NHWC images and int32 labels, in a fixed order (training batches are shuffled
-      by `pipeline`).
+      by `pipeline`); the same images in the same order whatever the loader.
 
     Raises:
       DataError: unknown name, missing data_dir, or data that cannot be used; one error, which names
@@ -64,7 +92,9 @@ def load(
     if needed and not data_dir:
         raise DataError(f"data set {name!r} needs data_dir: {needed}")
     check_seed(seed)
-    splits = source(data_dir or None)
+    if problems := reading_problems(name, reading):
+        raise DataError("; ".join(problems))
+    splits = source(data_dir or None, reading)
     train = splits.train
     if holdout_count(holdout, len(train), train.name) == 0:
         return Splits(train, None, splits.test)

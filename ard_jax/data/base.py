@@ -1,6 +1,7 @@
 """What a dataset is: uint8 images and int32 labels in host memory, checked when it is made."""
 
 import dataclasses
+import zlib
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class ArrayDataset:
         """Checks everything that the class promises and makes the arrays read-only."""
         object.__setattr__(self, "class_names", tuple(self.class_names))
         _check_images(self.images, f"{self.name} ({self.split}) images")
-        _check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
+        check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
         if len(self.images) != len(self.labels):
             raise DataError(
                 f"{self.name} ({self.split}): {len(self.images)} images but {len(self.labels)} "
@@ -58,6 +59,10 @@ class ArrayDataset:
     def num_classes(self) -> int:
         """The number of classes, whether or not each of them has an example."""
         return len(self.class_names)
+
+    def checksum(self) -> int:
+        """CRC-32 of all pixels and labels: which data this is, wherever it was read from."""
+        return zlib.crc32(self.labels, zlib.crc32(np.ascontiguousarray(self.images)))
 
     def subset(self, indices: np.ndarray, split: str | None = None) -> "ArrayDataset":
         """The examples at `indices` (int [M]), in that order, as a new dataset."""
@@ -117,7 +122,8 @@ def _check_images(images: np.ndarray, what: str) -> None:
         raise DataError(f"{what} have shape {images.shape}: there is nothing in them")
 
 
-def _check_labels(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
+def check_labels(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
+    """Raises DataError unless the labels are int32 [N] in 0..K-1; `what` names them."""
     if not isinstance(labels, np.ndarray) or labels.dtype != np.int32:
         kind = getattr(labels, "dtype", type(labels).__name__)
         raise DataError(f"{what} are {kind}; give a numpy array of int32 (.astype(np.int32))")

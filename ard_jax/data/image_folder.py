@@ -1,4 +1,4 @@
-"""Any folder of class subfolders of PNG, JPEG, BMP, WebP or PPM images of one size.
+"""Any folder of class subfolders of PNG, JPEG, BMP, WebP or PPM images, of one size or made so.
 
     <dir>/train/<class>/*  and  <dir>/test/<class>/*  (or val/ in place of test/)
     <dir>/train/, val/ and test/: val/ is the validation split
@@ -13,21 +13,30 @@ import numpy as np
 
 from ard_jax.data import images
 from ard_jax.data.base import ArrayDataset, DataError, Splits
+from ard_jax.data.image_files import Groups, file_splits, survey
+from ard_jax.data.lazy import Reading
 from ard_jax.data.split import hold_out_test
 
+_MEMORY = Reading()
 
-def load(data_dir: str | Path) -> Splits:
-    """The images of a folder. RGB stays RGB, gray stays gray.
+
+def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
+    """The images of a folder. RGB stays RGB, gray stays gray, unless `reading.image_size` is given.
+
+    With the loader "grain" only the headers of the files are read here (kept in the cache for the next
+    start), so an image that is damaged further in is found when it is first decoded.
 
     Args:
       data_dir: the folder, in one of the layouts above.
+      reading: into memory or from disk as needed, and the images' size.
 
     Returns:
       Splits of uint8 [N,H,W,C]; validation only where the folder has train/, val/ and test/.
 
     Raises:
       DataError: no such folder, a class of test or val that train lacks or the reverse, an empty
-        class folder, a damaged image, or images of several sizes or numbers of channels.
+        class folder, a damaged image, or without an image size images of several sizes or numbers of
+        channels.
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
@@ -44,15 +53,17 @@ def load(data_dir: str | Path) -> Splits:
         )
     if not parts:
         classes = _class_folders(root)
-        return hold_out_test(_read(root, root, classes, "train"))
+        whole = _read(root, {"train": _list(root, classes)}, classes, reading)
+        return hold_out_test(whole["train"])
     classes = _class_folders(root / "train")
     for part in sorted(parts - {"train"}):
         _compare(root, part, classes)
-    train = _read(root, root / "train", classes, "train")
-    if "test" not in parts:
-        return Splits(train, None, _read(root, root / "val", classes, "test"))
-    validation = _read(root, root / "val", classes, "validation") if "val" in parts else None
-    return Splits(train, validation, _read(root, root / "test", classes, "test"))
+    folders = {"train": "train", "test": "test" if "test" in parts else "val"}
+    if {"test", "val"} <= parts:
+        folders["validation"] = "val"
+    groups = {split: _list(root / folder, classes) for split, folder in folders.items()}
+    made = _read(root, groups, classes, reading)
+    return Splits(made["train"], made.get("validation"), made["test"])
 
 
 def _class_folders(directory: Path) -> list[str]:
@@ -84,9 +95,20 @@ def _compare(root: Path, part: str, classes: list[str]) -> None:
         )
 
 
-def _read(root: Path, directory: Path, classes: list[str], split: str) -> ArrayDataset:
+def _list(directory: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
     per_class = [images.list_images(directory / name) for name in classes]
-    files = [file for group in per_class for file in group]
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in per_class])
-    pixels = images.decode_all(files, [str(file) for file in files])
-    return ArrayDataset(pixels, labels.astype(np.int32), tuple(classes), str(root), split)
+    return [file for group in per_class for file in group], labels.astype(np.int32)
+
+
+def _read(root: Path, groups: Groups, classes: list[str], reading: Reading):
+    """{split: dataset}."""
+    if reading.loader == "grain":
+        return file_splits(root, groups, classes, str(root), reading)
+    size, rgb, made = reading.image_size, False, {}
+    if size:
+        _, rgb = survey(root, [file for files, _ in groups.values() for file in files], size)
+    for split, (files, labels) in groups.items():
+        pixels = images.decode_all(files, [str(file) for file in files], rgb, size)
+        made[split] = ArrayDataset(pixels, labels, tuple(classes), str(root), split)
+    return made

@@ -5,14 +5,16 @@ equal contiguous slices of it.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ard_jax.data.base import ArrayDataset
+from ard_jax.data.lazy import LazyDataset
 from ard_jax.data.split import permutation
 
 Batch = dict[str, np.ndarray]
+Dataset = ArrayDataset | LazyDataset
 
 
 def steps_per_epoch(num_examples: int, batch_size: int, last_batch: str = "drop") -> int:
@@ -132,7 +134,7 @@ def host_slice(indices: np.ndarray, process_index: int = 0, process_count: int =
     return indices[process_index * local : (process_index + 1) * local]
 
 
-def get_batch(dataset: ArrayDataset, indices: np.ndarray) -> Batch:
+def get_batch(dataset: Dataset, indices: np.ndarray) -> Batch:
     """The examples at `indices`.
 
     Args:
@@ -150,7 +152,7 @@ def get_batch(dataset: ArrayDataset, indices: np.ndarray) -> Batch:
 
 
 def eval_batches(
-    dataset: ArrayDataset, batch_size: int, process_index: int = 0, process_count: int = 1
+    dataset: Dataset, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
     """Every example exactly once, in order, in batches that all have the same shape.
 
@@ -158,7 +160,7 @@ def eval_batches(
     may get padding alone in the last one.
 
     Args:
-      dataset: what to evaluate.
+      dataset: what to evaluate; read ahead if it is lazy.
       batch_size: global batch size.
       process_index: this host.
       process_count: number of hosts.
@@ -176,13 +178,26 @@ def eval_batches(
     host_slice(np.arange(batch_size), process_index, process_count)  # raises now, not at first use
     positions = np.full(steps * batch_size, -1, np.int64)
     positions[: len(dataset)] = np.arange(len(dataset))
-    return (
-        _padded_batch(dataset, host_slice(rows, process_index, process_count))
-        for rows in positions.reshape(steps, batch_size)
-    )
+    mine = [host_slice(rows, process_index, process_count) for rows in positions.reshape(steps, -1)]
+    load = functools.partial(_padded_batch, dataset, mine)
+    if isinstance(dataset, LazyDataset):
+        return _ahead(load, steps, dataset.reading.prefetch)
+    return map(load, range(steps))
 
 
-def _padded_batch(dataset: ArrayDataset, indices: np.ndarray) -> Batch:
+def _ahead(load: Callable[[int], Batch], steps: int, prefetch: int) -> Iterator[Batch]:
+    from ard_jax.data import grain_loader  # late: it takes a second to import
+
+    # Threads even if training has workers: evaluations are many and short beside a worker's start.
+    stream = grain_loader.read_ahead(load, 0, steps, prefetch)
+    try:
+        yield from stream
+    finally:
+        stream.close()
+
+
+def _padded_batch(dataset: Dataset, rows: list[np.ndarray], step: int) -> Batch:
+    indices = rows[step]
     mask = indices >= 0
     image = np.zeros((len(indices), *dataset.image_shape), np.uint8)
     label = np.zeros(len(indices), np.int32)

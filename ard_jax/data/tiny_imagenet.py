@@ -18,15 +18,19 @@ import numpy as np
 
 from ard_jax.data import images
 from ard_jax.data.base import ArrayDataset, DataError, Splits
+from ard_jax.data.image_files import file_splits
+from ard_jax.data.lazy import Reading
 
+_MEMORY = Reading()
 _Listing = list[tuple[Path, str]]  # (file, wnid)
 
 
-def load(data_dir: str | Path) -> Splits:
+def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
     """Tiny-ImageNet.
 
     Args:
       data_dir: the folder that contains wnids.txt, usually named tiny-imagenet-200.
+      reading: into memory or from disk as needed.
 
     Returns:
       Splits of uint8 [N,64,64,3] images; test is the official val part; no validation split.
@@ -41,14 +45,20 @@ def load(data_dir: str | Path) -> Splits:
     test = _list_val(root / "val", wnids)
     names = _class_names(root, wnids)
     label = {wnid: i for i, wnid in enumerate(wnids)}
-    files = [file for file, _ in train + test]
-    pixels = images.decode_all(files, [str(file) for file in files], rgb=True)
-    labels = np.array([label[wnid] for _, wnid in train + test], np.int32)
-    what, n = f"tiny_imagenet in {root}", len(train)
+    what = f"tiny_imagenet in {root}"
+    groups = {
+        split: ([f for f, _ in listing], np.array([label[w] for _, w in listing], np.int32))
+        for split, listing in (("train", train), ("test", test))
+    }
+    if reading.loader == "grain":
+        made = file_splits(root, groups, names, what, reading, rgb=True)
+        return Splits(made["train"], None, made["test"])
+    files = [file for listed, _ in groups.values() for file in listed]
+    pixels, n = images.decode_all(files, [str(file) for file in files], rgb=True), len(train)
     return Splits(
-        train=ArrayDataset(pixels[:n], labels[:n], names, what, "train"),
+        train=ArrayDataset(pixels[:n], groups["train"][1], names, what, "train"),
         validation=None,
-        test=ArrayDataset(pixels[n:], labels[n:], names, what, "test"),
+        test=ArrayDataset(pixels[n:], groups["test"][1], names, what, "test"),
     )
 
 

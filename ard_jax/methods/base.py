@@ -211,6 +211,7 @@ def train_student(
     loss_of: Callable,
     epoch: jax.Array,
     merge_stats: Callable | None = None,
+    made: tuple[Any, ...] = (),
 ) -> tuple[NetState, dict[str, Any], tuple[jax.Array, ...]]:
     """One update of the student: train-mode passes, loss, gradient, optimiser.
 
@@ -223,6 +224,7 @@ def train_student(
       loss_of: (*logits, one [B,K] for each input) -> (scalar, dict of further values).
       epoch: picks the learning rate.
       merge_stats: tuple of the statistics after each pass -> the student's; default: the last.
+      made: the first of the passes, where they exist already: `train_forward` at the student's parameters.
 
     Returns:
       (student, {"loss", "lr"} and the dict of `loss_of`, logits of the passes). With adversarial
@@ -230,21 +232,19 @@ def train_student(
     """
     net, optim = parts.student, parts.student_optim
 
-    def gradient_at(params):
-        stats, passes = [batch_stats], []
-        for images in inputs:
-            logits, backward, after = train_forward(net, params, stats[-1], images)
-            passes.append((logits, backward))
-            stats.append(after)
-        logits = tuple(z for z, _ in passes)
+    def gradient_at(params, *passes):
+        for images in inputs[len(passes) :]:
+            before = passes[-1][2] if passes else batch_stats
+            passes = *passes, train_forward(net, params, before, images)
+        logits, backward, stats = zip(*passes, strict=True)
         (loss, values), cotangents = jax.value_and_grad(
             loss_of, tuple(range(len(inputs))), has_aux=True
         )(*logits)
-        grads = [back(c) for (_, back), c in zip(passes, cotangents, strict=True)]
-        return add_trees(*grads), tuple(stats[1:]), {"loss": loss} | values, logits
+        grads = [back(c) for back, c in zip(backward, cotangents, strict=True)]
+        return add_trees(*grads), stats, {"loss": loss} | values, logits
 
     params = student.params
-    grads, stats, values, logits = gradient_at(params)
+    grads, stats, values, logits = gradient_at(params, *made)
     if parts.awp is not None:
         offset = weight_perturbation.offset(parts.awp, params, grads, epoch)
         params = add_trees(params, offset)

@@ -155,25 +155,27 @@ def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callab
     return loss_of
 
 
-def student_attack(config, parts, state: RunState, batch, key) -> base.Attacked:
-    """x', made with the statistics that the code has at that moment: with "clean_first" after S(x).
+def student_attack(config, parts, state: RunState, batch, key) -> tuple[base.Attacked, tuple]:
+    """x', made with the statistics that the code has at that moment, and the passes made for it.
 
-    S(x) is computed again, from the same statistics, when the student is trained; XLA merges the two.
+    With "clean_first" that is after S(x), a pass of the update too. It is handed on because XLA merges
+    equal computations, but not on several devices, where each has sums over the devices.
     """
-    stats = state.student.batch_stats
+    stats, passes = state.student.batch_stats, ()
     if config.forward_order == "clean_first":
-        stats = parts.student.apply(state.student.variables, batch["image"], True)[1]
-    return base.attack(parts, state, batch, key, batch_stats=stats)
+        passes = (base.train_forward(parts.student, state.student.params, stats, batch["image"]),)
+        stats = passes[0][2]
+    return base.attack(parts, state, batch, key, batch_stats=stats), passes
 
 
-def train_student(config, parts, state: RunState, batch, adversarial, loss_of: Callable):
+def train_student(config, parts, state: RunState, batch, adversarial, made, loss_of: Callable):
     """The student's two train-mode passes in the configured order, and its update."""
     student = state.student
     inputs, in_order = (batch["image"], adversarial), loss_of
     if config.forward_order == "adversarial_first":
         inputs, in_order = inputs[::-1], lambda z_adv, z_nat: loss_of(z_nat, z_adv)
     student, metrics, logits = base.train_student(
-        parts, student, student.batch_stats, inputs, in_order, batch["epoch"]
+        parts, student, student.batch_stats, inputs, in_order, batch["epoch"], made=made
     )
     z_nat, z_adv = logits if config.forward_order == "clean_first" else logits[::-1]
     memory = metrics.pop("memory")
@@ -258,7 +260,8 @@ def make(
 
     def step(state, batch, key):
         labels, robust = batch["label"], state.teachers["robust"]
-        adversarial = student_attack(config, parts, state, batch, key).images
+        attacked, made = student_attack(config, parts, state, batch, key)
+        adversarial = attacked.images
         r_stats = robust.batch_stats
         if config.r_clean_forward == "keep":
             r_stats = robust_net.apply(robust.variables, batch["image"], True)[1]
@@ -273,7 +276,9 @@ def make(
         )
         soft = jax.tree.map(jax.lax.stop_gradient, soft)
         loss_of = student_loss(config, state, batch, soft, branches_of)
-        student, memory, metrics = train_student(config, parts, state, batch, adversarial, loss_of)
+        student, memory, metrics = train_student(
+            config, parts, state, batch, adversarial, made, loss_of
+        )
         ce, cotangent = base.mean_loss(lambda z: losses.cross_entropy(z, labels), z_r)
         robust = train_teacher(
             config, parts, state, batch, backward_r, cotangent, z_r, adversarial, r_stats

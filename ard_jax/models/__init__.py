@@ -71,6 +71,7 @@ def create(
     init: str = "torch",
     dtype: str = "float32",
     normalization=None,
+    bn_groups: int = 1,
     **kwargs,
 ) -> ModelBundle:
     """Makes a network.
@@ -88,6 +89,9 @@ def create(
       normalization: what is done to the pixels inside the network: "none", "cifar10", "cifar100",
         "imagenet", {"mean": [...], "std": [...]}; None: the architecture's own, which is "none" for all
         but DeepMind's ("cifar100" for 100 classes, otherwise "cifar10").
+      bn_groups: 1: BatchNorm in training has the statistics of the whole (global) batch. G: each of G
+        equal runs of consecutive images has its own, and the running statistics follow the first run, as
+        in training with PyTorch's DataParallel on G devices. Evaluation mode knows no groups.
       **kwargs: options of the architecture: `shortcut` ("A" or "B") of resnet20 to resnet56, `form`
         ("rice", "robustbench" or "deepmind") of preact_resnet18/34, `widths` of small_cnn, `widths`,
         `blocks` and `stem_stride` of small_resnet.
@@ -113,7 +117,7 @@ def create(
         classes = 0
     if classes < 2:
         raise ValueError(f"num_classes={num_classes!r} must be an int of at least 2")
-    architecture = builder(Layers(init, dtype), classes, **kwargs)
+    architecture = builder(Layers(init, dtype, bn_groups), classes, **kwargs)
     return make_bundle(name, architecture, classes, image_shape, normalization)
 
 

@@ -69,21 +69,25 @@ class Layers:
     Attributes:
       init: "torch" (PyTorch's defaults, see `torch_uniform`) or "flax" (lecun_normal kernels, zero bias).
       dtype: compute type, "float32" or "bfloat16". Parameters are float32 in both.
+      bn_groups: parts of the batch that BatchNorm normalises by themselves in training (`BatchNorm`).
     """
 
     init: str = "torch"
     dtype: str = "float32"
+    bn_groups: int = 1
 
     def __post_init__(self):
         """Checks the values.
 
         Raises:
-          ValueError: unknown init or dtype.
+          ValueError: unknown init or dtype, or bn_groups under 1.
         """
         if self.init not in INITIALISERS:
             raise ValueError(f"init={self.init!r} is unknown; choose one of {INITIALISERS}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {DTYPES}")
+        if self.bn_groups < 1:
+            raise ValueError(f"bn_groups={self.bn_groups}: at least 1, which is the whole batch")
 
     def conv(self, name, features, kernel=3, stride=1, *, padding=None, groups=1):
         """A kernel x kernel convolution without bias.
@@ -118,7 +122,7 @@ class Layers:
 
     def norm(self, name):
         """A BatchNorm: (x [..., C], train) -> [..., C] in `dtype`."""
-        return BatchNorm(dtype=jnp.dtype(self.dtype), name=name)
+        return BatchNorm(dtype=jnp.dtype(self.dtype), groups=self.bn_groups, name=name)
 
     def linear(self, name, features):
         """A Linear: [B, in] -> [B, features] float32."""

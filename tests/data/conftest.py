@@ -23,3 +23,14 @@ def write_image():
         return pixels
 
     return write
+
+
+@pytest.fixture
+def folder(tmp_path, write_image):
+    """Train 2 x 20, test 2 x 3, RGB 8x6; every image is another."""
+    for part, count in (("train", 20), ("test", 3)):
+        for c, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                seed = 1000 * len(part) + 100 * c + i
+                write_image(tmp_path / "set" / part / name / f"{i:02}.png", (8, 6, 3), seed)
+    return tmp_path / "set"

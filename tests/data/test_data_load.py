@@ -13,7 +13,15 @@ def digits():
 
 
 def test_names():
-    assert data.names() == ["digits", "cifar10", "cifar100", "tiny_imagenet", "folder", "npz"]
+    assert data.names() == [
+        "digits",
+        "cifar10",
+        "cifar100",
+        "tiny_imagenet",
+        "folder",
+        "tfds",
+        "npz",
+    ]
 
 
 def test_digits_are_sklearns_pixel_for_pixel(digits):

@@ -59,7 +59,7 @@ def run(golden):
     method = methods.create("ciard", parts, r_clean_forward="keep")
     step = jax.jit(method.step)
     attack = jax.jit(
-        lambda s, b: ciard.student_attack(config, parts, s, b, jax.random.key(0)).images
+        lambda s, b: ciard.student_attack(config, parts, s, b, jax.random.key(0))[0].images
     )
     state = method.init(
         weights(golden, "init/student"),

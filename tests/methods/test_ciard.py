@@ -95,7 +95,7 @@ def test_student_statistics_are_two_updates_clean_then_adversarial():
     method = methods.create("ciard", p)
     state, b = start(method, p), batch()
     config = CiardConfig()
-    adversarial = ciard.student_attack(config, p, state, b, jax.random.key(1)).images
+    adversarial = ciard.student_attack(config, p, state, b, jax.random.key(1))[0].images
     new, _ = method.step(state, b, jax.random.key(1))
     one = {"params": state.student.params, "batch_stats": state.student.batch_stats}
     moments = []

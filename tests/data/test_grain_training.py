@@ -1,0 +1,141 @@
+"""Whole runs on an image folder: loader=grain trains what loader=memory trains, in less memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ard_jax import checkpoint, config, data, networks, train
+from ard_jax.data.batches import TrainBatches
+from configs import sat_digits
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def digits_folder(tmp_path_factory):
+    """The first 400 + 100 handwritten digits as a folder of PNG files."""
+    root, splits = tmp_path_factory.mktemp("digits"), data.load("digits")
+    for split, count in ((splits.train, 400), (splits.test, 100)):
+        for i in range(count):
+            path = root / split.split / str(split.labels[i]) / f"{i:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(split.images[i, ..., 0]).save(path)
+    return root
+
+
+def experiment(folder, digits_folder, **options):
+    raw = sat_digits.get_config()
+    raw.workdir = str(folder / "run")
+    raw.update(epochs=2, batch_size=64)
+    raw.attack.steps = 2
+    raw.student.kwargs.update(widths=(4,), blocks=1)
+    raw.data.update(name="folder", dir=str(digits_folder), last_batch="keep", **options)
+    raw.eval.update(attacks=("fgsm",), select_attack="fgsm", every=1, eps_sweep=(), batch_size=48)
+    raw.eval.update(grid=4, transfer=False)
+    raw.run.update(devices=1, log_every=2, save_every=1, tensorboard=False)
+    return config.build(raw)
+
+
+def last_state(built):
+    """Student's and teachers' arrays of the newest checkpoint, and its metadata."""
+    step = checkpoint.find(train.workdir_of(built) / "last")
+    _, variables, meta, _ = networks.load(step)
+    return jax.tree.map(np.asarray, variables), meta
+
+
+@pytest.mark.slow
+def test_same_parameters_and_accuracies_bit_for_bit(tmp_path, digits_folder, monkeypatch):
+    built = {
+        "memory": experiment(tmp_path / "memory", digits_folder),
+        "grain": experiment(tmp_path / "grain", digits_folder, loader="grain", prefetch=3),
+    }
+    train.run(built["memory"])
+    real, crash_at = TrainBatches.next, 9  # in the second epoch of 6 steps
+
+    def next_or_crash(self, step):
+        if step == crash_at and self._load.dataset.split == "train" and crashing:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    crashing = True
+    monkeypatch.setattr(TrainBatches, "next", next_or_crash)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(built["grain"])
+    crashing = False
+    assert last_state(built["grain"])[1]["data"] == {"next_index": 6}
+    restored = []
+    real_restore = TrainBatches.restore
+    monkeypatch.setattr(
+        TrainBatches, "restore", lambda self, *a: (restored.append(a), real_restore(self, *a))
+    )
+    train.run(built["grain"])
+    assert (6, {"next_index": 6}) in restored
+    (want, _), (got, meta) = last_state(built["memory"]), last_state(built["grain"])
+    jax.tree.map(np.testing.assert_array_equal, want, got)
+    assert meta["data"] == {"next_index": meta["step"]} == {"next_index": 12}
+    results = [
+        json.loads((train.workdir_of(e) / "evaluation.json").read_text()) for e in built.values()
+    ]
+    assert results[0]["nets"] == results[1]["nets"]
+
+
+RUN = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+from ard_jax import config, train
+from configs import natural_digits
+
+raw = natural_digits.get_config()
+raw.workdir, loader, folder = sys.argv[1:4]
+raw.data.update(name="folder", dir=folder, loader=loader, augment="none", last_batch="drop", prefetch=2)
+raw.update(epochs=1, batch_size=8)
+raw.student.kwargs.update(widths=(2,), blocks=1, stem_stride=8)  # cheap on large images
+raw.eval.update(attacks=("fgsm",), select_attack="fgsm", batch_size=8, max_examples=8, eps_sweep=())
+raw.eval.update(max_selection_examples=8, grid=0)
+raw.run.update(devices=1, tensorboard=False, compilation_cache="off")
+train.run(config.build(raw))
+# Not getrusage: its maximum begins with that of the process that started this one.
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def peak_memory(workdir, loader, folder):
+    """MiB of memory that a run in a process of its own has at most."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(workdir), loader, str(folder)],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_stays_far_below_the_decoded_size(tmp_path):
+    side, count = 512, 480
+    decoded = count * side * side * 3 / 2**20  # 360 MiB
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        path = tmp_path / "set" / ("test" if i < 16 else "train") / "ab"[i % 2] / f"{i:04}.jpeg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse.resize((side, side)).save(path)
+    used = {
+        loader: peak_memory(tmp_path / loader, loader, tmp_path / "set")
+        for loader in ("memory", "grain")
+    }
+    print(f"decoded {decoded:.0f} MiB; used at most {used}")
+    # Both compile the same programs and hold the same activations. Beside that, memory has the decoded
+    # images and grain a few batches of 6 MiB; the rest of the margin is for the allocator.
+    assert used["grain"] < used["memory"] - 0.6 * decoded

@@ -1,0 +1,106 @@
+"""A run that is asked to stop saves where it is, says so by its exit code, and loses nothing."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from experiments import tiny
+from run_processes import (
+    assert_ended,
+    assert_same,
+    log,
+    newest,
+    run,
+    start,
+    stop_at,
+    wait_for,
+)  # fmt: skip
+
+from ard_jax import checkpoint, config, networks, preemption, train
+from ard_jax.writers import read_metrics
+
+
+def evaluations(folder):
+    return [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] == "eval"]
+
+
+@pytest.mark.slow
+def test_stops_at_many_questions_change_nothing(tmp_path, monkeypatch):
+    """Stops are counted from each start, so that they fall on steps, evaluations and the final one."""
+    expected = train.run(config.build(tiny(tmp_path / "a", "natural"))).parent
+    raw, seen = tiny(tmp_path / "b", "natural"), {"mid-epoch": 0, "unevaluated": 0, "at the end": 0}
+    for stop in (1, 4, 3, 4, 9, 3, 8, 7, 12):
+        left = iter(range(stop - 1, -1, -1))
+        monkeypatch.setattr(preemption, "requested", lambda left=left: next(left, 0) == 0)
+        with pytest.raises(preemption.PreemptedError, match="stopped"):
+            train.run(config.build(raw))
+        last = tmp_path / "b" / "run" / "last"
+        if last.is_dir():
+            meta = checkpoint.read_meta(checkpoint.find(last))
+            seen["mid-epoch"] += bool(meta["step"] % 5)
+            seen["unevaluated"] += "unevaluated" in meta
+            seen["at the end"] += meta["step"] == 10
+    assert all(seen.values()), seen
+    monkeypatch.undo()
+    actual = train.run(config.build(raw)).parent
+    for which in ("last", "best"):
+        states = [networks.load(str(folder / which))[1] for folder in (expected, actual)]
+        for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert evaluations(actual) == evaluations(expected)
+    with (
+        np.load(expected / "evaluation_flags.npz") as a,
+        np.load(actual / "evaluation_flags.npz") as b,
+    ):
+        assert set(a) == set(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+    assert "unevaluated" not in checkpoint.read_meta(checkpoint.find(actual / "last"))
+
+
+def test_nothing_is_noticed_before_install():
+    assert not preemption.requested()
+    preemption.check("a test")
+
+
+SUITES = {"eval.attacks": "('fgsm','square100')"}
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_sigterm_at_every_stage(tmp_path):
+    """Compilation, a step, a save, an evaluation, the final evaluation, AutoAttack: one after another."""
+    expected, folder = tmp_path / "undisturbed", tmp_path / "stopped"
+    run(expected, variant="natural", **SUITES)
+    stop_at("student compile", folder, variant="natural", **SUITES)
+    assert newest(folder) == 1  # nothing to save before the first step
+    stop_at("student step 7", folder, variant="natural", **SUITES)
+    assert newest(folder) in (7, 8)
+    stop_at("save last 10", folder, variant="natural", **SUITES)
+    assert newest(folder) in (10, 11)
+    stop_at("evaluation", folder, variant="natural", **SUITES)
+    assert "unevaluated" in checkpoint.read_meta(folder / "run" / "last" / "20")
+    stop_at("evaluation", folder, times=2, variant="natural", **SUITES)  # the first makes up for it
+    assert "evaluating student (best)" in log(folder)
+    stop_at("autoattack batch", folder, variant="natural", **SUITES)
+    (store,) = (folder / "run" / "autoattack").iterdir()
+    assert list(store.glob("square*.npz"))
+    run(folder, variant="natural", **SUITES)
+    assert_same(folder, expected)
+    assert evaluations(folder / "run") == evaluations(expected / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_second_sigterm_ends_at_once(tmp_path):
+    processes = start(tmp_path, slow=60, variant="natural")
+    wait_for("student compile", tmp_path, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    time.sleep(1.5)  # two within a second count as one
+    assert processes[0].poll() is None
+    processes[0].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert_ended(tmp_path, processes, 128 + signal.SIGTERM)
+    assert time.monotonic() - began < 5
