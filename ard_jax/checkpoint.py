@@ -111,6 +111,26 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 
+def save_network(folder: Path, variables: Any, meta: dict[str, Any]) -> Path:
+    """Saves a network without a training run, in the form of a run's best/: `find` and all else take it.
+
+    Args:
+      folder: for example <out>/best; made here.
+      variables: {"params": ..., "batch_stats": ...}, numpy or JAX arrays.
+      meta: JSON; "step" and "epoch" (0), "config" with "net" as `networks.describe` gives it, "origin".
+
+    Returns:
+      The step folder.
+    """
+    folder = Path(folder).absolute()
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        items = {"student": ocp.args.StandardSave(variables), "meta": ocp.args.JsonSave(meta)}
+        manager.save(meta["step"], args=ocp.args.Composite(**items), force=True)
+        manager.wait_until_finished()
+    return folder / str(meta["step"])
+
+
 def find(path: str | Path) -> Path:
     """The step folder that `path` means: itself, or the newest step of best/, of last/, or in it.
 
@@ -118,6 +138,12 @@ def find(path: str | Path) -> Path:
       CheckpointError: no checkpoint there.
     """
     path = Path(path).absolute()
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file, not a checkpoint of ard_jax; import it first: python -m ard_jax.main "
+            f"--mode=import --file={path} --out=teachers/{path.stem} --config=CONFIG, then give the "
+            "folder of --out"
+        )
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} does not exist; give the folder of a run")
     if (path / "meta").is_dir():

@@ -92,7 +92,7 @@ class TeacherConfig:
     """One teacher: a checkpoint of ours, or a network and the recipe that trains it.
 
     Attributes:
-      checkpoint: folder of a run of ours (or its best/ or last/); "" to train by the recipe.
+      checkpoint: folder of a run of ours or of an imported network; "" to train by the recipe.
       net, recipe: what the recipe trains, and how; a checkpoint brings its own network.
       min_clean: clean accuracy in [0,1] below which the run stops.
     """
