@@ -40,8 +40,8 @@ class Entry:
       google_drive: id of the file there, where that is the only place.
       sha256: checksum in hex digits, or its first ones; None when unknown.
       sha256_from: who says so; a file name ends in the first digits by PyTorch's custom.
-      clean: published clean accuracy in percent, on the whole test set.
-      robust: published robust accuracy in percent under `attack`.
+      clean: clean accuracy in percent, on the whole test set.
+      robust: robust accuracy in percent under `attack`.
       attack: attack and radius of `robust`.
       numbers_from: where the accuracies were read.
       note: anything else worth knowing.
@@ -66,6 +66,11 @@ class Entry:
     attack: str | None = None
     numbers_from: str = ""
     note: str = ""
+
+    @property
+    def published(self) -> bool:
+        """The accuracies are the publisher's; False: this project measured them."""
+        return not self.numbers_from.startswith("measured by this project")
 
 
 @functools.cache
@@ -140,12 +145,16 @@ def where(entry: Entry) -> str:
 def check_sha256(entry: Entry, sha256: str, path: Path) -> str:
     """What a comparison of checksums says, "" when the entry has none.
 
+    A checksum that is itself second-hand only warns: it may be wrong, and the accuracy tells as well.
+
     Raises:
       CatalogueError: `sha256` of the file `path` is another.
     """
     if not entry.sha256:
         return ""
     if not sha256.startswith(entry.sha256):
+        if entry.sha256_from.startswith("second-hand"):
+            return f"WARNING: the SHA-256 checksum of {path} is {sha256}, the catalogue has {_checksum(entry)}"
         raise CatalogueError(
             f"{path} is not the file of {entry.name}: its SHA-256 checksum is {sha256}, the catalogue has "
             f"{_checksum(entry)}. Get it again from {where(entry)}, import it as --source=file, or add "
@@ -175,7 +184,8 @@ def check_clean(entry: Entry, accuracy: float, count: int) -> str:
         error = math.sqrt(published * (1 - published) / count)
         allowed += 2 * error
         sample = f" plus twice the standard error {error:.2%} of {count} images"
-    said = f"published {entry.clean:.2f}%, measured {accuracy:.2%} on {count} test images"
+    source = "published" if entry.published else "in the catalogue (measured by this project)"
+    said = f"{source} {entry.clean:.2f}%, measured now {accuracy:.2%} on {count} test images"
     if abs(accuracy - published) > allowed:
         raise CatalogueError(
             f"{entry.name}: clean accuracy {said}: more than {TOLERANCE:.0%}{sample} apart. The usual "

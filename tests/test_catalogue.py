@@ -61,6 +61,16 @@ def test_checksum(tmp_path):
     assert catalogue.check_sha256(entry(), sha, tmp_path) == ""
     with pytest.raises(catalogue.CatalogueError, match=f"{sha}.*00000000.*--force"):
         catalogue.check_sha256(entry(sha256="00000000", sha256_from="a"), sha, tmp_path)
+    # A second-hand checksum may be wrong itself.
+    doubtful = entry(sha256="00000000", sha256_from="second-hand: somebody")
+    assert catalogue.check_sha256(doubtful, sha, tmp_path).startswith("WARNING")
+
+
+def test_accuracies_measured_here_are_not_called_published():
+    ours = next(e for e in catalogue.entries().values() if not e.published)
+    said = catalogue.check_clean(ours, ours.clean / 100, 10_000)
+    assert "published" not in said and "measured by this project" in said
+    assert catalogue.get("trades_wrn34_10").published
 
 
 def test_clean_accuracy():
