@@ -154,7 +154,10 @@ def check_sha256(entry: Entry, sha256: str, path: Path) -> str:
         return ""
     if not sha256.startswith(entry.sha256):
         if entry.sha256_from.startswith("second-hand"):
-            return f"WARNING: the SHA-256 checksum of {path} is {sha256}, the catalogue has {_checksum(entry)}"
+            return (
+                f"WARNING: the SHA-256 checksum of {path} is {sha256}, the catalogue has "
+                f"{_checksum(entry)}"
+            )
         raise CatalogueError(
             f"{path} is not the file of {entry.name}: its SHA-256 checksum is {sha256}, the catalogue has "
             f"{_checksum(entry)}. Get it again from {where(entry)}, import it as --source=file, or add "
