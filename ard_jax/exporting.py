@@ -85,7 +85,7 @@ def run(
     with tempfile.TemporaryDirectory(dir=out_folder, prefix=".export-") as staging:
         rows, attacks = _write_and_check(network, Path(staging), formats, fold_batchnorm, images)
         names = sorted(p.name for p in Path(staging).iterdir() if p.is_file())
-        _write_card(network, Path(staging), names, rows, attacks, images)
+        _write_card(network, folder, Path(staging), names, rows, attacks, images)
         for name in [*names, CARD]:
             os.replace(Path(staging) / name, out_folder / name)
     _report(rows, attacks, out_folder, names)
@@ -100,6 +100,8 @@ def _check_formats(formats: tuple[str, ...]) -> list[str]:
             raise ExportError(f"--format={name} is unknown; choose from {', '.join(FORMATS)}")
     if "onnx" in formats:
         onnx.check_installed()
+    if "stablehlo" in formats:
+        stablehlo.check_installed()
     return [name for name in FORMATS if name in formats]
 
 
@@ -238,12 +240,12 @@ def _folded(network: Network) -> str:
     return text
 
 
-def _write_card(network, staging, names, rows, attacks, images) -> None:
+def _write_card(network, folder, staging, names, rows, attacks, images) -> None:
     model_card.write(
         staging / CARD,
         description=network.description,
         meta=network.meta,
-        evaluation=_evaluation(network.run),
+        evaluation=_evaluation(network.run, folder),
         files=[staging / name for name in names],
         latency=[
             dataclasses.asdict(row)
@@ -254,16 +256,21 @@ def _write_card(network, staging, names, rows, attacks, images) -> None:
     )
 
 
-def _evaluation(run_folder: Path) -> dict[str, Any] | None:
-    """The run's evaluation, else the newest of --mode=evaluate, else None."""
+def _evaluation(run_folder: Path, step_folder: Path) -> dict[str, Any] | None:
+    """What was measured last of this very step: by --mode=evaluate, else by the run; None for nothing."""
     again = [p for p in (run_folder / "evaluations").glob("*") if p.name.isdigit()]
-    newest_first = sorted(again, key=lambda p: int(p.name), reverse=True)
-    for folder in [run_folder, *newest_first]:
-        try:
-            return json.loads((folder / "evaluation.json").read_text())
-        except (OSError, ValueError):
-            continue
-    return None
+    for folder in sorted(again, key=lambda p: int(p.name), reverse=True):
+        record = _record(folder)
+        if record and Path(record.get("checkpoint", "")) == step_folder:
+            return record
+    return _record(run_folder)
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / "evaluation.json").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _report(rows: list[Row], attacks: list[str], out: Path, names: list[str]) -> None:

@@ -5,18 +5,11 @@ written before all checks have passed.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
-from ard_jax import (
-    catalogue,
-    download,
-    find_normalization,
-    import_folder,
-    networks,
-    phases,
-    train,
-)
+from ard_jax import catalogue, download, find_normalization, import_folder, networks, phases, train
 from ard_jax.catalogue import CatalogueError, Entry
 from ard_jax.config import Experiment
 from ard_jax.data import Splits
@@ -86,15 +79,14 @@ def run(
         _tell(lambda: catalogue.check_sha256(entry, files.sha256_of(path), path), force)
     contents = files.read(path, key=key)
     splits = train.load_data(experiment) if experiment else None
-    shape = splits.train.image_shape if splits else entry.image_shape if entry else (32, 32, 3)
-    found = _recognise(contents.tensors, model, entry, splits, shape)
+    told = _own_description(contents.metadata)
+    shape = _image_shape(splits, entry, told)
+    found = _recognise(contents.tensors, model, entry, told, splits, shape)
     _print_found(contents, found)
     _check_classes(path, found, entry, splits)
     variables = recognise.convert(contents.tensors, found, image_shape=shape)
-    description = _describe(found, shape, splits)
-    own = (
-        found.normalization if entry is None or entry.normalization is None else entry.normalization
-    )
+    description = _describe(found, shape, splits, told)
+    own = _own_normalization(found, entry, told, description)
     given = find_normalization.parse(normalization) if normalization else None
     if splits:
         decision = _measure(description, variables, experiment, splits, own, given)
@@ -149,16 +141,49 @@ def locate(entry: Entry | None, file: str, fetch: bool) -> Path:
     raise ImportingError(f"{entry.file} is not in {looked}; {how}, or give --file=PATH")
 
 
-def _recognise(tensors, model, entry, splits, shape) -> recognise.Recognised:
+def _own_description(metadata: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file that --mode=export wrote says of its network; None for any other file."""
     try:
-        return recognise.recognise(
-            tensors,
-            model=model or (entry.model if entry else ""),
-            kwargs=entry.kwargs if entry and not model else None,
-            image_shape=shape,
-        )
+        told = json.loads(metadata["description"])
+        return {
+            "model": str(told["model"]),
+            "kwargs": dict(told["kwargs"]),
+            "normalization": told["normalization"],
+            "image_shape": tuple(int(n) for n in told["image_shape"]),
+            "class_names": [str(name) for name in told["class_names"]],
+        }
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _image_shape(splits, entry, told) -> tuple[int, int, int]:
+    if splits:
+        return splits.train.image_shape
+    if entry:
+        return entry.image_shape
+    return told["image_shape"] if told else (32, 32, 3)
+
+
+def _own_normalization(found, entry, told, description) -> Any:
+    """The source's own word on it, None where there is none."""
+    if entry is not None and entry.normalization is not None:
+        return entry.normalization
+    if found.normalization is not None or told is None or told["model"] != found.model:
+        return found.normalization
+    # None in a description is the architecture's own.
+    return networks.create(description | {"normalization": told["normalization"]}).normalization
+
+
+def _recognise(tensors, model, entry, told, splits, shape) -> recognise.Recognised:
+    known = (entry.model, entry.kwargs) if entry else ("", None)
+    if told and not entry:
+        known = (told["model"], told["kwargs"])
+    if model and model != known[0]:
+        known = (model, None)
+    try:
+        return recognise.recognise(tensors, model=known[0], kwargs=known[1], image_shape=shape)
     except ValueError as error:
-        if splits or entry:
+        if splits or entry or told:
             raise
         raise ImportingError(
             f"{error} (Without --config the images are taken to be {shape}; give the --config of the data "
@@ -192,9 +217,13 @@ def _check_classes(path: Path, found: Any, entry: Entry | None, splits: Splits |
         )
 
 
-def _describe(found: Any, shape: tuple[int, int, int], splits: Splits | None) -> dict[str, Any]:
-    """As `networks.describe`; without data the classes are called by their numbers."""
-    numbers = [str(i) for i in range(found.num_classes)]
+def _describe(found, shape, splits: Splits | None, told) -> dict[str, Any]:
+    """As `networks.describe`; the classes are called by their numbers where nothing names them."""
+    names = [str(i) for i in range(found.num_classes)]
+    if splits:
+        names = list(splits.train.class_names)
+    elif told and len(told["class_names"]) == found.num_classes:
+        names = told["class_names"]
     return {
         "model": found.model,
         "kwargs": to_plain(found.kwargs),
@@ -203,7 +232,7 @@ def _describe(found: Any, shape: tuple[int, int, int], splits: Splits | None) ->
         "precision": "float32",
         "num_classes": found.num_classes,
         "image_shape": list(shape),
-        "class_names": list(splits.train.class_names) if splits else numbers,
+        "class_names": names,
     }
 
 

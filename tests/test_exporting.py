@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from experiments import tiny
 
-from ard_jax import checkpoint, config, export_checks, exporting, networks
+from ard_jax import checkpoint, config, export_checks, exporting, importing, networks
 from ard_jax.export_checks import ExportError
-from ard_jax.interop import onnx, safetensors_file, stablehlo
+from ard_jax.interop import onnx, safetensors_file, stablehlo, torch_export
 
 ROOT = Path(__file__).parents[1]
 
@@ -158,10 +159,14 @@ def test_bad_input(options, message, tmp_path, monkeypatch):
 def test_missing_packages_are_told_before_anything_is_read(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name)
+        importlib.util,
+        "find_spec",
+        lambda name: None if name in ("onnxruntime", "flatbuffers") else find(name),
     )
     with pytest.raises(ValueError, match=r"onnxruntime.*pip install 'ard_jax\[export\]'"):
         exporting.run("nowhere", formats=("onnx",))
+    with pytest.raises(ValueError, match=r"flatbuffers.*pip install 'ard_jax\[export\]'"):
+        exporting.run("nowhere", formats=("stablehlo",))
 
 
 def test_stored_adversarial_images_go_through_the_file(tmp_path, capsys):
@@ -225,3 +230,48 @@ def test_command_line(tmp_path):
     wrong = subprocess.run([*command, "--format=pdf"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert wrong.stderr.strip().startswith("ERROR: --format=pdf is unknown")
+
+
+def test_the_card_tells_the_newest_measurement_of_this_step(tmp_path):
+    save_run(tmp_path)
+    run, step = tmp_path / "run", str(checkpoint.find(tmp_path / "run"))
+    records = {
+        run: {"who": "run"},
+        run / "evaluations" / "1": {"who": "first", "checkpoint": step},
+        run / "evaluations" / "2": {"who": "second", "checkpoint": step},
+        run / "evaluations" / "3": {"who": "another step", "checkpoint": "elsewhere"},
+    }
+    for folder, record in records.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation.json").write_text(json.dumps(record))
+    assert exporting._evaluation(run, Path(step))["who"] == "second"
+    assert exporting._evaluation(run, Path("other"))["who"] == "run"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch"])
+def test_an_exported_file_says_what_it_is_when_imported_again(tmp_path, form):
+    description = {
+        "model": "small_resnet",
+        "kwargs": {"widths": [4, 8], "stem_stride": 2},
+        "init": "torch",
+        "normalization": {"mean": [0.3], "std": [0.4]},
+        "precision": "float32",
+        "num_classes": 3,
+        "image_shape": [16, 16, 1],
+        "class_names": ["a", "b", "c"],
+    }
+    bundle = networks.create(description)
+    variables = jax.tree.map(np.asarray, bundle.init(jax.random.key(0)))
+    file = tmp_path / "student.safetensors"
+    if form == "torch":
+        file, _ = torch_export.export(bundle, variables, tmp_path, description)
+    else:
+        safetensors_file.export(bundle, variables, file, {"description": json.dumps(description)})
+    importing.run(source="file", file=str(file), out=str(tmp_path / "again"))
+    again, restored, meta, _ = networks.load(str(tmp_path / "again"))
+    net = meta["config"]["net"]
+    assert net["kwargs"]["stem_stride"] == 2 and net["class_names"] == ["a", "b", "c"]
+    images = np.random.default_rng(0).random((4, 16, 16, 1), np.float32)
+    np.testing.assert_array_equal(
+        again.apply(restored, images, False)[0], bundle.apply(variables, images, False)[0]
+    )

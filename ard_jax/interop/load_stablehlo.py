@@ -1,4 +1,4 @@
-"""Runs a network exported as StableHLO. Needs jax (0.10 or newer), not ard_jax.
+"""Runs a network exported as StableHLO. Needs jax and flatbuffers, not ard_jax.
 
 from load_stablehlo import load
 logits = load("student.stablehlo")(images)  # float32 [B, H, W, C] in [0, 1], any B -> [B, K]

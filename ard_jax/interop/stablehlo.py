@@ -1,5 +1,7 @@
 """StableHLO export through jax.export: one file for CPU, CUDA and TPU, any batch size."""
 
+import importlib.util
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class StableHloError(ValueError):
-    """A StableHLO file that cannot be read."""
+    """A StableHLO file that cannot be read, or a package is missing."""
+
+
+def check_installed() -> None:
+    """Raises StableHloError without flatbuffers, which `jax.export` needs and JAX does not install."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise StableHloError(
+            "StableHLO export needs flatbuffers, not installed here; pip install 'ard_jax[export]'"
+        )
 
 
 def export(
@@ -32,7 +42,11 @@ def export(
       variables: {"params", "batch_stats"} of arrays.
       path: of the file; replaced where it exists.
       fold_batchnorm: see `fold.fold_batchnorm`.
+
+    Raises:
+      StableHloError: flatbuffers is not installed.
     """
+    check_installed()
     if fold_batchnorm:
         predict = fold.fold_batchnorm(bundle, variables).predict
     else:
@@ -59,8 +73,10 @@ def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
       images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K], on JAX's default device.
 
     Raises:
-      StableHloError: the file is missing, damaged, or of a JAX too new or too old for this one.
+      StableHloError: the file is missing, damaged, or of a JAX too new or too old for this
+        one; or flatbuffers is not installed.
     """
+    check_installed()
     try:
         return load_stablehlo.load(path)
     except Exception as error:  # a damaged file raises anything, from struct.error to ValueError

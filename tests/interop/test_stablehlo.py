@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from exported_networks import ALL, TOLERANCE, logits, make, relative, untrained
 from ard_jax import models
 from ard_jax.interop import stablehlo
 
+pytest.importorskip("flatbuffers", reason="flatbuffers of the extra `export` is not installed")
 RNG = np.random.default_rng(2)
 
 
@@ -69,3 +71,9 @@ def test_a_file_that_is_none(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(stablehlo.StableHloError, match="net cannot be read as StableHLO"):
         stablehlo.load(path)
+
+
+def test_missing_flatbuffers_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(stablehlo.StableHloError, match=r"needs flatbuffers.*'ard_jax\[export\]'"):
+        stablehlo.check_installed()
