@@ -1,7 +1,6 @@
 """StableHLO export through jax.export: one file for CPU, CUDA and TPU, any batch size."""
 
 import importlib.util
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
