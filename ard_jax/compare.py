@@ -37,8 +37,8 @@ from ard_jax import (
     train,
 )
 from ard_jax.compare_config import Comparison, build
-from ard_jax.config import Experiment
 from ard_jax.distributed import everywhere, is_lead, tell
+from ard_jax.experiment import Experiment
 from ard_jax.final import Subject
 from ard_jax.loop import TrainingDivergedError
 from ard_jax.methods import TEACHERS

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ard_jax import config as configs
-from ard_jax.config import ConfigError, Experiment, to_dict
+from ard_jax.config import ConfigError, to_dict
+from ard_jax.experiment import Experiment
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
 _FIELDS = {

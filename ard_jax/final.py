@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from ard_jax import __version__, models, networks, report, sharding, suites
-from ard_jax.config import Experiment, to_dict
+from ard_jax.config import to_dict
 from ard_jax.data import ArrayDataset
 from ard_jax.distributed import is_lead
 from ard_jax.evaluate import Evaluator, Flags, evaluate_sweep, summarize
+from ard_jax.experiment import Experiment
 from ard_jax.models import ModelBundle
 from ard_jax.writers import Progress, read_metrics, write_text_atomic
 

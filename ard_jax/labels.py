@@ -11,10 +11,10 @@ import numpy as np
 
 from ard_jax import preemption, rng, sharding
 from ard_jax.attacks import AttackSpec
-from ard_jax.config import Experiment
 from ard_jax.data import ArrayDataset, pipeline
 from ard_jax.data.augment import augment
 from ard_jax.distributed import everywhere, is_lead
+from ard_jax.experiment import Experiment
 from ard_jax.writers import Progress
 
 FILE = "teacher_labels.npz"

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 
 from ard_jax import attacks, checkpoint, models
-from ard_jax.config import AttackConfig, Experiment, NetConfig
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluate import Evaluator
+from ard_jax.experiment import AttackConfig, Experiment, NetConfig
 from ard_jax.models import ModelBundle
 
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from ard_jax import labels, methods, networks, optim, rng
-from ard_jax.config import AwpConfig, Experiment, TeacherConfig, to_dict
+from ard_jax.config import to_dict
 from ard_jax.data import ArrayDataset, Splits, pipeline
 from ard_jax.evaluate import Evaluator, Flags
+from ard_jax.experiment import AwpConfig, Experiment, TeacherConfig
 from ard_jax.loop import Phase, Scores
 from ard_jax.methods import Parts
 from ard_jax.state import RunState

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ard_jax import checkpoint, locks, loop, networks, phases
-from ard_jax.config import Experiment, TeacherConfig
 from ard_jax.data import Splits
 from ard_jax.distributed import tell
 from ard_jax.evaluate import Evaluator
+from ard_jax.experiment import Experiment, TeacherConfig
 from ard_jax.models import ModelBundle
 from ard_jax.sharding import put_replicated
 
@@ -82,8 +82,7 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
             config.checkpoint, bn_groups=experiment.bn_groups
         )
         description = meta["config"]["net"]
-        source = f"checkpoint {folder}"
-        identity = f"checkpoint {_digest(meta['config'])} step {meta['step']}"
+        source, identity = _origin(meta, folder)
     else:
         description = networks.describe(config.net, experiment.precision, splits.train)
         bundle = networks.create(description, experiment.bn_groups)
@@ -98,6 +97,18 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
     teacher = Teacher(role, bundle, variables, evaluator, source, identity, description["model"])
     _check_floor(teacher, config.min_clean, experiment, splits)
     return teacher
+
+
+def _origin(meta: dict[str, Any], folder: str) -> tuple[str, str]:
+    """(source, identity) of a teacher from a checkpoint."""
+    if imported := meta.get("origin"):
+        # By its arrays: two files of one architecture agree in everything else.
+        arrays = {"net": meta["config"]["net"], "arrays": imported["arrays_sha256"]}
+        return (
+            f"checkpoint {folder}, imported from {imported['file']}",
+            f"imported {_digest(arrays)}",
+        )
+    return f"checkpoint {folder}", f"checkpoint {_digest(meta['config'])} step {meta['step']}"
 
 
 def _digest(value: Any) -> str:
@@ -116,7 +127,7 @@ def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network
         phases.student_phase(recipe, folder, splits, mesh, network, {}),
         title=f"{role} teacher",
         long_note="To use a pretrained one instead, stop and add "
-        f"--config.teachers.{role}.checkpoint=FOLDER (the folder of a run of ard_jax).",
+        f"--config.teachers.{role}.checkpoint=FOLDER (of a run of ard_jax, or of an imported network).",
     )
     waiting = f"Another process is training the {role} teacher in {folder}; waiting for it."
     with locks.hold(folder, on_busy=lambda: tell(waiting)):

@@ -8,11 +8,24 @@ from typing import Any
 
 import jax
 
-from ard_jax import data, final, locks, loop, networks, phases, report, sharding, suites, teachers
-from ard_jax.config import Experiment, to_dict
+from ard_jax import (
+    checkpoint,
+    data,
+    final,
+    locks,
+    loop,
+    networks,
+    phases,
+    report,
+    sharding,
+    suites,
+    teachers,
+)
+from ard_jax.config import build, to_dict
 from ard_jax.data import Splits
 from ard_jax.data.cache import cache_dir
 from ard_jax.distributed import barrier, everywhere, is_lead, tell
+from ard_jax.experiment import Experiment
 from ard_jax.final import Subject
 from ard_jax.methods import TEACHERS
 from ard_jax.writers import METRICS_FILE, read_metrics, write_text_atomic
@@ -171,6 +184,26 @@ def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, S
     return subjects, sources
 
 
+def saved_experiment(path: str) -> Experiment:
+    """The experiment that a checkpoint was trained by.
+
+    Args:
+      path: folder of a run, of its best/ or last/, or of one step.
+
+    Raises:
+      CheckpointError: missing, damaged, or an imported network, which no experiment trained.
+      ConfigError: its configuration is none any more.
+    """
+    folder = checkpoint.find(path)
+    meta = checkpoint.read_meta(folder)
+    if "experiment" not in meta:
+        raise checkpoint.CheckpointError(
+            f"{folder} is an imported network: it does not say which data and attacks to evaluate it "
+            "with; add --config, e.g. --config=configs/ciard_cifar10.py"
+        )
+    return build(meta["experiment"])
+
+
 def evaluate_checkpoint(
     experiment: Experiment, path: str, attack_names: list[str], transfer_from: str = ""
 ) -> Path:
@@ -180,7 +213,7 @@ def evaluate_checkpoint(
 
     Args:
       experiment: data, eps and evaluation settings.
-      path: folder of a run, of its best/ or last/, or of one step.
+      path: folder of a run, of its best/ or last/, of one step, or of an imported network.
       attack_names: names of `attacks.make` or `attacks.SUITES`.
       transfer_from: folder like `path`, of another run: its student's adversarial images (PGD_trades
         and CW) are shown to this one, the black-box evaluation by transfer. "" for none.
@@ -199,7 +232,8 @@ def evaluate_checkpoint(
     test = phases.first(splits.test, limit)
     evaluator = networks.evaluator("student", bundle, experiment, mesh)
     step, epoch = meta["step"], meta["epoch"]
-    nets = {f"student ({Path(folder).parent.name})": variables}
+    saved = "imported network" if "origin" in meta else f"student ({Path(folder).parent.name})"
+    nets = {saved: variables}
     if (Path(folder) / "ema").is_dir():
         average = "SWA" if meta["experiment"]["swa_start"] else "EMA"
         nets[f"student {average}"] = networks.load(folder, "ema")[1]
@@ -222,6 +256,8 @@ def evaluate_checkpoint(
         experiment, test, subjects, sources, attack_names, state_dir
     )
     evaluation["checkpoint"] = folder
+    if "origin" in meta:
+        evaluation["select_on"] = ""  # nothing was selected here
     number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
     grid = final.example_images(experiment, test, subjects[0], flags[subjects[0].title])
     path = final.save(root / str(number), evaluation, flags, grid)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from ard_jax import attacks, data, methods, models, networks
-from ard_jax.config import (
+from ard_jax.data.augment import KINDS
+from ard_jax.experiment import (
     AttackConfig,
     DataConfig,
     EvalConfig,
@@ -11,7 +12,6 @@ from ard_jax.config import (
     NetConfig,
     TeacherConfig,
 )
-from ard_jax.data.augment import KINDS
 
 RECIPES = ("natural", "sat", "trades")
 

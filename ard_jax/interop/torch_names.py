@@ -9,11 +9,13 @@ mapping is a rule and needs no table per architecture:
     batch_stats/bn1/mean, var           [C]                <-  bn1.running_mean, bn1.running_var
 """
 
+import itertools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import models
@@ -26,94 +28,236 @@ _LEAF_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Never used by the network: PyTorch's counter, and the block that TRADES' WideResNet builds for nothing.
-_UNUSED = re.compile(r"(.*\.)?num_batches_tracked|sub_block1\..*")
-_CONSTANTS = ("mean", "std")  # newer DeepMind networks store the normalisation in the checkpoint
+# Never used by the network: counters of PyTorch (BatchNorm, AveragedModel), and the block that TRADES'
+# WideResNet builds for nothing.
+_DEAD = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)|(.*\.)?sub_block1\..*")
+# Buffers of normalisation layers: of DeepMind's newer networks, RobustBench, nn.Sequential(Normalize, net)
+# and the `robustness` library.
+_CONSTANTS = re.compile(r"(?:.*\.)?(mean|std|mu|sigma|new_mean|new_std)")
+_KINDS = {"mean": "mean", "mu": "mean", "new_mean": "mean"}
+
+
+class Tidied(NamedTuple):
+    """A state dict, sorted into what the network is made of and the rest.
+
+    Attributes:
+      tensors: torch name without common prefixes -> array.
+      constants: None, or the stored normalisation {"mean": [...], "std": [...]} of floats.
+      ignored: names, as in the file, of tensors that no network uses.
+    """
+
+    tensors: dict[str, np.ndarray]
+    constants: dict[str, list[float]] | None
+    ignored: tuple[str, ...]
+
+
+def tidy(state: Mapping[str, np.ndarray]) -> Tidied:
+    """Takes the network out of a state dict.
+
+    Prefixes common to all of it go ("module." of DataParallel, "model.", "net.", "_orig_mod." of
+    torch.compile, "1." of nn.Sequential(Normalize, net)); so do tensors that are known to be dead
+    (`num_batches_tracked`, `n_averaged`, TRADES' `sub_block1.*`) and the constants of a normalisation layer.
+
+    Args:
+      state: torch name -> array.
+
+    Returns:
+      A Tidied.
+
+    Raises:
+      ValueError: there is no network in it; several normalisation layers; half of one.
+    """
+    tensors, constants, ignored = {}, {}, []
+    for name, value in state.items():
+        match = _CONSTANTS.fullmatch(name)
+        if _DEAD.fullmatch(name):
+            ignored.append(name)
+        elif match:
+            constants.setdefault(_KINDS.get(match[1], "std"), {})[name] = value
+        else:
+            tensors[name] = value
+    if not tensors:
+        raise ValueError(f"there are no tensors of a network in the file, only {list(state)[:8]}")
+    while True:
+        prefix = next(iter(tensors)).partition(".")[0] + "."
+        if not all(name.startswith(prefix) for name in tensors):
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return Tidied(tensors, _read_constants(constants), tuple(ignored))
+
+
+def _read_constants(found):
+    if not found:
+        return None
+    names = [name for group in found.values() for name in group]
+    if set(found) != {"mean", "std"} or len(names) != 2:
+        raise ValueError(
+            f"the tensors {names} look like the mean and std of normalisation layers, but there must be "
+            "one mean and one std; take the others out of the file"
+        )
+    return {
+        # By way of str: the shortest number that is this float32, 0.4914 and not 0.49140000343.
+        kind: [float(str(x)) for x in np.ravel(np.asarray(value, np.float32))]
+        for kind, (value,) in ((kind, found[kind].values()) for kind in ("mean", "std"))
+    }
 
 
 def from_torch(model_name: str, state: Mapping[str, np.ndarray], **model_kwargs) -> dict[str, Any]:
     """Converts the state dict of a published PyTorch network to our variables.
 
-    A prefix "module." on all names (torch.nn.DataParallel) is removed; `num_batches_tracked` and TRADES'
-    unused `sub_block1.*` are dropped. Stored normalisation constants (`mean`, `std`) are compared with
+    Prefixes, dead tensors and stored constants are treated as in `tidy`. Stored constants are compared with
     the normalisation of the model.
 
     Args:
       model_name: name for `ard_jax.models.create`.
-      state: torch name -> array in torch layout (convolution [out, in, kh, kw], linear [out, in]).
+      state: torch name -> array in torch layout (convolution [out, in, kh, kw], linear [out, in]), of any
+        floating dtype.
       **model_kwargs: further arguments of `ard_jax.models.create` (num_classes, image_shape, ...).
 
     Returns:
       {"params": ..., "batch_stats": ...}, nested dicts of new float32 numpy arrays.
 
     Raises:
-      ValueError: tensors are missing, left over or of the wrong shape (the message names them), or the
-        stored normalisation differs from the model's.
+      ValueError: tensors are missing, left over, of the wrong shape, not floating point or not finite (the
+        message names them), or the stored normalisation differs from the model's.
     """
     bundle = models.create(model_name, **model_kwargs)
-    state = _strip(state)
-    if set(_CONSTANTS) <= set(state):
-        _check_constants(bundle, state.pop("mean"), state.pop("std"))
-    layout = torch_layout(bundle)
-    _check_tensors(model_name, {name: np.shape(value) for name, value in state.items()}, layout)
+    tensors, constants, _ = tidy(state)
+    if constants is not None:
+        _check_constants(bundle, constants)
+    return to_variables(bundle, tensors)
+
+
+def to_variables(bundle: models.ModelBundle, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """As `from_torch`, for tensors that `tidy` has been through. Raises ValueError likewise."""
+    given = {name: np.shape(value) for name, value in tensors.items()}
+    problems = differences(given, torch_layout(bundle))
+    if problems:
+        raise ValueError(
+            f"the state dict does not fit {bundle.name}: {summary(problems)}. Check the model's name, its "
+            "options (shortcut, form, widths), num_classes and the image size"
+        )
 
     def convert(path, _):
-        value = np.asarray(state[_torch_name(path)], np.float32)
+        name = torch_name(path)
+        value = _as_float32(name, tensors[name])
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
         return np.array(value, order="C")
 
     return jax.tree_util.tree_map_with_path(convert, _shapes(bundle))
 
 
+def to_torch(bundle: models.ModelBundle, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`, exact: our variables under the published PyTorch names.
+
+    Args:
+      bundle: the network.
+      variables: {"params": ..., "batch_stats": ...} of it.
+
+    Returns:
+      Torch name -> new float32 array in torch layout, in the order of our variables. The normalisation is
+      not among them, nor is `num_batches_tracked`, which PyTorch fills in itself.
+
+    Raises:
+      ValueError: the variables are not those of the network.
+    """
+    expected = {torch_name(path): leaf.shape for path, leaf in _leaves(_shapes(bundle))}
+    given = {torch_name(path): np.shape(leaf) for path, leaf in _leaves(variables)}
+    problems = differences(given, expected)
+    if problems:
+        raise ValueError(f"the variables are not those of {bundle.name}: {summary(problems)}")
+    return {
+        torch_name(path): np.array(_to_torch_layout(np.asarray(leaf, np.float32)), order="C")
+        for path, leaf in _leaves(variables)
+    }
+
+
+def from_our_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays under our own flat names ("params/fc/kernel") -> torch names and layouts.
+
+    Raises:
+      ValueError: a name that is not one of ours.
+    """
+    state = {}
+    for name, value in tensors.items():
+        *modules, leaf = name.split("/")
+        if len(modules) < 2 or leaf not in _LEAF_NAMES:
+            raise ValueError(
+                f"{name} is no tensor of a network of ours; it should be like params/fc/kernel"
+            )
+        state[torch_name(modules + [leaf])] = _to_torch_layout(np.asarray(value))
+    return state
+
+
 def torch_layout(bundle: models.ModelBundle) -> dict[str, tuple[int, ...]]:
     """Torch name -> torch shape of every tensor of a network, from shapes alone (nothing is allocated)."""
     layout = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(_shapes(bundle)):
+    for path, leaf in _leaves(_shapes(bundle)):
         shape = leaf.shape
         shape = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
-        layout[_torch_name(path)] = tuple(shape)
+        layout[torch_name(path)] = tuple(shape)
     return layout
+
+
+def torch_name(path) -> str:
+    """Key path (collection, module, ..., leaf) of one of our variables -> torch name."""
+    _, *modules, leaf = (getattr(entry, "key", entry) for entry in path)
+    return ".".join([*(m.replace("__", ".") for m in modules), _LEAF_NAMES[leaf]])
+
+
+def differences(given: Mapping[str, tuple], layout: Mapping[str, tuple]) -> list[str]:
+    """What keeps tensors of these names and shapes from being a network of this layout, in words."""
+    kinds = (
+        [
+            f"{name} is {given[name]} but must be {shape}"
+            for name, shape in layout.items()
+            if name in given and given[name] != shape
+        ],
+        [f"not part of it {name} {shape}" for name, shape in given.items() if name not in layout],
+        [f"missing {name} {shape}" for name, shape in layout.items() if name not in given],
+    )
+    # In turns, so that the first few show every kind.
+    return [text for row in itertools.zip_longest(*kinds) for text in row if text]
+
+
+def summary(problems: list[str], shown: int = 8) -> str:
+    """The first few problems and how many more there are."""
+    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+    return "; ".join(problems[:shown]) + more
 
 
 def _shapes(bundle):
     return jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
 
 
-def _torch_name(path):
-    """Key path (collection, module, ..., leaf) -> torch name."""
-    _, *modules, leaf = (entry.key for entry in path)
-    return ".".join([*(m.replace("__", ".") for m in modules), _LEAF_NAMES[leaf]])
+def _leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
-def _strip(state):
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value for name, value in state.items() if not _UNUSED.fullmatch(name)}
+def _to_torch_layout(value):
+    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
 
 
-def _check_tensors(model_name, given, layout):
-    problems = [f"missing {name} {shape}" for name, shape in layout.items() if name not in given]
-    problems += [f"not part of it {name} {s}" for name, s in given.items() if name not in layout]
-    problems += [
-        f"{name} is {given[name]} but must be {shape}"
-        for name, shape in layout.items()
-        if name in given and given[name] != shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:8])
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+def _as_float32(name, value):
+    value = np.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
-            f"the state dict does not fit {model_name}: {shown}{more}. Check the model's name, its "
-            "options (shortcut, form, widths) and num_classes"
+            f"{name} is of dtype {value.dtype}, not floating point; quantised networks cannot be converted"
         )
+    with np.errstate(
+        over="ignore"
+    ):  # too large for float32 becomes infinite, which is refused below
+        value = value.astype(np.float32)
+    if not np.all(np.isfinite(value)):
+        raise ValueError(f"{name} contains NaN or infinite values; the file is damaged")
+    return value
 
 
-def _check_constants(bundle, mean, std):
-    stored = [np.ravel(mean), np.ravel(std)]
+def _check_constants(bundle, stored):
     ours = normalization_constants(bundle.normalization, bundle.image_shape[-1])
-    if ours is None or not np.allclose(ours, stored, rtol=0, atol=1e-6):
-        values = {"mean": stored[0].tolist(), "std": stored[1].tolist()}
+    values = [stored["mean"], stored["std"]]
+    if ours is None or not np.allclose(ours, values, rtol=0, atol=1e-6):
         raise ValueError(
-            f"the state dict was trained with the normalisation {values}, but {bundle.name} uses "
-            f"{bundle.normalization!r}; pass normalization={values}"
+            f"the state dict was trained with the normalisation {stored}, but {bundle.name} uses "
+            f"{bundle.normalization!r}; pass normalization={stored}"
         )

@@ -177,10 +177,10 @@ def make_bundle(name, architecture: Architecture, num_classes, image_shape, norm
 def _check_call(name, image_shape, images, train):
     if not isinstance(train, bool):
         raise ValueError(f"{name}: train={train!r} must be True or False (a python bool)")
-    if jnp.ndim(images) != 4 or jnp.shape(images)[1:] != image_shape:
+    if np.ndim(images) != 4 or np.shape(images)[1:] != image_shape:
         raise ValueError(
             f"{name} was created for images of shape [B, {', '.join(map(str, image_shape))}], but got "
-            f"{list(jnp.shape(images))}; create it with the image_shape of the data"
+            f"{list(np.shape(images))}; create it with the image_shape of the data"
         )
     if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
         raise ValueError(

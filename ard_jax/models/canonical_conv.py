@@ -11,6 +11,8 @@ Values and gradients equal those of the stock convolution up to rounding. A cust
 forward mode (`jax.jvp`, `jax.jacfwd`); reverse mode over reverse mode works.
 """
 
+import contextlib
+import contextvars
 import functools
 
 import jax
@@ -18,6 +20,22 @@ import jax.numpy as jnp
 from jax import lax
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
+_form = contextvars.ContextVar("form of exported convolutions", default="")
+
+
+@contextlib.contextmanager
+def exported_convolutions(form: str):
+    """Inside, `canonical_conv` has a form that does not depend on this process's backend.
+
+    Args:
+      form: "stock": the stock convolution. "by_platform": the program holds both forms of depthwise
+        convolutions and the platform that it is compiled for chooses.
+    """
+    token = _form.set(form)
+    try:
+        yield
+    finally:
+        _form.reset(token)
 
 
 def canonical_conv(
@@ -55,8 +73,9 @@ def canonical_conv(
       [B, H', W', F] in the dtype of the inputs.
     """
     depthwise = 1 < feature_group_count == lhs.shape[-1] == rhs.shape[-1]
+    form = _form.get() or ("cpu" if jax.default_backend() == "cpu" else "stock")
     plain = (
-        jax.default_backend() == "cpu"
+        form != "stock"
         and lhs.ndim == 4
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
@@ -83,6 +102,13 @@ def canonical_conv(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
+    if depthwise and form == "by_platform":
+        return lax.platform_dependent(
+            lhs,
+            rhs,
+            cpu=lambda x, kernel: _depthwise(x, kernel, strides, pads),
+            default=lambda x, kernel: _stock(x, kernel, strides, pads, precision, kernel.shape[-1]),
+        )
     if depthwise:
         return _depthwise(lhs, rhs, strides, pads)
     return _conv(lhs, rhs, strides, pads, precision)
@@ -110,9 +136,15 @@ def _depthwise(x, kernel, strides, pads):
     return total.astype(x.dtype)
 
 
-def _stock(x, kernel, strides, pads, precision):
+def _stock(x, kernel, strides, pads, precision, groups=1):
     return lax.conv_general_dilated(
-        x, kernel, strides, pads, dimension_numbers=_NHWC, precision=precision
+        x,
+        kernel,
+        strides,
+        pads,
+        dimension_numbers=_NHWC,
+        feature_group_count=groups,
+        precision=precision,
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
-from ard_jax.config import Experiment
 from ard_jax.data import Splits, pipeline
+from ard_jax.experiment import Experiment
 from ard_jax.plan import hlo, report
 from ard_jax.plan.hardware import Fleet, parse
 from ard_jax.plan.program import Traced, compile_step, recipes, shapes_of_data, simulate, trace

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import data, methods, networks, phases, sharding, steps
-from ard_jax.config import Experiment
 from ard_jax.data import ArrayDataset, Splits
 from ard_jax.data.split import holdout_count
+from ard_jax.experiment import Experiment
 from ard_jax.plan import count as counting
 from ard_jax.plan.hardware import Fleet
 

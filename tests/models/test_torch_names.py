@@ -60,6 +60,37 @@ def test_what_is_dropped():
         assert jax.tree.all(jax.tree.map(np.array_equal, variables, plain))
 
 
+@pytest.mark.parametrize("name", ["small_cnn", "small_resnet", "resnet20", "dm_wrn_10_1", "cnn_a"])
+def test_both_directions_are_exact(name):
+    options = {**OPTIONS, "image_shape": (8, 8, 3), "normalization": "none"}
+    bundle = models.create(name, **options)
+    state = random_state(name, **options)
+    variables = interop.from_torch(name, state, **options)
+    back = interop.to_torch(bundle, variables)
+    assert back.keys() == state.keys()
+    for key, value in back.items():
+        assert value.dtype == np.float32 and value.flags.c_contiguous
+        np.testing.assert_array_equal(value, state[key])
+    again = interop.from_torch(name, back, **options)
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
+
+
+def test_to_torch_copies_and_checks():
+    bundle = models.create("small_cnn", **OPTIONS)
+    variables = interop.from_torch("small_cnn", random_state("small_cnn", **OPTIONS), **OPTIONS)
+    state = interop.to_torch(bundle, variables)
+    state["bn1.bias"][:] = -1
+    assert np.all(variables["params"]["bn1"]["bias"] > 0)
+    other = models.create("small_cnn", **{**OPTIONS, "num_classes": 4})
+    with pytest.raises(ValueError, match=r"not those of small_cnn.*bias.* is \(3,\) but must be"):
+        interop.to_torch(other, variables)
+    with pytest.raises(ValueError, match="not those of resnet20.*not part of it fc.weight|missing"):
+        interop.to_torch(models.create("resnet20", **OPTIONS), variables)
+    with pytest.raises(ValueError, match="missing bn1.running_mean"):
+        interop.to_torch(bundle, {"params": variables["params"], "batch_stats": {}})
+
+
 def broken(state, change):
     state = dict(state)
     if change == "missing":

@@ -1,0 +1,148 @@
+"""What the names and shapes of published networks look like.
+
+Names decide the family, shapes its depth, width and number of classes. What they cannot tell: the activation,
+the padding, where a shortcut branches off, the input normalisation. The published code of a family decides
+the first three. Where publishers of the same tensors disagree about the last, the family's text says so and
+the normalisation is None.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+# What people train with besides `models.NORMALIZATIONS`: a copied miscalculation of CIFAR-10's std.
+KUANGLIU = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+
+class Guess(NamedTuple):
+    """An architecture that tensors look like; whether all of them fit is not checked here.
+
+    Attributes:
+      model: name for `models.create`, perhaps of a depth that does not exist.
+      kwargs: its options.
+      family: whose network it is, for people.
+      normalization: what all publishers of the family use, as `models.create` takes it; None: unknown.
+    """
+
+    model: str
+    kwargs: dict[str, Any]
+    family: str
+    normalization: Any
+
+
+def guess(shapes: Mapping[str, tuple[int, ...]], classes: int) -> Guess | None:
+    """What tensors of these names and shapes look like; None: like no family known here.
+
+    Args:
+      shapes: PyTorch's name without prefixes -> shape.
+      classes: number of logits.
+    """
+    best, most = None, len(shapes) / 2
+    for pattern, describe in _FAMILIES.items():
+        count = sum(bool(re.fullmatch(pattern, name)) for name in shapes)
+        if count > most:
+            best, most = describe, count
+    return best(shapes, classes) if best else None
+
+
+def _count(shapes, pattern):
+    """How many blocks a stage has: how many different first groups of the pattern there are."""
+    return len({m[1] for m in (re.match(pattern, name) for name in shapes) if m})
+
+
+def _outputs(shapes, pattern):
+    """Output channels of the widest layer of a name; 0 if there is none."""
+    found = [s[0] for name, s in shapes.items() if s and re.fullmatch(rf"{pattern}\.weight", name)]
+    return int(max(found, default=0))
+
+
+def _of_deepmind(classes):
+    return {10: "cifar10", 100: "cifar100"}.get(classes)
+
+
+def _deepmind_wide(shapes, classes):
+    depth = 6 * _count(shapes, r"layer\.0\.block\.(\d+)\.") + 4
+    width = _outputs(shapes, r"layer\.0\.block\.\d+\.conv_0") // 16
+    family = "WideResNet of DeepMind (also RobustBench, MTARD), SiLU"
+    normalization = _of_deepmind(classes)
+    if (depth, width, classes) == (22, 6, 100):
+        family = "WideResNet-22-6 of MTARD (DeepMind's form, SiLU), CIFAR-10's normalisation for CIFAR-100"
+        normalization = "cifar10"
+    return Guess(f"dm_wrn_{depth}_{width}", {}, family, normalization)
+
+
+def _deepmind_preact(shapes, classes):
+    depth = 34 if _count(shapes, r"layer_1\.(\d+)\.") == 4 else 18
+    family = "PreActResNet of DeepMind (also RobustBench), SiLU"
+    return Guess(f"preact_resnet{depth}", {"form": "deepmind"}, family, _of_deepmind(classes))
+
+
+def _trades_wide(shapes, classes):
+    depth = 6 * _count(shapes, r"block1\.layer\.(\d+)\.") + 4
+    width = _outputs(shapes, r"block1\.layer\.\d+\.conv1") // 16
+    family = "WideResNet of TRADES (also RobustBench, MTARD, RSLAD, CIARD), ReLU, raw pixels"
+    return Guess(f"wrn_{depth}_{width}", {}, family, "none")
+
+
+def _mobilenet(shapes, classes):
+    family = "CIFAR MobileNetV2 of kuangliu (mean and std) and CIARD, MTARD, RSLAD (raw pixels)"
+    return Guess("mobilenet_v2", {}, family, None)
+
+
+def _cnn_a(shapes, classes):
+    return Guess("cnn_a", {}, "cnn_a of alpha-beta-CROWN", KUANGLIU)
+
+
+def _resnet4b(shapes, classes):
+    return Guess("resnet4b", {}, "ResNet-4B of alpha-beta-CROWN", "cifar10")
+
+
+def _small_cnn(shapes, classes):
+    widths = tuple(_outputs(shapes, name) for name in ("conv1", "conv2"))
+    return Guess("small_cnn", {"widths": widths}, "our small_cnn", None)
+
+
+def _resnet(shapes, classes):
+    """Networks with stages layer1, layer2, ...: pre-activation, CIFAR ResNets, ResNet-18, ours."""
+    blocks = [_count(shapes, rf"layer{stage}\.(\d+)\.") for stage in range(1, 10)]
+    blocks = blocks[: max(1, blocks.index(0))] if 0 in blocks else blocks
+    stages = range(1, len(blocks) + 1)
+    widths = tuple(_outputs(shapes, rf"layer{stage}\.\d+\.conv1") for stage in stages)
+    if "bn1.weight" not in shapes:
+        form = "rice" if "bn.weight" in shapes else "robustbench"
+        depth = 34 if blocks == [3, 4, 6, 3] else 18
+        family = {
+            "rice": "PreActResNet of robust_overfitting (final BN; mean and std outside) and others (raw)",
+            "robustbench": "PreActResNet of RobustBench (no final BN)",
+        }[form]
+        return Guess(f"preact_resnet{depth}", {"form": form}, family, None)
+    depth = 6 * blocks[0] + 2
+    if widths == (16, 32, 64) and depth in (20, 32, 44, 56) and "fc.weight" in shapes:
+        family = "option-B CIFAR ResNet of chenyaofo (mean and std) or CIARD (raw pixels)"
+        return Guess(f"resnet{depth}", {"shortcut": "B"}, family, None)
+    if (
+        widths == (16, 32, 64)
+        and depth in (20, 32, 44, 56)
+        and "layer2.0.shortcut.0.weight" not in shapes
+    ):
+        family = "option-A CIFAR ResNet of akamaster"
+        normalization = "imagenet" if classes == 10 else None
+        return Guess(f"resnet{depth}", {"shortcut": "A"}, family, normalization)
+    if widths == (64, 128, 256, 512) and blocks == [2, 2, 2, 2]:
+        family = "CIFAR ResNet-18 of kuangliu (mean and std) and CIARD, MTARD, RSLAD (raw pixels)"
+        return Guess("resnet18", {}, family, None)
+    family = "our small_resnet (stem_stride cannot be told from tensors: taken to be 1)"
+    return Guess("small_resnet", {"widths": widths, "blocks": blocks[0]}, family, None)
+
+
+# Names of a family's tensors -> what its shapes say. The family with most of a file's names is the guess.
+_FAMILIES: dict[str, Callable[[dict, int], Guess]] = {
+    r"(init_conv|layer\.\d\.block\.\d+|batchnorm|logits)\..*": _deepmind_wide,
+    r"(conv_2d|layer_\d\.\d+|batchnorm|logits)\..*": _deepmind_preact,
+    r"(conv1|block\d\.layer\.\d+|bn1|fc)\..*": _trades_wide,
+    r"(conv[12]|bn[12]|layers\.\d+|linear)\..*": _mobilenet,
+    r"(conv1|bn1?|layer\d\.\d+|fc|linear)\..*": _resnet,
+    r"(conv1|layer\d\.\d+\.(conv\d|shortcut\.0)|linear[12])\.(weight|bias)": _resnet4b,
+    r"[0257]\.(weight|bias)": _cnn_a,
+    r"(conv[12]|bn[12]|fc)\..*": _small_cnn,
+}

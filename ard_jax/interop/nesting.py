@@ -1,0 +1,166 @@
+"""Finds the state dict among the other things that a training script saved with it."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ard_jax.interop.numpy_pickle import plain
+from ard_jax.interop.restricted_pickle import FileError
+from ard_jax.interop.torch_tensors import TensorSpec
+
+_MAX_DEPTH = 6
+# A file can name one dict in many places, so that the paths are far more than the objects.
+_MAX_NODES = 1_000_000
+_MAX_TEXT = 1000
+# The state of an optimizer also is a dict of tensors, with the shapes of the weights.
+_NOT_NETWORKS = re.compile(r"opt|optim.*|.*optimizer.*|.*scheduler.*|scaler|amp", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """A state dict inside of a file.
+
+    Attributes:
+      keys: path of keys to it.
+      tensors: its arrays (`TensorSpec` or numpy) by name.
+      beside: scalars, texts and arrays of one element in it and in the dicts around it, by name.
+    """
+
+    keys: tuple[str, ...]
+    tensors: dict[str, Any]
+    beside: dict[str, Any]
+
+
+def select(tree: Any, path: Path, key: str) -> Selection:
+    """Finds the one mapping that is a state dict: more arrays than other values, one of them a matrix.
+
+    Args:
+      tree: what was unpickled.
+      path: the file, for messages.
+      key: path of the wanted mapping, keys joined by "/"; "" where there is one candidate.
+
+    Raises:
+      FileError: no or several candidates (the message lists them), or no mapping at `key`.
+    """
+    found = {"/".join(keys): (keys, node) for keys, node in _mappings(tree, path)}
+    candidates = [name for name, (keys, node) in found.items() if _is_network(keys, node)]
+    if key:
+        if key not in found or not _arrays(found[key][1]):
+            raise FileError(
+                f"{path} has no tensors under {key!r}; it has {_listed(candidates, found)}"
+            )
+        return _selection(found, key)
+    if not candidates:
+        top = (
+            ", ".join(repr(name) for name in list(tree)[:10])
+            if isinstance(tree, dict)
+            else type(tree)
+        )
+        raise FileError(
+            f"{path} holds no state dict (names of arrays); at its top level are: {top}"
+        )
+    if len(candidates) > 1:
+        raise FileError(
+            f"{path} holds several networks: {_listed(candidates, found)}. Choose one of them with --key"
+        )
+    return _selection(found, candidates[0])
+
+
+def flatten(tree: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Nested dicts of arrays -> arrays by name, with keys joined by "/", and the texts among them.
+
+    Raises:
+      FileError: values other than arrays, numbers and texts.
+    """
+    tensors, texts = {}, {}
+    for keys, node in _mappings(tree, path, strict=True):
+        for name, value in node.items():
+            value = plain(value)
+            full_name = "/".join([*keys, str(name)])
+            if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+                texts[full_name] = ", ".join(map(str, value.ravel().tolist()))[:_MAX_TEXT]
+            elif isinstance(value, np.ndarray | bool | int | float):
+                tensors[full_name] = np.asarray(value)
+            elif isinstance(value, str):
+                texts[full_name] = value[:_MAX_TEXT]
+            elif value is not None and not isinstance(value, dict | list | tuple):
+                raise FileError(
+                    f"{path} holds a {type(value).__name__} in place of the array {full_name}"
+                )
+    return tensors, texts
+
+
+def _mappings(tree, path, strict=False) -> Iterator[tuple[tuple[str, ...], dict]]:
+    """Every dict with its path of keys, outer ones first; lists count as dicts of their positions.
+
+    `strict` refuses dicts that are too deep, which the search for a state dict skips.
+    """
+    waiting = [((), plain(tree))]
+    nodes = 0
+    while waiting:
+        keys, node = waiting.pop()
+        if isinstance(node, list | tuple):
+            node = {str(position): value for position, value in enumerate(node)}
+        if not isinstance(node, dict):
+            continue
+        if len(keys) > _MAX_DEPTH:
+            if strict:
+                raise FileError(f"{path} nests dicts more than {_MAX_DEPTH} deep: {'/'.join(keys)}")
+            continue
+        nodes += len(node)
+        if nodes > _MAX_NODES:
+            raise FileError(f"{path} holds more than {_MAX_NODES:,} objects; refused")
+        yield keys, node
+        inner = [(name, plain(value)) for name, value in node.items() if isinstance(name, str)]
+        inner = [(name, value) for name, value in inner if isinstance(value, dict | list | tuple)]
+        waiting.extend(((*keys, name), value) for name, value in reversed(inner))
+
+
+def _arrays(node):
+    return {
+        name: plain(v) for name, v in node.items() if isinstance(plain(v), TensorSpec | np.ndarray)
+    }
+
+
+def _is_network(keys, node):
+    arrays = _arrays(node)
+    return (
+        not any(_NOT_NETWORKS.fullmatch(key) for key in keys)
+        and all(isinstance(name, str) for name in node)
+        and len(arrays) > len(node) - len(arrays)
+        and any(array.ndim >= 2 for array in arrays.values())
+    )
+
+
+def _selection(found, key):
+    keys, node = found[key]
+    arrays = _arrays(node)
+    beside = {}
+    for depth in range(len(keys)):
+        beside |= _scalars(found["/".join(keys[:depth])][1], arrays=True)
+    beside |= _scalars(node, arrays=False)
+    return Selection(keys, {str(name): array for name, array in arrays.items()}, beside)
+
+
+def _scalars(node, arrays):
+    kept = {}
+    for name, value in node.items():
+        value = plain(value)
+        short_text = isinstance(value, str) and len(value) <= _MAX_TEXT
+        single = arrays and isinstance(value, TensorSpec | np.ndarray) and value.size == 1
+        if short_text or isinstance(value, bool | int | float) or single:
+            kept[str(name)] = value
+    return kept
+
+
+def _listed(candidates, found):
+    if not candidates:
+        return "no state dict"
+    return ", ".join(
+        f"{name or 'the top level'!r} ({len(_arrays(found[name][1]))} tensors)"
+        for name in candidates
+    )

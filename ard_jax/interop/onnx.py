@@ -1,0 +1,119 @@
+"""ONNX export through jax2onnx (https://github.com/enpasos/jax2onnx), and running the file.
+
+jax2onnx, onnx and onnxruntime are the extra `export` and are imported by the functions that need them.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ard_jax.interop import fold
+from ard_jax.models import ModelBundle, num_params
+from ard_jax.models.canonical_conv import exported_convolutions
+
+NEEDS = ("jax2onnx", "onnx", "onnxruntime")
+# Old enough for runtimes of 2023 on (onnxruntime 1.14, TensorRT 8.6), new enough for every operator here.
+OPSET = 18
+_LIMIT = 2**31 - 2**20  # protobuf's limit for one file, less what is not weights
+
+
+class OnnxError(ValueError):
+    """A network that cannot be exported to ONNX here."""
+
+
+def check_installed() -> None:
+    """Raises OnnxError unless everything that export and check need is installed."""
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OnnxError(
+            f"ONNX export needs {', '.join(missing)}, not installed here; pip install 'ard_jax[export]'"
+        )
+
+
+def export(
+    bundle: ModelBundle,
+    variables: Any,
+    path: str | Path,
+    *,
+    fold_batchnorm: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a network as one ONNX file, weights and normalisation inside.
+
+    Input "images": float32 [B, H, W, C] in [0, 1], B symbolic. Output "logits": float32 [B, K].
+
+    Args:
+      bundle: the network.
+      variables: {"params", "batch_stats"} of arrays.
+      path: of the file; replaced where it exists.
+      fold_batchnorm: see `fold.fold_batchnorm`.
+      metadata: strings for the file's metadata_props.
+
+    Raises:
+      OnnxError: packages are missing, or the weights exceed the 2 GB that one file can hold.
+    """
+    check_installed()
+    if 4 * num_params(bundle) > _LIMIT:
+        raise OnnxError(
+            f"{bundle.name} has {num_params(bundle):,} parameters, more than the 2 GB that one ONNX file "
+            "can hold; use --format=stablehlo"
+        )
+    import jax2onnx
+    import onnx
+
+    if fold_batchnorm:
+        predict = fold.fold_batchnorm(bundle, variables).predict
+    else:
+        predict = fold.inference(bundle, variables)
+    with exported_convolutions("stock"):
+        model = jax2onnx.to_onnx(
+            predict,
+            [jax.ShapeDtypeStruct(("B", *bundle.image_shape), jnp.float32)],
+            model_name=bundle.name,
+            opset=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+        )
+    onnx.helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model)
+    onnx.save_model(model, str(path))
+
+
+def predict(path: str | Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """The network of an ONNX file on the CPU, by onnxruntime.
+
+    Args:
+      path: of a file of `export`.
+      threads: threads of one operator; None: onnxruntime's choice.
+
+    Returns:
+      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K].
+
+    Raises:
+      OnnxError: onnxruntime is not installed, or the file is missing or damaged.
+    """
+    check_installed()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about graph optimisation
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common public base
+        raise OnnxError(f"{path} cannot be read by onnxruntime: {error}") from error
+    return lambda images: session.run(["logits"], {"images": np.asarray(images, np.float32)})[0]
+
+
+def operators(path: str | Path) -> dict[str, int]:
+    """Operator -> how often it occurs in an ONNX file."""
+    import onnx
+
+    nodes = [node.op_type for node in onnx.load(str(path)).graph.node]
+    return {name: nodes.count(name) for name in sorted(set(nodes))}

@@ -1,0 +1,210 @@
+"""Reads pickles without running what they ask for.
+
+A pickle is a program that may call anything. Python's own `pickle.Unpickler` runs it here, but every name
+that it asks for is looked up in a table of inert stand-ins (`Allowed`), never imported: what is not in the
+table is refused by its name. Before that the whole stream is walked with `pickletools`, which calls nothing,
+so that refusals come first and so do streams made to exhaust memory or to crash the interpreter.
+"""
+
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# A WideResNet-70-16 with its optimizer takes about 50,000 operations; each can create a small object.
+_MAX_OPERATIONS = 2_000_000
+# CPython hashes nested tuples by recursion without a guard, so that a deep one as a key crashes it.
+_MAX_TUPLE_DEPTH = 100
+_PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle"}
+_ADVICE = (
+    "Only tensors, numpy arrays and plain values are read, because anything else could run code. If you "
+    "trust the file, load it where it was written and save the state dict alone: "
+    "torch.save(model.state_dict(), path)"
+)
+
+
+class FileError(ValueError):
+    """A file that is not a readable network: the message names the file, what it is and what to do."""
+
+
+class Budget:
+    """Counts bytes before they are allocated, and refuses the file that would exceed the limit."""
+
+    def __init__(self, path: Path, max_bytes: int):
+        """Takes the file (for the message) and the largest total size of its content in bytes."""
+        self.path = path
+        self.max_bytes = max_bytes
+        self._left = max_bytes
+
+    def spend(self, size: int, what: str) -> None:
+        """Takes `size` bytes off what is left.
+
+        Raises:
+          FileError: there is not so much left.
+        """
+        if size > self._left:
+            raise FileError(
+                f"{self.path} declares more content than the limit of {self.max_bytes:,} bytes: {what} "
+                f"takes {size:,} bytes. Pass a larger max_bytes if the network is really so large"
+            )
+        self._left -= size
+
+
+class Allowed:
+    """A stand-in for a global of a pickle: can be called, and nothing else."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        """Takes the function that is called in place of the global."""
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the function."""
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        """Refuses: without this method a pickle could overwrite the attributes of the stand-in."""
+        raise pickle.UnpicklingError("the pickle sets attributes of a function")
+
+
+class PlainDict(dict):
+    """A dict that ignores attributes: PyTorch's state dicts carry `_metadata`, versions of modules."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignores the attributes."""
+
+
+def load(
+    stream: BinaryIO,
+    path: Path,
+    allowed: Mapping[str, Any],
+    persistent_load: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Reads one pickle from a stream and leaves the stream behind it.
+
+    Args:
+      stream: seekable; its `read` must not allocate more than there is (BytesIO, mmap).
+      path: the file, for messages.
+      allowed: full name of a global ("collections.OrderedDict") -> its stand-in.
+      persistent_load: what pickle calls with the id of an object stored outside of the pickle; None
+        refuses them.
+
+    Returns:
+      The object.
+
+    Raises:
+      FileError: the pickle asks for a global that is not allowed (the message names it), or is damaged.
+    """
+    start = stream.tell()
+    try:
+        refused = _scan(stream, allowed)
+        if refused:
+            raise FileError(_refusal(path, refused))
+        end = stream.tell()
+        stream.seek(start)
+        unpickled = _Unpickler(stream, path, allowed, persistent_load).load()
+        stream.seek(end)
+    except FileError:
+        raise
+    except Exception as error:  # a damaged stream can provoke nearly every type of exception
+        raise FileError(
+            f"{path} is truncated or damaged: {type(error).__name__}: {error}. Download it again"
+        ) from error
+    return unpickled
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream, path, allowed, persistent_load):
+        super().__init__(stream, encoding="latin1")
+        self._path = path
+        self._allowed = allowed
+        self._persistent_load = persistent_load
+
+    def find_class(self, module, name):
+        full_name = _full_name(module, name)
+        if full_name not in self._allowed:
+            raise FileError(_refusal(self._path, [full_name]))
+        return self._allowed[full_name]
+
+    def persistent_load(self, pid):
+        if self._persistent_load is None:
+            raise pickle.UnpicklingError("the pickle refers to objects outside of it")
+        return self._persistent_load(pid)
+
+
+def _full_name(module, name):
+    return f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
+
+
+def _scan(stream, allowed):
+    """Walks one pickle without building it; the globals that are not allowed, in order, each once.
+
+    `genops` itself checks that every string and number is as long as it declares.
+    """
+    refused = {}
+    depths = _TupleDepths()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if count >= _MAX_OPERATIONS:
+            raise pickle.UnpicklingError(f"more than {_MAX_OPERATIONS:,} operations")
+        if opcode.name in ("GLOBAL", "INST"):
+            full_name = _full_name(*argument.split(" ", 1))
+            if full_name not in allowed:
+                refused[full_name] = True
+        elif opcode.name.startswith("EXT"):
+            refused[f"the copyreg extension number {argument}"] = True
+        elif opcode.name.endswith("PUT") and int(argument) > count:
+            # The unpickler allocates its memo up to the largest index.
+            raise pickle.UnpicklingError(f"memo index {argument} after {count} operations")
+        if not refused:
+            depths.follow(opcode, argument)
+    return list(refused)
+
+
+class _TupleDepths:
+    """How deeply tuples are nested in each object on the pickle's stack; an upper bound."""
+
+    def __init__(self):
+        self._stack = []  # None is a mark
+        self._memo = {}
+
+    def follow(self, opcode, argument):
+        """Applies one operation."""
+        name = opcode.name
+        if name == "MARK":
+            self._stack.append(None)
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._stack[-1]
+        elif name.endswith("PUT"):
+            self._memo[int(argument)] = self._stack[-1]
+        elif name.endswith("GET"):
+            self._stack.append(self._memo[int(argument)])
+        else:
+            depth = self._pop(opcode.stack_before) + name.startswith("TUPLE")
+            if depth > _MAX_TUPLE_DEPTH:
+                raise pickle.UnpicklingError(f"tuples nested more than {_MAX_TUPLE_DEPTH} deep")
+            self._stack.extend([depth] * len(opcode.stack_after))
+
+    def _pop(self, before):
+        """Takes the operands off the stack; the depth of the deepest."""
+        depths = [0]
+        fixed = len(before)
+        if pickletools.stackslice in before:
+            while (depth := self._stack.pop()) is not None:
+                depths.append(depth)
+            fixed -= 2  # the mark and the slice above it
+        depths += [self._stack.pop() for _ in range(fixed)]
+        return max(depth or 0 for depth in depths)
+
+
+def _refusal(path, names):
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    if any(name.startswith("torch.nn.modules.") for name in names):
+        return (
+            f"{path} holds a whole pickled model (class {names[0]}), not a state dict, and would have to run "
+            f"{shown}. {_ADVICE}"
+        )
+    return f"{path} asks for {shown}, which is refused. {_ADVICE}"

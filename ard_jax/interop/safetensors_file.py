@@ -1,0 +1,101 @@
+"""A network as one safetensors file: raw arrays and a JSON header, no code.
+
+Arrays have our names and layouts ("params/conv1/kernel" [kh, kw, in, out], "batch_stats/bn1/mean" [C]). The
+header's metadata hold the network's description (architecture, options, normalisation, class names).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ard_jax.models import ModelBundle
+
+
+def export(
+    bundle: ModelBundle, variables: Any, path: str | os.PathLike, metadata: Mapping[str, str]
+) -> Path:
+    """Writes a network.
+
+    Args:
+      bundle: the network.
+      variables: {"params", "batch_stats"} of arrays.
+      path: of the file, replaced when it is there; its folder must exist.
+      metadata: text for the header; "description" is required: the JSON of the network's entry in its
+        checkpoint, from which `load` and its users build the network again.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: a description that is missing or of another network, values that are not text, or
+        variables that do not fit the network.
+      OSError: the folder does not exist or cannot be written.
+    """
+    path, metadata = Path(path), dict(metadata)
+    if wrong := sorted(key for key, value in metadata.items() if not isinstance(value, str)):
+        raise ValueError(f"safetensors metadata must be text, but {wrong} are not; use json.dumps")
+    if "description" not in metadata:
+        raise ValueError('metadata lack "description", the JSON of the description of the network')
+    named = json.loads(metadata["description"])["model"]
+    if named != bundle.name:
+        raise ValueError(f"the description is of {named!r}, but the network is {bundle.name!r}")
+    tensors = flatten(variables)
+    expected = flatten(jax.eval_shape(lambda: bundle.init(jax.random.key(0))))
+    wrong = sorted(
+        name
+        for name in tensors.keys() | expected.keys()
+        if np.shape(tensors.get(name)) != getattr(expected.get(name), "shape", None)
+    )
+    if wrong:
+        raise ValueError(f"the variables are not those of {bundle.name}: {wrong[:5]} differ")
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(arrays, temporary, metadata=metadata)
+    os.replace(temporary, path)
+    return path
+
+
+def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what `export` wrote.
+
+    Returns:
+      (description, variables): what `ard_jax.networks.create` takes, and {"params", "batch_stats"} as
+      nested dicts of float32 numpy arrays.
+
+    Raises:
+      ValueError: not a safetensors file, a damaged one, or one that `export` did not write.
+      OSError: there is no such file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+    strangers = [n for n in tensors if n.split("/")[0] not in ("params", "batch_stats")]
+    if "description" not in metadata or strangers:
+        raise ValueError(
+            f"{path} was not exported by ard_jax (its header lacks the description of the network); "
+            "bring it in with --mode=import"
+        )
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name, value in tensors.items():
+        *folders, leaf = name.split("/")
+        parent = variables
+        for folder in folders:
+            parent = parent.setdefault(folder, {})
+        parent[leaf] = value
+    return json.loads(metadata["description"]), variables
+
+
+def flatten(variables: Any) -> dict[str, Any]:
+    """Nested dicts -> {"params/conv1/kernel": leaf}."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {"/".join(entry.key for entry in path): leaf for path, leaf in leaves}

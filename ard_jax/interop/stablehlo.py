@@ -1,0 +1,85 @@
+"""StableHLO export through jax.export: one file for CPU, CUDA and TPU, any batch size."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from ard_jax.interop import fold, load_stablehlo
+from ard_jax.models import ModelBundle
+from ard_jax.models.canonical_conv import exported_convolutions
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+class StableHloError(ValueError):
+    """A StableHLO file that cannot be read, or a package is missing."""
+
+
+def check_installed() -> None:
+    """Raises StableHloError without flatbuffers, which `jax.export` needs and JAX does not install."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise StableHloError(
+            "StableHLO export needs flatbuffers, not installed here; pip install 'ard_jax[export]'"
+        )
+
+
+def export(
+    bundle: ModelBundle, variables: Any, path: str | Path, *, fold_batchnorm: bool = False
+) -> None:
+    """Writes a network as serialised StableHLO, weights and normalisation inside.
+
+    JAX promises to read such a file for six months with newer versions of JAX.
+
+    Args:
+      bundle: the network.
+      variables: {"params", "batch_stats"} of arrays.
+      path: of the file; replaced where it exists.
+      fold_batchnorm: see `fold.fold_batchnorm`.
+
+    Raises:
+      StableHloError: flatbuffers is not installed.
+    """
+    check_installed()
+    if fold_batchnorm:
+        predict = fold.fold_batchnorm(bundle, variables).predict
+    else:
+        predict = fold.inference(bundle, variables)
+    (batch,) = jax.export.symbolic_shape("B")
+    images = jax.ShapeDtypeStruct((batch, *bundle.image_shape), jnp.float32)
+    with exported_convolutions("by_platform"):
+        exported = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(images)
+    Path(path).write_bytes(exported.serialize())
+
+
+def write_loader(path: str | Path) -> None:
+    """Writes the ten lines that run such a file without ard_jax."""
+    shutil.copyfile(load_stablehlo.__file__, path)
+
+
+def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
+    """The network of a file of `export`.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K], on JAX's default device.
+
+    Raises:
+      StableHloError: the file is missing, damaged, or of a JAX too new or too old for this
+        one; or flatbuffers is not installed.
+    """
+    check_installed()
+    try:
+        return load_stablehlo.load(path)
+    except Exception as error:  # a damaged file raises anything, from struct.error to ValueError
+        raise StableHloError(
+            f"{path} cannot be read as StableHLO by JAX {jax.__version__}: "
+            f"{type(error).__name__}: {error}"
+        ) from error

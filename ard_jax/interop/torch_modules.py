@@ -1,0 +1,299 @@
+"""The networks of ard_jax in plain PyTorch: what lies as model.py beside an exported student.pt.
+
+    from model import load
+
+    network = load("student.pt")      # torch.nn.Module in evaluation mode
+    logits = network(images)          # [B, C, H, W] float32 in [0, 1] -> [B, num_classes] float32
+
+Needs PyTorch and nothing of ard_jax, which never imports this file. Tensors have the names and shapes of the
+published code (CIARD, TRADES, robust_overfitting, RobustBench, akamaster, chenyaofo, alpha-beta-CROWN): the
+state dict loads there too without its "normalization.mean" and "normalization.std". Pooling is global.
+"""
+# ruff: noqa: D102, D107
+
+import functools
+import re
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+def load(path, map_location="cpu"):
+    """Network of an exported file: a Module in evaluation mode, normalisation of the pixels inside."""
+    file = torch.load(path, map_location=map_location, weights_only=True)
+    network = create(**file["architecture"])
+    network.load_state_dict(file["state_dict"])
+    return network.to(map_location).eval()
+
+
+def create(model, num_classes, image_shape, kwargs=None):
+    """An untrained network by its name and options in ard_jax; image_shape is (H, W, C)."""
+    wide = re.fullmatch(r"(dm_)?wrn_(\d+)_(\d+)", model)
+    if wide:
+        form, blocks, width = DEEPMIND if wide[1] else WRN, (int(wide[2]) - 4) // 6, int(wide[3])
+        widths, blocks = [16 * width, 32 * width, 64 * width], [blocks] * 3
+        layers = preact(image_shape, num_classes, form, 16, widths, blocks)
+    elif model in BUILDERS:
+        layers = BUILDERS[model](image_shape, num_classes, **(kwargs or {}))
+    else:
+        raise ValueError(f"unknown model {model!r}; known: wrn_D_W, dm_wrn_D_W, {list(BUILDERS)}")
+    return Network(image_shape[-1], layers)
+
+
+class Normalization(nn.Module):
+    """(images - mean) / std, per channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def forward(self, images):
+        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+class Network(nn.Module):
+    """Images [B, C, H, W] in [0, 1] -> logits: normalisation, then each layer of {dotted name: module}."""
+
+    def __init__(self, channels, layers):
+        super().__init__()
+        self.normalization = Normalization(channels)
+        self.order = list(layers)
+        for path, layer in layers.items():
+            place(self, path, layer)
+
+    def forward(self, images):
+        x = self.normalization(images)
+        for path in self.order:
+            x = self.get_submodule(path)(x)
+        return x
+
+
+def place(parent, path, module):
+    """Adds a submodule under a dotted path, with empty modules on the way where they are missing."""
+    *folders, name = path.split(".")
+    for folder in folders:
+        if not hasattr(parent, folder):
+            setattr(parent, folder, nn.Module())
+        parent = getattr(parent, folder)
+    setattr(parent, name, module)
+
+
+def conv(inputs, outputs, kernel=3, stride=1, corner=False, **options):
+    """A convolution without bias, padded by kernel // 2 on every side; or see CornerConv2d."""
+    if corner and kernel == 3:
+        return CornerConv2d(inputs, outputs)
+    options = {"padding": kernel // 2, "bias": False} | options
+    return nn.Conv2d(inputs, outputs, kernel, stride, **options)
+
+
+class CornerConv2d(nn.Conv2d):
+    """3x3 convolution of stride 2 that pads at the bottom and the right only, as DeepMind's do."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, 3, 2, bias=False)
+
+    def forward(self, x):
+        return super().forward(functional.pad(x, (0, 1, 0, 1)))
+
+
+def head(name, inputs, classes):
+    """Global average pool, linear layer of that name."""
+    return {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), name: nn.Linear(inputs, classes)}
+
+
+def stages(name, block, inputs, widths, blocks, first_stride=1):
+    """Residual blocks by name; the first of each stage after the first has stride 2."""
+    layers = {}
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        for index in range(count):
+            stride = (2 if stage > 0 else first_stride) if index == 0 else 1
+            path = name.format(zero=stage, one=stage + 1, index=index)
+            layers[path], inputs = block(inputs, width, stride), width
+    return layers
+
+
+class BasicBlock(nn.Module):
+    """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, ReLU; shortcut None: zero padding, no parameters."""
+
+    def __init__(self, inputs, outputs, stride, shortcut, norm=nn.BatchNorm2d, bias=False):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, outputs, 3, stride, bias=bias), norm(outputs)
+        self.conv2, self.bn2 = conv(outputs, outputs, bias=bias), norm(outputs)
+        self.stride, self.extra = stride, outputs - inputs
+        self.projection = shortcut if self.extra or stride != 1 else None
+        if self.projection:
+            layers = conv(inputs, outputs, 1, stride, bias=bias), norm(outputs)
+            place(self, shortcut, nn.Sequential(*layers))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if self.projection:
+            x = getattr(self, self.projection)(x)
+        elif self.extra or self.stride != 1:
+            before, step = self.extra // 2, self.stride
+            x = functional.pad(x[:, :, ::step, ::step], (0, 0, 0, 0, before, self.extra - before))
+        return functional.relu(y + x)
+
+
+def resnet(shape, classes, widths, blocks, names=("shortcut", "linear"), stem_stride=1):
+    """3x3 stem, stages of BasicBlocks, global pool, linear; names: of shortcut and linear layer."""
+    block, first = functools.partial(BasicBlock, shortcut=names[0]), widths[0]
+    stem = conv(shape[-1], first, 3, stem_stride)
+    layers = {"conv1": stem, "bn1": nn.BatchNorm2d(first), "relu": nn.ReLU()}
+    layers |= stages("layer{one}.{index}", block, first, widths, blocks)
+    return layers | head(names[1], widths[-1], classes)
+
+
+def cifar_resnet(shape, classes, depth, shortcut="B"):
+    """ResNet-20 to 56, with parameters in the shortcuts ("B") or without ("A")."""
+    names = {"A": (None, "linear"), "B": ("downsample", "fc")}[shortcut]
+    return resnet(shape, classes, [16, 32, 64], [(depth - 2) // 6] * 3, names)
+
+
+def small_resnet(shape, classes, widths=(16, 32), blocks=1, stem_stride=1):
+    """One stage for each width."""
+    return resnet(shape, classes, widths, [blocks] * len(widths), stem_stride=stem_stride)
+
+
+class Form(NamedTuple):
+    """What pre-activation networks differ in; the default is locuslab/robust_overfitting's."""
+
+    activation: type = nn.ReLU
+    corner: bool = False
+    shortcut: str = "shortcut.0"
+    shortcut_kernel: int = 1
+    shortcut_of_activated: bool = True
+    stem: str = "conv1"
+    block: str = "layer{one}.{index}"
+    norms: tuple = ("bn1", "bn2")
+    convs: tuple = ("conv1", "conv2")
+    last_norm: str | None = "bn"
+    head: str = "linear"
+
+
+WRN = Form(shortcut="convShortcut", block="block{one}.layer.{index}", last_norm="bn1", head="fc")
+DEEPMIND = Form(
+    nn.SiLU, True, "shortcut", norms=("batchnorm_0", "batchnorm_1"), last_norm="batchnorm",
+    stem="init_conv", block="layer.{zero}.block.{index}", convs=("conv_0", "conv_1"), head="logits",
+)  # fmt: skip
+PREACT = {
+    "rice": Form(),
+    "robustbench": Form(shortcut_of_activated=False, last_norm=None),
+    "deepmind": DEEPMIND._replace(
+        shortcut_kernel=3, shortcut_of_activated=False, stem="conv_2d",
+        block="layer_{zero}.{index}", convs=("conv_2d_1", "conv_2d_2"),
+    ),
+}  # fmt: skip
+
+
+class PreActBlock(nn.Module):
+    """BN-act-conv3x3-BN-act-conv3x3 plus shortcut."""
+
+    def __init__(self, form, inputs, outputs, stride):
+        super().__init__()
+        self.form, self.activation = form, form.activation()
+        self.changes = stride != 1 or inputs != outputs
+        corner = form.corner and stride == 2
+        place(self, form.norms[0], nn.BatchNorm2d(inputs))
+        place(self, form.convs[0], conv(inputs, outputs, 3, stride, corner))
+        place(self, form.norms[1], nn.BatchNorm2d(outputs))
+        place(self, form.convs[1], conv(outputs, outputs))
+        if self.changes:
+            place(self, form.shortcut, conv(inputs, outputs, form.shortcut_kernel, stride, corner))
+
+    def forward(self, x):
+        form, layer = self.form, self.get_submodule
+        y = self.activation(layer(form.norms[0])(x))
+        if self.changes:
+            x = layer(form.shortcut)(y if form.shortcut_of_activated else x)
+        y = self.activation(layer(form.norms[1])(layer(form.convs[0])(y)))
+        return x + layer(form.convs[1])(y)
+
+
+def preact(shape, classes, form, stem, widths, blocks):
+    """3x3 stem, stages of PreActBlocks, BN and activation, global pool, linear."""
+    block = functools.partial(PreActBlock, form)
+    layers = {form.stem: conv(shape[-1], stem)} | stages(form.block, block, stem, widths, blocks)
+    if form.last_norm:
+        layers |= {form.last_norm: nn.BatchNorm2d(widths[-1]), "activation": form.activation()}
+    return layers | head(form.head, widths[-1], classes)
+
+
+def preact_resnet(shape, classes, blocks, form="rice"):
+    """PreActResNet in one of three forms."""
+    return preact(shape, classes, PREACT[form], 64, [64, 128, 256, 512], blocks)
+
+
+class InvertedResidual(nn.Module):
+    """1x1-BN-ReLU, depthwise 3x3-BN-ReLU, 1x1-BN; plus shortcut where the stride is 1."""
+
+    def __init__(self, inputs, outputs, expansion, stride):
+        super().__init__()
+        hidden, self.stride = expansion * inputs, stride
+        self.conv1, self.bn1 = conv(inputs, hidden, 1), nn.BatchNorm2d(hidden)
+        self.conv2 = conv(hidden, hidden, 3, stride, groups=hidden)
+        self.bn2, self.bn3 = nn.BatchNorm2d(hidden), nn.BatchNorm2d(outputs)
+        self.conv3, self.shortcut = conv(hidden, outputs, 1), nn.Sequential()
+        if stride == 1 and inputs != outputs:
+            self.shortcut.extend([conv(inputs, outputs, 1), nn.BatchNorm2d(outputs)])
+
+    def forward(self, x):
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(y)))))
+        return y + self.shortcut(x) if self.stride == 1 else y
+
+
+def mobilenet_v2(shape, classes):
+    """The CIFAR MobileNetV2."""
+    layers = {"conv1": conv(shape[-1], 32), "bn1": nn.BatchNorm2d(32), "relu": nn.ReLU()}
+    inputs, index = 32, 0
+    for expansion, outputs, count, first in (
+        (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2),
+        (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    ):  # fmt: skip
+        for stride in [first] + [1] * (count - 1):
+            layers[f"layers.{index}"] = InvertedResidual(inputs, outputs, expansion, stride)
+            inputs, index = outputs, index + 1
+    layers |= {"conv2": conv(inputs, 1280, 1), "bn2": nn.BatchNorm2d(1280), "relu2": nn.ReLU()}
+    return layers | head("linear", 1280, classes)
+
+
+def small_cnn(shape, classes, widths=(8, 16)):
+    """Two convolutions, the second of stride 2, global pool, linear."""
+    a, b = widths
+    layers = {"conv1": conv(shape[-1], a), "bn1": nn.BatchNorm2d(a), "relu1": nn.ReLU()}
+    layers |= {"conv2": conv(a, b, 3, 2), "bn2": nn.BatchNorm2d(b), "relu2": nn.ReLU()}
+    return layers | head("fc", b, classes)
+
+
+def cnn_a(shape, classes):
+    """Two 4x4 convolutions of stride 2 and two linear layers, numbered as in a Sequential."""
+    return {
+        "0": conv(shape[-1], 16, 4, 2, padding=1, bias=True), "1": nn.ReLU(),
+        "2": conv(16, 32, 4, 2, padding=1, bias=True), "3": nn.ReLU(), "4": nn.Flatten(),
+        "5": nn.Linear(32 * (shape[0] // 4) * (shape[1] // 4), 100), "6": nn.ReLU(),
+        "7": nn.Linear(100, classes),
+    }  # fmt: skip
+
+
+def resnet4b(shape, classes):
+    """3x3 stem of stride 2, two stages of biased BasicBlocks without BN, two linear layers."""
+    block = functools.partial(BasicBlock, shortcut="shortcut", norm=nn.Identity, bias=True)
+    features = 32 * -(-shape[0] // 8) * -(-shape[1] // 8)
+    layers = {"conv1": conv(shape[-1], 16, 3, 2, bias=True), "relu": nn.ReLU()}
+    layers |= stages("layer{one}.{index}", block, 16, [32, 32], [2, 2], first_stride=2)
+    layers |= {"flatten": nn.Flatten(), "linear1": nn.Linear(features, 100), "relu1": nn.ReLU()}
+    return layers | {"linear2": nn.Linear(100, classes)}
+
+
+# name -> function (image shape, classes, **options) -> layers
+BUILDERS = {
+    "resnet18": functools.partial(resnet, widths=[64, 128, 256, 512], blocks=[2, 2, 2, 2]),
+    **{f"resnet{d}": functools.partial(cifar_resnet, depth=d) for d in (20, 32, 44, 56)},
+    "preact_resnet18": functools.partial(preact_resnet, blocks=[2, 2, 2, 2]),
+    "preact_resnet34": functools.partial(preact_resnet, blocks=[3, 4, 6, 3]),
+    **{f.__name__: f for f in (small_resnet, mobilenet_v2, small_cnn, cnn_a, resnet4b)},
+}

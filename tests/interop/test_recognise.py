@@ -1,0 +1,284 @@
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from ard_jax import interop, models
+from ard_jax.interop import recognise
+
+SHAPE = (32, 32, 3)
+KUANGLIU = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+# A network of every family -> (number of classes, normalisation that is known, words of its family).
+FAMILIES = [
+    ("resnet18", {}, 10, None, "kuangliu"),
+    ("mobilenet_v2", {}, 100, None, "kuangliu"),
+    ("resnet20", {"shortcut": "A"}, 10, "imagenet", "akamaster"),
+    ("resnet32", {"shortcut": "A"}, 100, None, "akamaster"),
+    ("resnet20", {"shortcut": "B"}, 100, None, "chenyaofo.*CIARD"),
+    ("preact_resnet18", {"form": "rice"}, 10, None, "robust_overfitting"),
+    ("preact_resnet34", {"form": "robustbench"}, 10, None, "RobustBench"),
+    ("preact_resnet18", {"form": "deepmind"}, 100, "cifar100", "DeepMind"),
+    ("preact_resnet34", {"form": "deepmind"}, 10, "cifar10", "DeepMind"),
+    ("wrn_34_10", {}, 10, "none", "TRADES"),
+    ("wrn_16_4", {}, 100, "none", "TRADES"),
+    ("dm_wrn_28_10", {}, 10, "cifar10", "DeepMind"),
+    ("dm_wrn_34_20", {}, 200, None, "DeepMind"),
+    ("dm_wrn_22_6", {}, 100, "cifar10", "MTARD"),
+    ("cnn_a", {}, 10, KUANGLIU, "alpha-beta-CROWN"),
+    ("resnet4b", {}, 10, "cifar10", "alpha-beta-CROWN"),
+    ("small_resnet", {"widths": (8, 12), "blocks": 2}, 5, None, "small_resnet"),
+    ("small_cnn", {"widths": (8, 16)}, 7, None, "small_cnn"),
+]
+
+
+def shapes_only(name, classes=10, shape=SHAPE, **options):
+    """A state dict whose tensors take no memory."""
+    layout = interop.torch_layout(models.create(name, classes, shape, **options))
+    return {key: np.broadcast_to(np.float32(0.5), size) for key, size in layout.items()}
+
+
+def filled(name, classes=10, shape=SHAPE, **options):
+    rng = np.random.default_rng(0)
+    state = shapes_only(name, classes, shape, **options)
+    return {k: rng.uniform(0.5, 1.5, v.shape).astype(np.float32) for k, v in state.items()}
+
+
+def equal(first, second):
+    return jax.tree.structure(first) == jax.tree.structure(second) and jax.tree.all(
+        jax.tree.map(np.array_equal, first, second)
+    )
+
+
+@pytest.mark.parametrize(("name", "options", "classes", "normalization", "family"), FAMILIES)
+def test_every_family_is_found(name, options, classes, normalization, family):
+    found = recognise.recognise(shapes_only(name, classes, **options))
+    assert (found.model, found.kwargs, found.num_classes) == (name, options, classes)
+    assert found.normalization == normalization
+    assert re.search(family, found.family)
+    assert found.ignored == ()
+    models.create(name, classes, SHAPE, normalization=found.normalization, **found.kwargs)
+
+
+def test_all_models_are_among_the_families():
+    tested = {case[0] for case in FAMILIES}
+    missing = {n for n in models.names() if not re.search(r"wrn_\d", n)} - tested
+    assert missing == {"resnet44", "resnet56"}  # other depths of ResNet-20 and 32
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "net.", "_orig_mod.", "module.model.", "1.", "backbone."]
+)
+def test_prefixes(prefix):
+    state = filled("small_cnn")
+    plain = recognise.convert(state, recognise.recognise(state))
+    wrapped = {prefix + name: value for name, value in state.items()}
+    found = recognise.recognise(wrapped)
+    assert found.model == "small_cnn"
+    assert equal(recognise.convert(wrapped, found), plain)
+
+
+def test_a_prefix_in_front_of_numbered_layers():
+    state = {f"m.{name}": value for name, value in filled("cnn_a").items()}
+    found = recognise.recognise(state)
+    assert found.model == "cnn_a"
+    assert equal(recognise.convert(state, found), interop.from_torch("cnn_a", filled("cnn_a")))
+
+
+def test_dead_tensors_are_named_and_change_nothing():
+    state = filled("wrn_10_1")
+    plain = recognise.convert(state, recognise.recognise(state))
+    extra = {
+        **state,
+        "bn1.num_batches_tracked": np.int64(7),
+        "block1.layer.0.bn1.num_batches_tracked": np.int64(7),
+        "sub_block1.layer.0.conv1.weight": np.full((16, 16, 3, 3), np.nan, np.float32),
+        "n_averaged": np.int64(3),
+    }
+    found = recognise.recognise({f"module.{k}": v for k, v in extra.items()})
+    assert set(found.ignored) == {"num_batches_tracked (2)", "sub_block1.* (1)", "n_averaged (1)"}
+    assert equal(recognise.convert(extra, found), plain)
+
+
+@pytest.mark.parametrize(
+    ("mean_name", "std_name", "prefix"),
+    [
+        ("mean", "std", ""),
+        ("0.mean", "0.std", "1."),
+        ("normalize.mean", "normalize.std", "model."),
+        ("module.mu", "module.sigma", "module."),
+        ("normalization.mean", "normalization.std", ""),
+        ("module.normalizer.new_mean", "module.normalizer.new_std", "module.model."),
+    ],
+)
+def test_stored_constants_are_the_sources_own(mean_name, std_name, prefix):
+    state = {prefix + name: value for name, value in filled("small_cnn").items()}
+    mean, std = np.float32([0.5, 0.25, 0.125]), np.float32([0.2, 0.3, 0.4])
+    for shape in ((3,), (1, 3, 1, 1)):
+        stored = {**state, mean_name: mean.reshape(shape), std_name: std.reshape(shape)}
+        found = recognise.recognise(stored)
+        assert found.model == "small_cnn"
+        assert np.allclose(found.normalization["mean"], mean, rtol=0, atol=1e-7)
+        assert np.allclose(found.normalization["std"], std, rtol=0, atol=1e-7)
+        assert equal(
+            recognise.convert(stored, found), interop.from_torch("small_cnn", filled("small_cnn"))
+        )
+
+
+def test_well_known_constants_get_their_name():
+    state = filled("dm_wrn_10_1")
+    for name, (mean, std) in models.NORMALIZATIONS.items():
+        stored = {**state, "mean": np.float32(mean), "std": np.float32(std)}
+        assert recognise.recognise(stored).normalization == name
+    stored = {**state, "mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)}
+    assert recognise.recognise(stored).normalization == "none"
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "one mean and one std"),
+        ({"mean": (0.5,) * 3, "std": (0.2,) * 3, "a.mean": (0.5,) * 3}, "one mean and one std"),
+        ({"mean": (0.5, 0.5), "std": (0.2, 0.2)}, r"3 channel\(s\)"),
+        ({"mean": (0.5,) * 3, "std": (0.2, 0.0, 0.2)}, "std positive"),
+    ],
+)
+def test_broken_constants(stored, message):
+    state = filled("small_cnn") | {k: np.float32(v) for k, v in stored.items()}
+    with pytest.raises(ValueError, match=message):
+        recognise.recognise(state)
+
+
+def test_files_of_our_own_names():
+    options = {"widths": (4, 8)}
+    bundle = models.create("small_resnet", 5, (8, 8, 1), **options)
+    variables = jax.tree.map(np.asarray, bundle.init(jax.random.key(0)))
+    flat = {
+        "/".join(entry.key for entry in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    found = recognise.recognise(flat, image_shape=(8, 8, 1))
+    assert found.kwargs == {"widths": (4, 8), "blocks": 1}
+    assert equal(recognise.convert(flat, found, image_shape=(8, 8, 1)), variables)
+    with pytest.raises(ValueError, match="params/x/gamma"):
+        recognise.recognise({**flat, "params/x/gamma": np.ones(3, np.float32)})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_floating_dtypes(dtype):
+    state = filled("cnn_a")
+    given = {k: np.asarray(jax.numpy.asarray(v, dtype) if dtype != "float64" else v.astype(dtype))
+             for k, v in state.items()}  # fmt: skip
+    variables = recognise.convert(given, recognise.recognise(given))
+    kernel = variables["params"]["0"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(
+        kernel, given["0.weight"].astype(np.float32).transpose(2, 3, 1, 0)
+    )
+
+
+def changed(state, change):
+    state = dict(state)
+    if change == "extra":
+        state["aux.weight"] = np.ones((3, 3), np.float32)
+    elif change == "missing":
+        del state["layer2.0.bn2.running_var"]
+    elif change == "shape":
+        state["layer2.0.conv1.weight"] = state["layer2.0.conv1.weight"][:, :, :1]
+    elif change == "names":  # torchvision's: such networks differ in the stem's pooling as well
+        state = {
+            k.replace("linear", "fc").replace("shortcut", "downsample"): v for k, v in state.items()
+        }
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("extra", r"nearest is resnet18 for 10 classes .*not part of it aux\.weight \(3, 3\)"),
+        ("missing", r"resnet18.*missing layer2\.0\.bn2\.running_var \(128,\)"),
+        ("shape", r"layer2\.0\.conv1\.weight is \(128, 64, 1, 3\) but must be \(128, 64, 3, 3\)"),
+        ("names", r"nearest is resnet18.*not part of it layer2\.0\.downsample.*missing layer2\.0\.shortcut"),
+    ],
+)  # fmt: skip
+def test_what_is_nearly_a_network_of_ours(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        recognise.recognise(changed(shapes_only("resnet18"), change))
+    assert len(str(error.value)) < 1000
+
+
+def test_what_is_none_of_ours():
+    one = np.ones(1, np.float32)
+    with pytest.raises(ValueError, match=r"no last linear layer.*'features\.0\.weight'"):
+        recognise.recognise({"features.0.weight": one, "classifier.weight": np.ones((10, 4))})
+    with pytest.raises(ValueError, match="no tensors of a network"):
+        recognise.recognise({})
+    with pytest.raises(ValueError, match=r"no names like \['stem\.weight', 'fc\.weight'\]"):
+        recognise.recognise({"stem.weight": one, "fc.weight": np.ones((10, 4))})
+    with pytest.raises(ValueError, match="nearest is resnet20.*missing"):
+        state = shapes_only("resnet20")
+        recognise.recognise({k: v for k, v in state.items() if "layer1.0.bn" not in k})
+    for names in (["conv1", "bn1", "fc"], ["layer.0.block.0.x", "logits"]):
+        with pytest.raises(ValueError, match="of no network of ours"):
+            recognise.recognise({f"{name}.weight": np.ones((10, 4)) for name in names})
+
+
+def test_block_numbers_of_a_hostile_file_are_not_counted_to():
+    state = shapes_only("small_resnet", widths=(4, 8))
+    state["layer1.99999999999.conv1.weight"] = np.ones((4, 4, 3, 3), np.float32)
+    with pytest.raises(ValueError, match=r"blocks=2.*not part of it layer1\.99999999999"):
+        recognise.recognise(state)
+
+
+def test_images_of_another_size():
+    with pytest.raises(ValueError, match=r"\(64, 64, 3\).*5\.weight is \(100, 2048\) but must be"):
+        recognise.recognise(shapes_only("cnn_a"), image_shape=(64, 64, 3))
+    with pytest.raises(ValueError, match=r"conv1\.weight is \(16, 3, 3, 3\) but must be \(16, 1"):
+        recognise.recognise(shapes_only("wrn_10_1"), image_shape=(32, 32, 1))
+
+
+def test_a_model_said_by_hand():
+    state = shapes_only("resnet20", shortcut="A")
+    found = recognise.recognise(state, model="resnet20")
+    assert found == recognise.recognise(state)
+    assert recognise.recognise(state, model="resnet20", kwargs={"shortcut": "A"}) == found
+    with pytest.raises(ValueError, match=r"not those of resnet20 \(shortcut='B'\).*linear\.weight"):
+        recognise.recognise(state, model="resnet20", kwargs={"shortcut": "B"})
+    with pytest.raises(ValueError, match="not those of resnet18.*It looks like resnet20"):
+        recognise.recognise(state, model="resnet18")
+    with pytest.raises(ValueError, match="unknown model 'resnet19'"):
+        recognise.recognise(state, model="resnet19")
+    with pytest.raises(ValueError, match="no option"):
+        recognise.recognise(state, model="resnet20", kwargs={"form": "rice"})
+
+
+def test_a_model_said_by_hand_decides_what_tensors_do_not_tell():
+    options = {"widths": (4, 8), "blocks": 1}
+    state = shapes_only("small_resnet", **options)
+    assert recognise.recognise(state).kwargs == options
+    kwargs = {**options, "stem_stride": 2}
+    assert recognise.recognise(state, model="small_resnet", kwargs=kwargs).kwargs == kwargs
+
+
+def test_damaged_values_are_refused():
+    state = filled("cnn_a")
+    found = recognise.recognise(state)
+    for name, value, message in (
+        ("0.bias", np.full(16, np.nan, np.float32), "0.bias contains NaN"),
+        ("5.bias", np.full(100, 1e300), "5.bias contains NaN or infinite"),
+        ("2.bias", np.ones(32, np.int8), "2.bias is of dtype int8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recognise.convert({**state, name: value}, found)
+
+
+def test_convert_checks_again():
+    state = filled("cnn_a")
+    found = recognise.recognise(state)
+    with pytest.raises(ValueError, match="not part of it 9.weight"):
+        recognise.convert({**state, "9.weight": np.ones((2, 2), np.float32)}, found)
+    other = dataclasses.replace(found, num_classes=100)
+    with pytest.raises(ValueError, match=r"7\.weight is \(10, 100\) but must be \(100, 100\)"):
+        recognise.convert(state, other)

@@ -1,0 +1,79 @@
+import importlib.util
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from exported_networks import ALL, TOLERANCE, logits, make, relative, untrained
+
+from ard_jax import models
+from ard_jax.interop import stablehlo
+
+pytest.importorskip("flatbuffers", reason="flatbuffers of the extra `export` is not installed")
+RNG = np.random.default_rng(2)
+
+
+@pytest.mark.parametrize("name, kwargs", ALL)
+def test_same_logits_at_any_batch_size(name, kwargs, tmp_path):
+    bundle, variables = make(name, **kwargs)
+    stablehlo.export(bundle, variables, tmp_path / "net")
+    run = stablehlo.load(tmp_path / "net")
+    images = RNG.random((64, 32, 32, 3), dtype=np.float32)
+    expected = logits(bundle, variables, images)
+    for size in (1, 7, 64):
+        assert relative(np.asarray(run(images[:size])), expected[:size]) < TOLERANCE
+
+
+def test_one_file_for_all_platforms(tmp_path):
+    bundle, variables = make("small_cnn")
+    stablehlo.export(bundle, variables, tmp_path / "net", fold_batchnorm=True)
+    exported = jax.export.deserialize(bytearray((tmp_path / "net").read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    (images,), (out,) = exported.in_avals, exported.out_avals
+    assert str(images.shape) == "(B, 32, 32, 3)" and str(out.shape) == "(B, 10)"
+
+
+@pytest.mark.slow
+def test_depthwise_convolutions_are_those_of_the_platform(tmp_path):
+    bundle = models.create("mobilenet_v2")
+    stablehlo.export(bundle, untrained(bundle), tmp_path / "net")
+    assert (tmp_path / "net").stat().st_size < 1.05 * 4 * models.num_params(bundle)
+    exported = jax.export.deserialize(bytearray((tmp_path / "net").read_bytes()))
+    assert "feature_group_count = 960" in exported.mlir_module()  # for CUDA and TPU
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    compiled = jax.jit(exported.call).lower(images).compile().as_text()
+    assert "convolution" in compiled and "feature_group_count" not in compiled  # for the CPU
+
+
+def test_the_loader_beside_it_needs_no_ard_jax(tmp_path):
+    bundle, variables = make("small_cnn")
+    stablehlo.export(bundle, variables, tmp_path / "student.stablehlo")
+    stablehlo.write_loader(tmp_path / "load_stablehlo.py")
+    images = RNG.random((3, 32, 32, 3), dtype=np.float32)
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import sys; sys.modules['ard_jax'] = None\n"
+        "import numpy as np; from load_stablehlo import load\n"
+        "np.save('logits.npy', load('student.stablehlo')(np.load('images.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    found = np.load(tmp_path / "logits.npy")
+    assert relative(found, logits(bundle, variables, images)) < TOLERANCE
+
+
+def test_a_file_that_is_none(tmp_path):
+    bundle, variables = make("small_cnn")
+    path = tmp_path / "net"
+    with pytest.raises(stablehlo.StableHloError, match="net cannot be read as StableHLO"):
+        stablehlo.load(path)
+    stablehlo.export(bundle, variables, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(stablehlo.StableHloError, match="net cannot be read as StableHLO"):
+        stablehlo.load(path)
+
+
+def test_missing_flatbuffers_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(stablehlo.StableHloError, match=r"needs flatbuffers.*'ard_jax\[export\]'"):
+        stablehlo.check_installed()
