@@ -32,7 +32,6 @@ from ard_jax import (
     data,
     final,
     locks,
-    sharding,
     teachers,
     train,
 )
@@ -42,7 +41,7 @@ from ard_jax.experiment import Experiment
 from ard_jax.final import Subject
 from ard_jax.loop import TrainingDivergedError
 from ard_jax.methods import TEACHERS
-from ard_jax.phases import first
+from ard_jax.phases import first, make_mesh
 from ard_jax.writers import write_text_atomic
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
@@ -179,7 +178,7 @@ def _users(comparison: Comparison, role: str) -> list[Experiment]:
 
 def _teacher(role: str, experiment: Experiment, splits: Any, old: dict[str, Any]) -> dict[str, Any]:
     """The teacher's record: `old` if it is of this very teacher, else trained and evaluated now."""
-    mesh = sharding.make_mesh(experiment.run.devices)
+    mesh = make_mesh(experiment, splits)
     teacher = teachers.obtain(role, experiment, splits, mesh)
     if old.get("identity") == teacher.identity:
         return old

@@ -6,6 +6,9 @@ from typing import Any
 
 from ard_jax.experiment import Experiment
 
+# Other spellings, which must not make another run of it.
+_PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
+
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message lists every problem."""
@@ -21,6 +24,8 @@ def build(config: Any) -> Experiment:
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     method = dict(raw.get("method", {}))
     raw["method"] = {"name": method.pop("name", ""), "options": method}
+    if (precision := raw.get("precision")) in list(_PRECISIONS):
+        raw["precision"] = _PRECISIONS[precision]
     experiment = _build(Experiment, raw, "config", problems)
     if not problems:
         from ard_jax.validate import find_problems  # it reads the records of this module

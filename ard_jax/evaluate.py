@@ -8,6 +8,7 @@ differ only in radius and step size share one program.
 import dataclasses
 import math
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
 from ard_jax.steps import TRACES
 from ard_jax.summaries import confidence_interval, summarize
+
+# Predictions that wait to be read while the host prepares what comes after them. Two keep the device busy;
+# more would make a stop wait longer, as it does for all that was started.
+_IN_FLIGHT = 2
 
 __all__ = ["Evaluator", "Flags", "confidence_interval", "evaluate", "evaluate_sweep", "summarize"]
 
@@ -170,6 +175,8 @@ class Evaluator:
     ) -> Flags:
         """Predictions on clean images and under each attack.
 
+        The host runs ahead of the device by `_IN_FLIGHT` attacks on a batch, and reads their results then.
+
         Args:
           variables: the network's.
           dataset: every image counts once.
@@ -181,6 +188,13 @@ class Evaluator:
         names = ["clean", *specs]
         nets = {"": (self, variables)} | dict(watch or {})
         predicted = {n: {a: np.zeros(len(dataset), np.int32) for a in names} for n in nets}
+        unread: deque[tuple[str, np.ndarray, np.ndarray, dict[str, jax.Array]]] = deque()
+
+        def read() -> None:
+            name, rows, mask, found = unread.popleft()
+            for net, classes in jax.device_get(found).items():
+                predicted[net][name][rows] = classes[mask]
+
         for index, batch, host in self.batches(dataset):
             rows, mask = host["index"][host["mask"]], host["mask"]
             for name in names:
@@ -190,8 +204,12 @@ class Evaluator:
                 images = batch["image"]
                 if name != "clean":
                     images = self.attack(specs[name], variables, images, batch["label"], index)
-                for net, (evaluator, net_variables) in nets.items():
-                    predicted[net][name][rows] = evaluator.predict(net_variables, images)[mask]
+                found = {n: e._predict(v, images) for n, (e, v) in nets.items()}
+                unread.append((name, rows, mask, found))
+                if len(unread) > _IN_FLIGHT:
+                    read()
+        while unread:
+            read()
         labels = np.asarray(dataset.labels)
         flags = {
             net: Flags({a: p == labels for a, p in by_name.items()}, by_name, labels)

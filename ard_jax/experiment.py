@@ -24,6 +24,9 @@ class DataConfig:
         they are.
       workers: of "grain": processes that decode; 0 for this one's threads.
       prefetch: of "grain": batches decoded ahead, by each worker.
+      on_device: the whole training split kept in the memory of each device, from where a step takes its
+        batch: "on", "off", or "auto": on in a single process for at most 1 GiB of images in memory. The
+        trained parameters are the same, bit for bit.
     """
 
     name: str
@@ -37,6 +40,7 @@ class DataConfig:
     image_size: int = 0
     workers: int = 0
     prefetch: int = 4
+    on_device: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,10 @@ class AttackConfig:
       bn: BatchNorm of the attacked student: "eval" (running statistics) or "train" (those of the batch).
       bn_stats: of "train": "discard" the running statistics that the attack leaves, or "keep" them.
       options: further fields of `attacks.AttackSpec`, for example DPGD's {"dice": "per_sample"}.
+      warm_start: each image's attack begins where its last one ended, an epoch before, in place of the
+        start that `init` names: fewer steps do. Linf only. Keeps N (H + 2 pad) (W + 2 pad) C bytes on each
+        device and in each checkpoint.
+      warm_start_reset: of it: epochs after which every attack starts by itself again; 0 for never.
     """
 
     name: str
@@ -70,6 +78,8 @@ class AttackConfig:
     bn: str
     bn_stats: str
     options: dict[str, Any]
+    warm_start: bool = False
+    warm_start_reset: int = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +120,19 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TeachersConfig:
-    """The teachers by role, None where there is none, and the folder that keeps trained ones."""
+    """The teachers by role, None where there is none.
+
+    Attributes:
+      cache: folder that keeps trained ones.
+      views: in place of a new random augmentation in every step each image has this many fixed ones, shown
+        in turn, an epoch each, and the logits of frozen teachers at them are made once, before the run;
+        0 for none. For methods that ask a frozen teacher at clean images: `methods.cached_roles`.
+    """
 
     cache: str
     robust: TeacherConfig | None
     clean: TeacherConfig | None
+    views: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +202,9 @@ class RunConfig:
       save_every: epochs between checkpoints (evaluated epochs are always saved).
       tensorboard: also write TensorBoard files.
       compilation_cache: XLA's folder; "" for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, "off" for none.
+      steps_per_dispatch: training steps that the host starts at once, for steps so short that the host
+        holds them up; needs data.on_device. Logs, checkpoints and results stay; a run can be stopped only
+        between dispatches. On CPU this many steps are compiled one after the other, which takes longer.
       distributed: "auto", "off", "HOST:PORT" or "HOST:PORT,COUNT,INDEX": see `distributed.start`.
       distributed_timeout: seconds that a process waits for the others at the start.
     """
@@ -195,6 +216,7 @@ class RunConfig:
     compilation_cache: str
     distributed: str = "auto"
     distributed_timeout: float = 300.0
+    steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +227,9 @@ class Experiment:
       eps: attack radius in [0,1] pixel units, for training, teachers and evaluation.
       norm: "linf" or "l2".
       select_on: split that picks the best checkpoint: "validation", or "test" as the papers do.
-      precision: compute type of the networks, "float32" or "bfloat16".
+      precision: compute type of the networks while training, "float32" or "bfloat16" (also spelt "f32" and
+        "bf16"). Parameters, losses and attacked images are float32 either way, and every evaluation
+        computes in float32, so that robust accuracy is not that of rounded gradients.
       ema_decay: decay per step of the student's moving average; 0 for none.
       swa_start: first epoch of the student's stochastic weight average; 0 for none.
       bn_groups: BatchNorm in training. 1: statistics of the global batch, whatever the devices. G: those of

@@ -1,10 +1,14 @@
-"""Soft labels of a teacher, made once for a whole training set: DARD's labels="offline".
+"""Soft labels of teachers, made once for a whole training set.
 
-Logits are kept, in the order of the training set, so that a batch finds its rows by the images' indices.
+Those of DARD's labels="offline", and the logits at fixed views of the images (config.teachers.views). They
+are kept in the order of the training set, so that a batch finds its rows by the images' indices.
 """
 
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -12,9 +16,11 @@ import numpy as np
 from ard_jax import preemption, rng, sharding
 from ard_jax.attacks import AttackSpec
 from ard_jax.data import ArrayDataset, pipeline
-from ard_jax.data.augment import augment
-from ard_jax.distributed import everywhere, is_lead
+from ard_jax.data.augment import augment, move, padding, to_float
+from ard_jax.distributed import everywhere, is_lead, tell
 from ard_jax.experiment import Experiment
+from ard_jax.methods import given
+from ard_jax.step_batch import view_moves
 from ard_jax.writers import Progress
 
 FILE = "teacher_labels.npz"
@@ -46,38 +52,110 @@ def offline(
     """
     view = experiment.method.options.get("offline_view", "plain")
     kind = experiment.data.augment if view == "augmented_once" else "none"
-    path, made_by = Path(folder) / FILE, f"{teacher.identity} {attack} {kind} {experiment.seed}"
-    kept = _read(path, made_by, len(train))
-    if everywhere(kept is not None):
-        return kept
-    program = _program(experiment, teacher, attack, mesh, kind)
+    made_by = f"{teacher.identity} {attack} {kind} {experiment.seed}"
+
+    def make():
+        program = _program(experiment, teacher, attack, mesh, kind)
+        shape = (len(train), teacher.bundle.num_classes)
+        found = {name: np.zeros(shape, np.float32) for name in ("teacher_nat", "teacher_adv")}
+        for number, (rows, new, batch) in enumerate(_batches(experiment, train, mesh)):
+            local = {name: batch[name] for name in ("image", "label")}
+            logits = program(teacher.variables, local, number)
+            for name, values in logits.items():
+                found[name][rows] = np.asarray(values)[:new]
+        return found
+
+    return _kept(Path(folder) / FILE, made_by, len(train), make)
+
+
+def of_views(
+    experiment: Experiment, train: ArrayDataset, teachers: dict[str, Any], mesh: Any, folder: Path
+) -> dict[str, np.ndarray]:
+    """The logits of frozen teachers at every fixed view of every training image (config.teachers.views V).
+
+    The teachers in eval mode, as in the train step; kept in the run's folder, so that a resumed run reads
+    them back.
+
+    Args:
+      experiment: gives the number of views, augmentation, batch size and seed.
+      train: the training split, N images.
+      teachers: role -> `teachers.Teacher`.
+      mesh: devices.
+      folder: the run's.
+
+    Returns:
+      `given.logits_column(role)` -> float32 [N,V,K].
+    """
+    views, found = experiment.teachers.views, {}
+    for role, teacher in teachers.items():
+        kind, pad = experiment.data.augment, experiment.data.pad
+        made_by = f"{teacher.identity} {views} views {kind} {pad} {experiment.precision} {experiment.seed}"
+        shape = (len(train), views, teacher.bundle.num_classes)
+        name, size = given.logits_column(role), math.prod(shape) * 4
+        tell(
+            f"Logits of the {role} teacher at {views} views of {len(train)} images: {size / 1e6:.1f} MB"
+        )
+
+        def make(teacher=teacher, shape=shape, name=name):
+            program = _view_program(experiment, teacher, mesh)
+            logits = np.zeros(shape, np.float32)
+            for rows, new, batch in _batches(experiment, train, mesh):
+                for view in range(shape[1]):
+                    local = {key: batch[key] for key in ("image", "index")}
+                    logits[rows, view] = np.asarray(program(teacher.variables, local, view))[:new]
+            return {name: logits}
+
+        found |= _kept(Path(folder) / f"{role}_views.npz", made_by, len(train), make)
+    return found
+
+
+def _view_program(experiment: Experiment, teacher: Any, mesh: Any):
+    kind, root = experiment.data.augment, jax.random.key(experiment.seed)
+    pad = padding(kind, experiment.data.pad)
+
+    def run(variables, batch, view):
+        moves = view_moves(root, batch["index"], view, kind, pad)
+        return teacher.bundle.apply(variables, to_float(move(batch["image"], moves, pad)), False)[0]
+
+    same, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    return jax.jit(run, in_shardings=(same, split, same), out_shardings=same)
+
+
+def _batches(
+    experiment: Experiment, train: ArrayDataset, mesh: Any
+) -> Iterator[tuple[np.ndarray, int, dict[str, jax.Array]]]:
+    """(rows of the training set, how many of the batch they are, batch on the devices), all in order.
+
+    The last batch is filled up from the front: DPGD couples the images of a batch.
+    """
     size = sharding.round_up(mesh, experiment.batch_size)
-    shape = (len(train), teacher.bundle.num_classes)
-    found = {name: np.zeros(shape, np.float32) for name in ("teacher_nat", "teacher_adv")}
     starts = range(0, len(train), size)
     progress = Progress(
         len(starts), description="soft labels", enabled=None if is_lead() else False
     )
     try:
-        for number, start in enumerate(starts):
+        for start in starts:
             preemption.check("the making of soft labels")
-            # The last batch is filled up from the front: DPGD couples the images of a batch.
             rows = np.arange(start, start + size) % len(train)
             host = pipeline.get_batch(train, pipeline.host_slice(rows, *sharding.process()))
-            local = {name: host[name] for name in ("image", "label")}
-            logits = program(teacher.variables, sharding.put_batch(mesh, local), number)
             new = rows[: len(train) - start]
-            for name, values in logits.items():
-                found[name][new] = np.asarray(values)[: len(new)]
+            yield new, len(new), sharding.put_batch(mesh, host)
             progress.update(1, {})
     finally:
         progress.close()
-    if not is_lead():
+
+
+def _kept(path: Path, made_by: str, count: int, make: Callable) -> dict[str, np.ndarray]:
+    """What the file holds, if it was made by the same, or what `make` makes, which is then kept there."""
+    found = _read(path, made_by, count)
+    if everywhere(found is not None):
         return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp.npz")
-    np.savez(partial, made_by=made_by, **found)
-    partial.replace(path)
+    found = make()
+    if is_lead():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp.npz")
+        np.savez(partial, made_by=made_by, **found)
+        partial.replace(path)
     return found
 
 
@@ -105,8 +183,9 @@ def _read(path: Path, made_by: str, count: int) -> dict[str, np.ndarray] | None:
     """The labels of an earlier start, if they are the same."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            if str(file["made_by"]) != made_by or len(file["teacher_nat"]) != count:
+            if str(file["made_by"]) != made_by:
                 return None
-            return {name: file[name] for name in ("teacher_nat", "teacher_adv")}
-    except (OSError, ValueError, KeyError):
+            found = {name: file[name] for name in file.files if name != "made_by"}
+            return found if all(len(values) == count for values in found.values()) else None
+    except (OSError, ValueError, KeyError, BadZipFile):
         return None

@@ -95,13 +95,14 @@ def main(argv: list[str]) -> int:
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     import jax
 
-    from ard_jax import distributed, loop, preemption
+    from ard_jax import distributed, loop, preemption, sharding
 
     try:
         if _MODE.value == "plan":  # needs neither devices nor other hosts
             return _plan()
         run = _CONFIG.value.get("run", {}) if _CONFIG.value is not None else {}
         distributed.start(run.get("distributed", "auto"), run.get("distributed_timeout", 300.0))
+        sharding.use_cores()
         preemption.install()
         return _RUN[_MODE.value]()
     except preemption.PreemptedError as error:

@@ -76,8 +76,16 @@ def load(
     return bundle, checkpoint.load_variables(folder, item, shapes), meta, str(folder)
 
 
+def in_float32(description: dict[str, Any]) -> ModelBundle:
+    """The network of a description as it is evaluated, whatever precision it trains in.
+
+    bfloat16 rounds the gradients that attacks follow, so that a network would seem more robust than it is.
+    """
+    return create(description | {"precision": "float32"})
+
+
 def evaluator(name: str, bundle: ModelBundle, experiment: Experiment, mesh: Any) -> Evaluator:
-    """The network's evaluator under the experiment's evaluation settings."""
+    """The network's evaluator under the experiment's evaluation settings; see `in_float32`."""
     return Evaluator(
         name,
         lambda variables, images: bundle.apply(variables, images, False)[0],

@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import labels, methods, networks, optim, rng
+from ard_jax import labels, methods, networks, optim, rng, sharding, step_batch
 from ard_jax.config import to_dict
 from ard_jax.data import ArrayDataset, Splits, pipeline
+from ard_jax.data.augment import padding
+from ard_jax.distributed import tell
 from ard_jax.evaluate import Evaluator, Flags
 from ard_jax.experiment import AwpConfig, Experiment, TeacherConfig
 from ard_jax.loop import Phase, Scores
-from ard_jax.methods import Parts
+from ard_jax.methods import TEACHERS, Parts, given
 from ard_jax.state import RunState
 from ard_jax.steps import StepConfig
 
@@ -24,7 +26,7 @@ _IRRELEVANT = {
         "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
         "autoattack_examples", "autoattack_nets", "save_images",
     ),
-    "data": ("dir", "loader", "image_size", "workers", "prefetch"),
+    "data": ("dir", "loader", "image_size", "workers", "prefetch", "on_device"),
 }  # fmt: skip
 
 
@@ -40,6 +42,10 @@ def comparable(
         del raw[name]
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
+    if not experiment.attack.warm_start:  # likewise
+        del raw["attack"]["warm_start"], raw["attack"]["warm_start_reset"]
+    if views := experiment.teachers.views:
+        raw["views"] = views
     for group, names in _IRRELEVANT.items():
         for name in names:
             del raw[group][name]
@@ -117,6 +123,8 @@ def student_phase(
     method = make_method(
         e, bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
     )
+    if step.warm_start is not None:
+        tell(f"Warm start of the attack: {step.warm_start.bytes / 1e6:.1f} MB on every device")
     validation = select_split(e, splits)
     watched = {role: teachers[role].evaluator for role in method.trained_teachers}
 
@@ -144,22 +152,38 @@ def student_phase(
         mesh=mesh,
         log_every=e.run.log_every,
         tensorboard=e.run.tensorboard,
+        on_device=e.data.on_device,
+        steps_per_dispatch=e.run.steps_per_dispatch,
         columns=_columns(e, method, splits, teachers, mesh, workdir),
     )
 
 
 def _columns(e: Experiment, method: Any, splits: Splits, teachers: Any, mesh: Any, workdir: Path):
-    """Soft labels that the method wants made before the run."""
-    if not method.columns:
-        return {}
-    attack = networks.training_attack(e.attack, e)
-    return labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
+    """Soft labels that are made before the run."""
+    attack, found = networks.training_attack(e.attack, e), {}
+    if e.teachers.views:
+        roles = methods.cached_roles(e.method.name, e.method.options, attack)
+        asked = {role: teachers[role] for role in roles}
+        found |= labels.of_views(e, splits.train, asked, mesh, workdir)
+    if set(method.columns) - set(found):
+        found |= labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
+    return found
+
+
+def make_mesh(experiment: Experiment, splits: Splits) -> Any:
+    """The experiment's devices: `sharding.make_mesh` for all batches that it trains on."""
+    teachers = (getattr(experiment.teachers, role) for role in TEACHERS[experiment.method.name])
+    recipes = [t.recipe.batch_size for t in teachers if t is not None and not t.checkpoint]
+    sizes = {experiment.batch_size, *recipes}
+    if experiment.data.last_batch == "keep":
+        sizes |= {len(splits.train) % size for size in sizes}
+    return sharding.make_mesh(experiment.run.devices, sizes)
 
 
 def make_method(
     experiment: Experiment, student: Any, teachers: dict[str, Any], steps_per_epoch: int
 ) -> methods.Method:
-    """The experiment's method on these networks."""
+    """The experiment's method on these networks; with views their logits [B,V,K] are among its columns."""
     e = experiment
     parts = Parts(
         student=student,
@@ -173,7 +197,12 @@ def make_method(
         attack_bn_stats=e.attack.bn_stats,
         awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
     )
-    return methods.create(e.method.name, parts, **e.method.options)
+    method = methods.create(e.method.name, parts, **e.method.options)
+    if not e.teachers.views:
+        return method
+    roles = methods.cached_roles(e.method.name, e.method.options, parts.attack)
+    columns = *method.columns, *map(given.logits_column, roles)
+    return dataclasses.replace(method, columns=columns)
 
 
 def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:
@@ -193,6 +222,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         student=teacher.net,
         student_optim=recipe.optim,
         robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
+        teachers=dataclasses.replace(experiment.teachers, views=0),
         attack=recipe.attack,
         method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
         eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
@@ -203,7 +233,8 @@ def step_config(e: Experiment, splits: Splits) -> StepConfig:
     """What the step needs of the experiment beside its method.
 
     Raises:
-      ValueError: a batch of the epoch does not divide by config.bn_groups.
+      ValueError: a batch of the epoch does not divide by config.bn_groups; a warm start of the attack
+        that needs more memory than there is.
     """
     last = len(splits.train) % e.batch_size if e.data.last_batch == "keep" else 0
     if last % e.bn_groups:
@@ -212,4 +243,28 @@ def step_config(e: Experiment, splits: Splits) -> StepConfig:
             f"do not divide by config.bn_groups={e.bn_groups}; use --config.data.last_batch=drop"
         )
     spe = pipeline.steps_per_epoch(len(splits.train), e.batch_size, e.data.last_batch)
-    return StepConfig(e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start)
+    return StepConfig(
+        e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start, e.teachers.views,
+        _warm_start(e, splits.train),
+    )  # fmt: skip
+
+
+def _warm_start(e: Experiment, train: ArrayDataset) -> step_batch.WarmStart | None:
+    """What config.attack.warm_start keeps.
+
+    Raises:
+      ValueError: it does not fit into the memory of a device.
+    """
+    if not e.attack.warm_start:
+        return None
+    attack, pad = networks.training_attack(e.attack, e), padding(e.data.augment, e.data.pad)
+    reset = e.attack.warm_start_reset
+    warm = step_batch.WarmStart(len(train), tuple(train.image_shape), pad, attack.eps, reset)
+    memory = step_batch.device_memory()
+    if memory and warm.bytes > memory / 2:
+        raise ValueError(
+            f"config.attack.warm_start keeps {warm.bytes / 1e9:.1f} GB for the {len(train)} training images "
+            f"of {train.name}, more than half of the {memory / 1e9:.1f} GB of a device; use "
+            "config.attack.warm_start=False, or fewer or smaller images"
+        )
+    return warm

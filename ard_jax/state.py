@@ -41,6 +41,7 @@ class RunState:
       teachers: role ("robust", "clean", ...) -> NetState.
       ema: average of the student's variables (exponential, or SWA), or None.
       method: the method's own arrays (temperatures, loss weights, ...).
+      perturbations: where the attack on each training image ended, int8 (`step_batch.WarmStart`), or None.
     """
 
     step: jax.Array
@@ -48,3 +49,4 @@ class RunState:
     teachers: dict[str, NetState]
     ema: Any
     method: dict[str, Any]
+    perturbations: Any = None

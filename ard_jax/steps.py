@@ -1,6 +1,7 @@
 """The one jitted, donated train step of a run, built out of a Method."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ard_jax import rng
-from ard_jax.data.augment import augment
+from ard_jax import rng, step_batch
 from ard_jax.methods.base import Method
-from ard_jax.sharding import put_replicated, replicated, split_batch
+from ard_jax.models.cpu_conv import splits_batch
+from ard_jax.sharding import num_devices, put_replicated, replicated, split_batch
 from ard_jax.state import RunState
 
 # How often each program of this process was traced, by name; a run traces each exactly once.
@@ -31,6 +32,9 @@ class StepConfig:
       ema_decay: decay per step of the student's exponential moving average; 0 for none.
       swa_start: first epoch, from 1, at whose end the student enters the stochastic weight average; 0
         for none. Not together with `ema_decay`: both are kept in `RunState.ema`.
+      views: fixed augmentations of each image, of which epoch e shows number (e - 1) mod views; 0 for a
+        random one in every step.
+      warm_start: how the end of the attack on each image is kept for the next one; None: it is not.
     """
 
     seed: int
@@ -39,10 +43,14 @@ class StepConfig:
     pad: int = 4
     ema_decay: float = 0.0
     swa_start: int = 0
+    views: int = 0
+    warm_start: step_batch.WarmStart | None = None
 
 
 def start_average(state: RunState, config: StepConfig) -> RunState:
-    """The state with a fresh average of the student, if one is wanted."""
+    """The state with a fresh average of the student and kept starts of its attack, where wanted."""
+    if config.warm_start is not None:
+        state = state.replace(perturbations=config.warm_start.begin())
     if not (config.ema_decay or config.swa_start):
         return state
     return state.replace(ema=state.student.variables)
@@ -64,10 +72,14 @@ def _average(config: StepConfig, average: Any, student: Any, step: jax.Array) ->
     return jax.tree.map(lambda m, v: kept * m + (1 - kept) * v, average, student)
 
 
-def build(
-    method: Method, config: StepConfig, mesh: Any, name: str = "train_step"
-) -> Callable[[RunState, dict[str, jax.Array]], tuple[RunState, dict[str, jax.Array]]]:
-    """(state, {"image" uint8 [B,H,W,C], "label" int32 [B], the method's columns}) -> (state, metrics).
+Step = Callable[..., tuple[RunState, dict[str, jax.Array]]]
+
+
+def build(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Step:
+    """(state, batch) -> (state, metrics).
+
+    The batch holds "image" uint8 [B,H,W,C], "label" int32 [B], the method's columns, and perhaps "index"
+    int32 [B], positions in the training split; all of it reaches the method.
 
     The state is donated. Randomness is a function of (seed, state.step) only; the seed is an argument
     of the program, so that runs which differ in it alone share one compiled program.
@@ -77,27 +89,95 @@ def build(
     return lambda state, batch: step(state, batch, root)
 
 
+def build_indexed(
+    method: Method, config: StepConfig, mesh: Any, name: str = "train_step", count: int = 1
+) -> Step:
+    """(state, examples, index) -> (state, metrics): as `build`, for data that is on the device already.
+
+    `examples` are the batch's arrays for the whole training split, [N,...], replicated; `index` int32 [B]
+    says which of them are the batch, or [count,B] which are the batches of `count` steps in a row, and
+    metrics then are [count].
+    """
+    step = indexed_program(method, config, mesh, name, count)
+    root = put_replicated(mesh, jax.random.key(config.seed))
+    return lambda state, examples, index: step(state, examples, index, root)
+
+
 def program(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Any:
     """The jitted function (state, batch, root key) -> (state, metrics) that `build` runs."""
 
     def step(state: RunState, batch: dict[str, jax.Array], root: jax.Array):
         TRACES[name] += 1
-        images = augment(
-            rng.stream(root, "augment", state.step), batch["image"], config.augment, pad=config.pad
-        )
-        epoch = state.step // config.steps_per_epoch + 1
-        new, metrics = method.step(
-            state, batch | {"image": images, "epoch": epoch}, rng.stream(root, "attack", state.step)
-        )
-        if state.ema is not None:
-            new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
-        # A finite loss can have an infinite gradient: the norm shows it before the state is saved.
-        trained = [new.student.params]
-        trained += [t.params for t in new.teachers.values() if t.opt_state is not None]
-        metrics |= {"param_norm": optax.tree.norm(trained)}
-        return new.replace(step=state.step + 1), metrics
+        with splits_batch(num_devices(mesh)):
+            return _update(method, config, state, batch, root)
 
     same, split = replicated(mesh), split_batch(mesh)
     return jax.jit(
         step, in_shardings=(same, split, same), out_shardings=(same, same), donate_argnums=0
     )
+
+
+def indexed_program(
+    method: Method, config: StepConfig, mesh: Any, name: str = "train_step", count: int = 1
+) -> Any:
+    """The jitted (state, examples, index, root key) -> (state, metrics) that `build_indexed` runs."""
+
+    def step(state: RunState, examples: dict[str, jax.Array], index: jax.Array, root: jax.Array):
+        TRACES[name] += 1
+
+        def at(state, rows):
+            # Each device takes its own rows of its own copy. Behind the barrier the step is compiled as it
+            # is for a batch from the host.
+            batch = {k: v.at[rows].get(mode="promise_in_bounds") for k, v in examples.items()}
+            batch = jax.lax.optimization_barrier(batch | {"index": rows})
+            with splits_batch(num_devices(mesh)):
+                return _update(method, config, state, batch, root)
+
+        if count == 1:
+            return at(state, index)
+        if jax.default_backend() != "cpu":
+            return jax.lax.scan(at, state, index)
+        # XLA:CPU runs the weight gradients of convolutions many times slower inside loops.
+        found = []
+        for rows in index:
+            state, metrics = at(_apart(state), rows)
+            found.append(metrics)
+        return state, jax.tree.map(lambda *values: jnp.stack(values), *found)
+
+    same, split = replicated(mesh), split_batch(mesh, axis=int(count > 1))
+    return jax.jit(
+        step, in_shardings=(same, same, split, same), out_shardings=(same, same), donate_argnums=0
+    )
+
+
+def _apart(state: RunState) -> RunState:
+    """The state as it is, but what made it and what uses it are compiled apart.
+
+    XLA:CPU would fuse the updates of two steps to BatchNorm's running statistics and round differently (it
+    drops optimisation barriers first). A conditional whose outcome it cannot know keeps them apart.
+    """
+    nothing = functools.partial(jax.tree.map, jnp.zeros_like)
+    return jax.lax.cond(state.step >= 0, lambda s: s, nothing, state)
+
+
+def _update(
+    method: Method,
+    config: StepConfig,
+    state: RunState,
+    batch: dict[str, jax.Array],
+    root: jax.Array,
+) -> tuple[RunState, dict[str, jax.Array]]:
+    """One step on a batch of uint8 images."""
+    batch, keep = step_batch.prepare(config, state, batch, root)
+    epoch = state.step // config.steps_per_epoch + 1
+    new, metrics = method.step(
+        state, batch | {"epoch": epoch}, rng.stream(root, "attack", state.step)
+    )
+    new = keep(new)
+    if state.ema is not None:
+        new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
+    # A finite loss can have an infinite gradient: the norm shows it before the state is saved.
+    trained = [new.student.params]
+    trained += [t.params for t in new.teachers.values() if t.opt_state is not None]
+    metrics |= {"param_norm": optax.tree.norm(trained)}
+    return new.replace(step=state.step + 1), metrics

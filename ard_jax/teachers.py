@@ -86,7 +86,9 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
     else:
         description = networks.describe(config.net, experiment.precision, splits.train)
         bundle = networks.create(description, experiment.bn_groups)
-    evaluator = networks.evaluator(f"{role} teacher", bundle, experiment, mesh)
+    evaluator = networks.evaluator(
+        f"{role} teacher", networks.in_float32(description), experiment, mesh
+    )
     if not config.checkpoint:
         variables, source, identity = _train(
             role, experiment, splits, mesh, (bundle, description, evaluator)

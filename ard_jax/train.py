@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ard_jax import (
     sharding,
     suites,
     teachers,
+    timing,
 )
 from ard_jax.config import build, to_dict
 from ard_jax.data import Splits
@@ -58,12 +58,12 @@ def run(experiment: Experiment) -> Path:
                 f"This run is finished: nothing was done. Report: {workdir / 'report.html'}",
             )
             return workdir / "report.html"
-        mesh = sharding.make_mesh(experiment.run.devices)
+        splits = load_data(experiment)
+        mesh = phases.make_mesh(experiment, splits)
         tell(
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
-        splits = load_data(experiment)
         student = _student(experiment, splits, mesh)
         if is_lead():
             write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
@@ -85,14 +85,15 @@ def finished(experiment: Experiment) -> dict[str, Any] | None:
 def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
     try:
         evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
+        # Values that came later get their defaults.
+        saved = json.loads(json.dumps(to_dict(build(evaluation["config"]))))
     except (OSError, ValueError):
         return None
-    saved = {"bn_groups": 1} | evaluation["config"]  # it came later
     now = json.loads(json.dumps(to_dict(experiment)))
     for config in (saved, now):
         config.pop("run", None), config.pop("workdir", None)
-        reading = {"image_size": 0, "loader": "", "workers": 0, "prefetch": 0}
-        config["data"] = reading | config["data"] | dict.fromkeys(("loader", "workers", "prefetch"))
+        how = dict.fromkeys(("loader", "workers", "prefetch", "on_device"))
+        config["data"] |= how
     return evaluation if saved == now else None
 
 
@@ -100,7 +101,7 @@ def _student(experiment: Experiment, splits: Splits, mesh: Any):
     phases.step_config(experiment, splits)  # what is wrong with it is told before teachers train
     net = networks.describe(experiment.student, experiment.precision, splits.train)
     bundle = networks.create(net, experiment.bn_groups)
-    evaluator = networks.evaluator("student", bundle, experiment, mesh)
+    evaluator = networks.evaluator("student", networks.in_float32(net), experiment, mesh)
     return bundle, net, evaluator
 
 
@@ -136,23 +137,10 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
     return path
 
 
-def _timing(phase: loop.Phase, result: loop.FitResult) -> dict[str, float]:
-    """Wall time of training, and that of an epoch without compilation and evaluation.
-
-    The latter is the images of an epoch over the median of the speeds that were logged after the first
-    epoch, which compiles; it is left out when there is no second epoch.
-    """
-    images = phase.total * phase.batch_size
-    timing = {
-        "train_seconds": result.seconds,
-        "images_per_second": images / max(result.seconds, 1e-9),
-    }
+def _timing(phase: loop.Phase, result: loop.FitResult) -> dict[str, Any]:
+    per_epoch = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
     records = read_metrics(phase.workdir / METRICS_FILE)
-    speeds = [r["images_per_second"] for r in records if r["kind"] == "train" and r["epoch"] > 1]
-    if speeds:
-        size = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
-        timing["seconds_per_epoch"] = size / statistics.median(speeds)
-    return timing
+    return timing.of_training(records, result.seconds, phase.total * phase.batch_size, per_epoch)
 
 
 def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, Subject]]:
@@ -225,12 +213,13 @@ def evaluate_checkpoint(
       ValueError: a checkpoint does not fit the data.
     """
     bundle, variables, meta, folder = networks.load(path)
-    mesh = sharding.make_mesh(experiment.run.devices)
+    mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = load_data(experiment)
     _check_fits(meta["config"]["net"], folder, splits)
     limit = experiment.eval.max_examples
     test = phases.first(splits.test, limit)
-    evaluator = networks.evaluator("student", bundle, experiment, mesh)
+    net = networks.in_float32(meta["config"]["net"])
+    evaluator = networks.evaluator("student", net, experiment, mesh)
     step, epoch = meta["step"], meta["epoch"]
     saved = "imported network" if "origin" in meta else f"student ({Path(folder).parent.name})"
     nets = {saved: variables}
@@ -285,15 +274,20 @@ def _transfer_source(experiment, path: str, splits: Splits, mesh: Any) -> dict[s
     bundle, variables, meta, folder = networks.load(path)
     _check_fits(meta["config"]["net"], folder, splits)
     name = Path(folder).parent.parent.name
-    evaluator = networks.evaluator("transfer source", bundle, experiment, mesh)
+    net = networks.in_float32(meta["config"]["net"])
+    evaluator = networks.evaluator("transfer source", net, experiment, mesh)
     variables = sharding.put_replicated(mesh, variables)
     return {name: Subject(f"source {name}", "source", bundle, variables, evaluator)}
 
 
 def use_compilation_cache(experiment: Experiment) -> None:
-    """Points XLA's persistent cache at config.run.compilation_cache."""
+    """Points XLA's persistent cache at config.run.compilation_cache.
+
+    Every program is kept: a start compiles a hundred tiny ones beside the large, which takes seconds. On GPU
+    JAX keeps XLA's autotuning results there too.
+    """
     folder = experiment.run.compilation_cache
     if folder == "off":
         return
     jax.config.update("jax_compilation_cache_dir", folder or str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -42,6 +42,7 @@ def find_problems(experiment: Experiment) -> list[str]:
         found.append("config.data.holdout=0 leaves no validation images to select on; hold some out, "
                      "or set config.select_on=test as the papers do")  # fmt: skip
     _validate_data(found, e.data)
+    _validate_dispatch(found, e)
     _validate_net(found, "config.student", e.student)
     found += e.student_optim.problems("config.student_optim")
     _validate_method(found, e)
@@ -63,6 +64,23 @@ def _validate_data(found: list[str], d: DataConfig) -> None:
         found.append(f"config.data.pad={d.pad}: must not be negative")
     reading = data.Reading(d.loader, d.image_size, d.workers, d.prefetch)
     found += data.reading_problems(d.name, reading)
+    _choice(found, "config.data.on_device", d.on_device, ("auto", "on", "off"))
+    if d.on_device == "on" and d.loader == "grain":
+        found.append(
+            "config.data.on_device='on' with config.data.loader='grain': what is kept on device has to be in "
+            "memory first; use config.data.loader=memory, or config.data.on_device=off"
+        )
+
+
+def _validate_dispatch(found: list[str], e: Experiment) -> None:
+    count = e.run.steps_per_dispatch
+    if count < 1:
+        found.append(f"config.run.steps_per_dispatch={count}: must be at least 1")
+    elif count > 1 and (e.data.on_device == "off" or e.data.loader == "grain"):
+        found.append(
+            f"config.run.steps_per_dispatch={count} needs the training images on device: set "
+            "config.data.on_device=on and config.data.loader=memory, or config.run.steps_per_dispatch=1"
+        )
 
 
 def _validate_method(found: list[str], e: Experiment) -> None:
@@ -74,7 +92,9 @@ def _validate_method(found: list[str], e: Experiment) -> None:
         return
     roles = methods.TEACHERS[e.method.name]
     _validate_attack(found, "config.attack", e.attack, e)
+    found += _warm_start_problems("config.attack", e.attack, e, e.method.name)
     found += [f"config.attack: {p}" for p in _attack_problems(e)]
+    found += _views_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
         found += e.robust_teacher_optim.problems("config.robust_teacher_optim")
     for role in ("robust", "clean"):
@@ -99,6 +119,55 @@ def _attack_problems(e: Experiment) -> list[str]:
     return methods.attack_problems(e.method.name, spec, e.attack.bn_stats)
 
 
+def _views_problems(e: Experiment) -> list[str]:
+    """Why the teachers' logits at fixed views cannot be made before the run."""
+    views, where = e.teachers.views, f"config.teachers.views={e.teachers.views}"
+    if views < 0:
+        return [f"{where}: a number of fixed views of each image, or 0 for none"]
+    if not views:
+        return []
+    found = []
+    if views > 1 and e.data.augment == "none":
+        found.append(f"{where} with config.data.augment='none': all views are the same; use 1")
+    try:
+        attack = networks.training_attack(e.attack, e)
+    except ValueError:
+        return found  # told by _validate_attack
+    if not methods.cached_roles(e.method.name, e.method.options, attack):
+        allow = [n for n in methods.names() if methods.cached_roles(n, {}, None)]
+        found.append(
+            f"{where}: method {e.method.name!r} with these options asks no frozen teacher at clean images "
+            f"in its step, so there is nothing to make before the run; use 0, or one of {', '.join(allow)}"
+        )
+    return found
+
+
+def _warm_start_problems(where: str, attack: AttackConfig, e: Experiment, method: str) -> list[str]:
+    found = []
+    if attack.warm_start_reset < 0:
+        found.append(
+            f"{where}.warm_start_reset={attack.warm_start_reset}: a number of epochs, or 0 for never"
+        )
+    if not attack.warm_start:
+        return found
+    if method not in methods.ATTACKING:
+        found.append(
+            f"{where}.warm_start=True, but method {method!r} makes no adversarial examples; use False, or "
+            f"one of {', '.join(methods.ATTACKING)}"
+        )
+    if e.norm != "linf":
+        found.append(
+            f"{where}.warm_start=True with config.norm={e.norm!r}: perturbations are kept in eps/127, too "
+            "coarse for other norms than 'linf'; use config.norm=linf or warm_start=False"
+        )
+    if attack.options.get("restarts", 1) > 1:
+        found.append(
+            f"{where}.warm_start=True with restarts={attack.options['restarts']}: one start is kept for each "
+            "image; use restarts=1 or warm_start=False"
+        )
+    return found
+
+
 def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: Experiment) -> None:
     if not 0 <= teacher.min_clean <= 1:
         found.append(f"{where}.min_clean={teacher.min_clean}: a share in [0, 1], not percent")
@@ -107,7 +176,9 @@ def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: E
     _validate_net(found, f"{where}.net", teacher.net)
     _choice(found, f"{where}.recipe.method", teacher.recipe.method, RECIPES)
     found += teacher.recipe.optim.problems(f"{where}.recipe.optim")
-    _validate_attack(found, f"{where}.recipe.attack", teacher.recipe.attack, e)
+    recipe = teacher.recipe
+    _validate_attack(found, f"{where}.recipe.attack", recipe.attack, e)
+    found += _warm_start_problems(f"{where}.recipe.attack", recipe.attack, e, recipe.method)
     for name in ("epochs", "batch_size", "eval_every"):
         if getattr(teacher.recipe, name) < 1:
             found.append(f"{where}.recipe.{name}: must be at least 1")

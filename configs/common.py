@@ -34,7 +34,7 @@ def attack(name: str, **values) -> ml_collections.ConfigDict:
     """An inner attack; 0 and "" mean the named attack's own value."""
     group = config_dict(
         name=name, step_size=0.0, steps=0, init="", bn="eval", bn_stats="discard",
-        options=config_dict(),
+        options=config_dict(), warm_start=False, warm_start_reset=10,
     )  # fmt: skip
     group.update(values)
     return group
@@ -154,6 +154,7 @@ def base() -> ml_collections.ConfigDict:
             image_size=0,
             workers=0,
             prefetch=4,
+            on_device="auto",
         ),
         student=net("resnet18"),
         student_optim=sgd(schedule="ciard", start=150),
@@ -164,6 +165,7 @@ def base() -> ml_collections.ConfigDict:
         method=ciard_method(),
         teachers=config_dict(
             cache="runs/teachers",
+            views=0,
             robust=teacher(
                 net("wrn_34_10"),
                 trades_recipe(76, schedule="multistep", boundaries=(75,)),
@@ -201,6 +203,7 @@ def base() -> ml_collections.ConfigDict:
             compilation_cache="",
             distributed="auto",
             distributed_timeout=300.0,
+            steps_per_dispatch=1,
         ),  # fmt: skip
     )
 

@@ -116,6 +116,7 @@ def test_a_complete_autoattack_heads_the_report(evaluation):
     assert "AutoAttack is among the attacks" in page and "AutoAttack, attack by attack" in page
 
 
+@pytest.mark.slow
 def test_evaluate_again_with_transfer_from_another_run(finished, tmp_path):
     experiment, folder = finished
     other = config.build(tiny(tmp_path, "natural", seed=3, name="other", eval__attacks=("fgsm",)))

@@ -36,6 +36,7 @@ for _name in _PROTOCOL:
 COMPARISONS = {
     "compare_digits": ("", "all", "autoattack", "search"),
     "compare_cifar10": ("", "cpu"),
+    "reproduce_cifar10": ("", "cpu"),
 }
 
 

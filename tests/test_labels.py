@@ -70,6 +70,7 @@ def test_another_attack_makes_them_anew(made):
     assert np.any(other["teacher_adv"] != found["teacher_adv"])
 
 
+@pytest.mark.slow
 def test_scripts_preset_trains_from_labels_of_another_view(tmp_path):
     e = experiment(tmp_path, "paper_compat")
     record = json.loads((train.run(e).parent / "evaluation.json").read_text())

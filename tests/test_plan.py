@@ -194,6 +194,7 @@ def test_batch_that_does_not_divide(experiment):
         plan.make(experiment, "v4-24", [], compiled=False)
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice(experiment, capsys):
     code = plan.run(experiment, "v5e-1", ["memory=4e6"], compiled=False)
     shown = capsys.readouterr().out

@@ -87,6 +87,7 @@ def test_metrics_hold_each_step_once_and_every_loss_term(finished):
     assert nets == {"student", "robust"}
 
 
+@pytest.mark.slow
 def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     experiment, report, _ = finished
     for path in (report.parent, report.parent / "last", report.parent / "last" / "10"):
@@ -100,6 +101,7 @@ def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     assert again.parent.name == "3"
 
 
+@pytest.mark.slow
 def test_teacher_from_a_checkpoint_of_ours(finished, tmp_path):
     experiment, report, _ = finished
     (clean,) = (report.parent.parent / "teachers").glob("clean-*")
@@ -111,6 +113,7 @@ def test_teacher_from_a_checkpoint_of_ours(finished, tmp_path):
     assert "recipe" in record["teachers"]["robust"]["source"]
 
 
+@pytest.mark.slow
 def test_trained_teacher_is_reused(finished, tmp_path):
     experiment, report, _ = finished
     raw = tiny(tmp_path, epochs=1, seed=5)
@@ -169,6 +172,7 @@ def test_bfloat16_keeps_float32_parameters(tmp_path):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
 
+@pytest.mark.slow
 def test_ema_is_saved_evaluated_and_smooth(tmp_path):
     raw = tiny(tmp_path, "natural", ema_decay=0.9)
     report = train.run(config.build(raw))
@@ -180,6 +184,7 @@ def test_ema_is_saved_evaluated_and_smooth(tmp_path):
     assert any(np.any(a != b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_agree(tmp_path):
     states = []
     for devices in (1, 8):

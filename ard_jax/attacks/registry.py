@@ -125,6 +125,14 @@ class AttackSpec:
             )
         return self.step_size / self.eps * eps
 
+    def own_start(self, images: jax.Array, key: jax.Array) -> jax.Array:
+        """The first iterate [B,H,W,C] that `run` takes with this key, for one restart."""
+        clip = (self.clip_min, self.clip_max) if self.clip_start else None
+        return base.random_start(
+            self.start, jax.random.fold_in(key, 0), images, self.eps, norm=self.norm,
+            sigma=self.sigma, clip=clip,
+        )  # fmt: skip
+
     def run(
         self,
         predict: Predict,

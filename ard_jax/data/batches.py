@@ -24,10 +24,14 @@ class HostBatch:
 
     def __call__(self, step: int) -> Batch:
         """As `pipeline.get_batch`."""
+        return pipeline.get_batch(self.dataset, self.indices(step))
+
+    def indices(self, step: int) -> np.ndarray:
+        """int64 [B], this host's part of the examples of a step."""
         indices = pipeline.batch_indices(
             len(self.dataset), self.batch_size, self.seed, step, self.last_batch
         )
-        return pipeline.get_batch(self.dataset, pipeline.host_slice(indices, *self.process))
+        return pipeline.host_slice(indices, *self.process)
 
 
 class TrainBatches:
@@ -87,6 +91,11 @@ class TrainBatches:
         batch = self._from_stream(step) if lazy else self._load(step)
         self._next = step + 1
         return batch
+
+    def indices(self, step: int) -> np.ndarray:
+        """Of the batch of a step "index" alone, int32 [B], for data that the device has already."""
+        self._next = step + 1
+        return self._load.indices(step).astype(np.int32)
 
     def close(self) -> None:
         """Ends what reads ahead."""

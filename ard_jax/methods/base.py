@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ard_jax.losses.distill import REDUCTIONS
 from ard_jax.methods import awp as weight_perturbation
+from ard_jax.methods import given
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
@@ -29,8 +30,8 @@ class Method:
       step: (state, batch, key) -> (state, metrics), one update. `batch` holds "image" [B,H,W,C]
         float32 in [0,1] (augmented), "label" [B] int32, "epoch" int32 scalar counted from 1, and
         optionally "start_noise" [B,H,W,C], the attack's start perturbation, which replaces the
-        random one (parity tests), and the `columns` of the method. `state.step` is advanced by
-        the caller. Metrics are float32 scalars, means over the batch.
+        random one (parity tests), what `given` says, and the `columns` of the method. `state.step`
+        is advanced by the caller. Metrics are float32 scalars, means over the batch.
       columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
         the run (`ard_jax.labels`).
     """
@@ -100,21 +101,21 @@ def student_state(
     return RunState(jnp.zeros((), jnp.int32), student, frozen, None, memory or {})
 
 
-def predict_fn(bundle: ModelBundle, params: Any, batch_stats: Any) -> Callable:
-    """Eval-mode logits as a function of the images; statistics are read-only."""
-    variables = {"params": params, "batch_stats": batch_stats}
-    return lambda images: bundle.apply(variables, images, False)[0]
-
-
 def teacher_predict(parts: Parts, state: RunState, role: str) -> Callable:
     """A teacher in eval mode as a function of the images; gradients flow through it."""
-    teacher = state.teachers[role]
-    return predict_fn(parts.teachers[role], teacher.params, teacher.batch_stats)
+    net, variables = parts.teachers[role], state.teachers[role].variables
+    return lambda images: net.apply(variables, images, False)[0]
 
 
 def teacher_logits(parts: Parts, state: RunState, role: str, images: jax.Array) -> jax.Array:
     """A teacher's eval-mode logits [B,K], a constant."""
     return jax.lax.stop_gradient(teacher_predict(parts, state, role)(images))
+
+
+def natural_logits(parts: Parts, state: RunState, role: str, batch: Batch) -> jax.Array:
+    """`teacher_logits` at the clean images, or what the batch brings in their place (`given`)."""
+    found = batch.get(given.logits_column(role))
+    return teacher_logits(parts, state, role, batch["image"]) if found is None else found
 
 
 def run_attack(parts: Parts, predict: Callable, batch: Batch, key: jax.Array, **arguments: Any):
@@ -123,12 +124,7 @@ def run_attack(parts: Parts, predict: Callable, batch: Batch, key: jax.Array, **
     Our networks' convolutions have gradients that are fast inside loops on every backend, so the
     attack loop is a plain scan here (unroll=1).
     """
-    start = None
-    if "start_noise" in batch:
-        start = batch["image"] + batch["start_noise"]
-    result = parts.attack.run(
-        predict, batch["image"], batch["label"], key, start=start, unroll=1, **arguments
-    )
+    result = parts.attack.run(predict, batch["image"], batch["label"], key, unroll=1, **arguments)
     return jax.tree.map(jax.lax.stop_gradient, result)
 
 
@@ -159,6 +155,7 @@ def attack(
     net, params = parts.student, state.student.params
     stats = state.student.batch_stats if batch_stats is None else batch_stats
     arguments = _of_teacher(parts, state, batch, teacher_logits)
+    arguments |= given.start(batch, parts.attack, key)
     train, keep = parts.attack_bn == "train", parts.attack_bn_stats == "keep"
 
     def forward(images, stats):
@@ -166,7 +163,7 @@ def attack(
 
     if not (count_right or (train and keep)):
         images = run_attack(parts, lambda x: forward(x, stats)[0], batch, key, **arguments)
-        return Attacked(images, stats)
+        return Attacked(given.ended(batch, images), stats)
 
     def counting(images, carried):
         now, right = carried
@@ -176,14 +173,14 @@ def attack(
 
     start = (stats, jnp.zeros(batch["label"].shape, jnp.float32))
     images, (stats, right) = run_attack(parts, counting, batch, key, state=start, **arguments)
-    return Attacked(images, stats, right if count_right else None)
+    return Attacked(given.ended(batch, images), stats, right if count_right else None)
 
 
 def _of_teacher(parts: Parts, state: RunState, batch: Batch, logits: Any) -> dict[str, Any]:
     needs = parts.attack.needs_teacher
     if needs == "logits":
         if logits is None:
-            logits = teacher_logits(parts, state, "robust", batch["image"])
+            logits = natural_logits(parts, state, "robust", batch)
         return {"teacher_logits": logits}
     return {"teacher": teacher_predict(parts, state, "robust")} if needs == "network" else {}
 
@@ -291,9 +288,9 @@ def add_trees(*trees: Any) -> Any:
 def update_when(active: jax.Array, update: Callable[[], Any], kept: Any) -> Any:
     """`update()` where `active`, otherwise `kept` (the same structure).
 
-    A conditional on accelerators. On CPU the update is always computed and then selected: XLA:CPU runs
-    the weight gradients of convolutions inside a conditional far slower than outside (a whole CIARD step
-    took 3.8 s with a conditional, 0.6 s without), which costs more than the skipped epochs save.
+    A conditional on accelerators. On CPU both are computed and one selected: XLA:CPU runs the weight
+    gradients of convolutions inside a conditional far slower than outside (a whole CIARD step took 3.8 s,
+    0.6 s without), which costs more than the skipped epochs save.
     """
     if jax.default_backend() == "cpu":
         return jax.tree.map(lambda new, old: jnp.where(active, new, old), update(), kept)

@@ -108,7 +108,7 @@ def _clean_logits(config, parts, state, batch):
     """Logits g at the clean input, before the attack, which may want it too (dice="soft")."""
     if config.labels == "offline":
         return batch["teacher_nat"]
-    return base.teacher_logits(parts, state, "robust", batch["image"])
+    return base.natural_logits(parts, state, "robust", batch)
 
 
 def _adversarial_logits(config, parts, state, batch, adversarial, g_nat, key):
@@ -117,9 +117,8 @@ def _adversarial_logits(config, parts, state, batch, adversarial, g_nat, key):
         return batch["teacher_adv"]
     if config.labels == "online":
         predict = base.teacher_predict(parts, state, "robust")
-        own = {k: v for k, v in batch.items() if k != "start_noise"}
         soft = {"teacher_logits": g_nat} if parts.attack.needs_teacher == "logits" else {}
-        adversarial = base.run_attack(parts, predict, own, key, **soft)
+        adversarial = base.run_attack(parts, predict, batch, key, **soft)
     return base.teacher_logits(parts, state, "robust", adversarial)
 
 

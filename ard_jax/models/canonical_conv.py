@@ -13,11 +13,11 @@ forward mode (`jax.jvp`, `jax.jacfwd`); reverse mode over reverse mode works.
 
 import contextlib
 import contextvars
-import functools
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+
+from ard_jax.models import cpu_conv
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _form = contextvars.ContextVar("form of exported convolutions", default="")
@@ -106,82 +106,13 @@ def canonical_conv(
         return lax.platform_dependent(
             lhs,
             rhs,
-            cpu=lambda x, kernel: _depthwise(x, kernel, strides, pads),
-            default=lambda x, kernel: _stock(x, kernel, strides, pads, precision, kernel.shape[-1]),
+            cpu=lambda x, kernel: cpu_conv.depthwise(x, kernel, strides, pads),
+            default=lambda x, kernel: cpu_conv.stock(
+                x, kernel, strides, pads, precision, kernel.shape[-1]
+            ),
         )
     if depthwise:
-        return _depthwise(lhs, rhs, strides, pads)
-    return _conv(lhs, rhs, strides, pads, precision)
-
-
-def _depthwise(x, kernel, strides, pads):
-    """Sum over the kernel's taps of (shifted, strided image) * tap, accumulated in float32."""
-    taps = kernel.shape[:2]
-    out = [
-        (n + low + high - k) // s + 1
-        for n, k, s, (low, high) in zip(x.shape[1:3], taps, strides, pads, strict=True)
-    ]
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-
-    def window(start, axis):
-        stop = start + (out[axis] - 1) * strides[axis] + 1
-        return slice(start, stop, strides[axis])
-
-    total = sum(
-        padded[:, window(i, 0), window(j, 1)].astype(wide) * kernel[i, j, 0].astype(wide)
-        for i in range(taps[0])
-        for j in range(taps[1])
-    )
-    return total.astype(x.dtype)
-
-
-def _stock(x, kernel, strides, pads, precision, groups=1):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        pads,
-        dimension_numbers=_NHWC,
-        feature_group_count=groups,
-        precision=precision,
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(x, kernel, strides, pads, precision):
-    return _stock(x, kernel, strides, pads, precision)
-
-
-def _conv_fwd(x, kernel, strides, pads, precision):
-    return _stock(x, kernel, strides, pads, precision), (x, kernel)
-
-
-def _conv_bwd(strides, pads, precision, saved, g):
-    x, kernel = saved
-    # Input gradient: g, dilated by the stride, convolved with the kernel flipped in space and with its
-    # channels exchanged. Without the barrier XLA folds flip and exchange back into the convolution,
-    # and the slow layout returns.
-    turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    # This padding makes the result exactly as large as x.
-    dx_pads = [
-        (k - 1 - low, n + low - (m - 1) * s - 1)
-        for n, m, k, s, (low, _) in zip(
-            x.shape[1:3], g.shape[1:3], kernel.shape[:2], strides, pads, strict=True
-        )
-    ]
-    dx = lax.conv_general_dilated(
-        g,
-        turned,
-        (1, 1),
-        dx_pads,
-        lhs_dilation=strides,
-        dimension_numbers=_NHWC,
-        precision=precision,
-    )
-    # XLA drops this one where only dx is used, as in the inner loop of an attack.
-    (dkernel,) = jax.vjp(lambda w: _stock(x, w, strides, pads, precision), kernel)[1](g)
-    return dx, dkernel
-
-
-_conv.defvjp(_conv_fwd, _conv_bwd)
+        return cpu_conv.depthwise(lhs, rhs, strides, pads)
+    if rhs.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
+        return cpu_conv.pointwise(lhs, rhs, strides, precision)
+    return cpu_conv.conv(lhs, rhs, strides, pads, precision)

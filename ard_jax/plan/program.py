@@ -15,6 +15,7 @@ from ard_jax import data, methods, networks, phases, sharding, steps
 from ard_jax.data import ArrayDataset, Splits
 from ard_jax.data.split import holdout_count
 from ard_jax.experiment import Experiment
+from ard_jax.methods import given
 from ard_jax.plan import count as counting
 from ard_jax.plan.hardware import Fleet
 
@@ -134,9 +135,14 @@ def trace(e: Experiment, title: str, splits: Splits, fleet: Fleet) -> Traced:
         batch = {
             "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
             "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+            "index": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
         }
         logits = jax.ShapeDtypeStruct((batch_size, splits.train.num_classes), jnp.float32)
-        batch |= dict.fromkeys(part.columns, logits)
+        views = jax.ShapeDtypeStruct(
+            (batch_size, e.teachers.views, *logits.shape[1:]), logits.dtype
+        )
+        cached = [n for n in map(given.logits_column, part.teachers) if n in part.columns]
+        batch |= dict.fromkeys(part.columns, logits) | dict.fromkeys(cached, views)
         with _as_on(fleet):
             return steps.program(part, config, mesh, f"plan {title}").trace(state, batch, key)
 

@@ -37,6 +37,7 @@ def watch():
     from ard_jax import evaluate, loop, steps
     from ard_jax.attacks.autoattack_run import Cascade
     from ard_jax.checkpoint import Checkpoints
+    from ard_jax.data.batches import TrainBatches
 
     seen = {"index": [], "label": [], "image_sum": []}
 
@@ -49,13 +50,19 @@ def watch():
 
     building = []
     wrap(loop.pipeline, "get_batch", after=record)
+    # Of data that is on the device only the indices are asked for.
+    indices = TrainBatches.indices
+    TrainBatches.indices = lambda self, step: loop.pipeline.get_batch(
+        self._load.dataset, indices(self, step)
+    )["index"]
     wrap(loop._Loop, "run", before=lambda self, state: began(self.phase.title))
     wrap(
         loop._Loop,
         "boundary",
         before=lambda self, step, *_, **__: mark(f"{building[-1]} step {step}"),
     )
-    wrap(steps, "build", before=lambda *_: mark(f"{building[-1]} compile"))
+    for name in ("build", "build_indexed"):
+        wrap(steps, name, before=lambda *_: mark(f"{building[-1]} compile"))
     wrap(
         Checkpoints,
         "save",

@@ -160,6 +160,7 @@ def test_clean_teacher_never_changes(golden, run):
     assert largest_difference(clean, weights(golden, "init/clean_teacher")) == 0.0
 
 
+@pytest.mark.slow
 def test_dropping_the_clean_teacher_pass_leaves_the_student_as_it_is(golden):
     """r_clean_forward="drop", the default, moves nothing but the robust teacher's statistics."""
     nets = {n: models.create("small_cnn", widths=w) for n, w in WIDTHS.items()}

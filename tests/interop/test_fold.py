@@ -40,6 +40,7 @@ def test_what_is_folded(name, folded, left):
     assert (len(result.folded), len(result.left)) == (folded, left)
 
 
+@pytest.mark.slow
 def test_folded_batchnorms_leave_no_product():
     def multiplications(function):
         text = str(jax.make_jaxpr(function)(IMAGES))

@@ -113,6 +113,7 @@ def test_reliability_is_the_teachers_probability_to_the_power_beta():
     np.testing.assert_array_equal(slope, 0.0)
 
 
+@pytest.mark.slow
 def test_iad1_variants_differ_by_the_factor_on_the_teachers_term():
     p, old, _ = compiled("iad1")
     paper = one_step("iad1", epoch=61)[2]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ard_jax import attacks, methods, models, optim
 
@@ -31,5 +32,6 @@ def flops(order):
     return count(method.step, state, batch, jax.random.key(1)) / forward
 
 
+@pytest.mark.slow
 def test_the_pass_before_the_attack_is_not_computed_again(optimised_programs):
     assert abs(flops("clean_first") - flops("adversarial_first")) < 0.01

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ard_jax.models import canonical_conv
+from ard_jax import sharding
+from ard_jax.models import canonical_conv, cpu_conv
 
 # The package exports the function under the module's name.
 MODULE = importlib.import_module("ard_jax.models.canonical_conv")
@@ -29,7 +30,7 @@ def outputs_and_gradients(conv, strides, padding, groups):
             x,
             w,
         )
-        cotangent = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        cotangent = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
         return (y, *vjp(cotangent))
 
     return run
@@ -149,3 +150,51 @@ def test_vmap_over_kernels_and_scan():
     for _ in range(3):
         out_of_loop = out_of_loop - 1e-3 * step(out_of_loop, w)
     np.testing.assert_allclose(in_loop, out_of_loop, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("stride", "dtype"), [(1, jnp.float32), (2, jnp.float32), (1, jnp.bfloat16)]
+)
+def test_kernel_gradient_of_wide_layers_is_a_sum_over_images(stride, dtype, parts):
+    side, padding = 16 * stride, ((1, 1), (1, 1))
+    x, w = operands((6, side, side, 48), 3, 50, dtype=dtype)
+    with cpu_conv.splits_batch(parts):  # of 4 the batch is no multiple
+        ours = outputs_and_gradients(canonical_conv, (stride, stride), padding, 1)
+        assert "while" in ours.lower(x, w).as_text()
+        ours = ours(x, w)
+    exact = (operand.astype(jnp.float32) for operand in (x, w))
+    stock = outputs_and_gradients(lax.conv_general_dilated, (stride, stride), padding, 1)(*exact)
+    # bfloat16 has 8 significant bits, and the cotangent is rounded to them, too.
+    tolerance = 2e-5 if dtype == jnp.float32 else 2e-2
+    for a, b in zip(ours, stock, strict=True):
+        assert a.dtype == dtype
+        a = a.astype(jnp.float32)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.max(np.abs(b)))
+
+
+@pytest.mark.multidevice
+def test_sums_over_images_stay_on_their_device():
+    mesh = sharding.make_mesh(4)
+    same, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    x, w = operands((8, 16, 16, 48), 3, 48)
+    x_depthwise, w_depthwise = operands((8, 16, 16, 48), 3, 48, groups=48)
+
+    def gradients(x, w, x_depthwise, w_depthwise):
+        def loss(w, w_depthwise):
+            y = canonical_conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+            z = canonical_conv(
+                x_depthwise, w_depthwise, (1, 1), "SAME",
+                dimension_numbers=NHWC, feature_group_count=48,
+            )  # fmt: skip
+            return jnp.mean(jnp.sin(y)) + jnp.mean(jnp.sin(z))
+
+        with cpu_conv.splits_batch(4):
+            return jax.grad(loss, (0, 1))(w, w_depthwise)
+
+    arguments = (x, w, x_depthwise, w_depthwise)
+    program = jax.jit(gradients, in_shardings=(split, same, split, same), out_shardings=same)
+    text = program.lower(*arguments).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text and "all-to-all" not in text
+    for a, b in zip(program(*arguments), jax.jit(gradients)(*arguments), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.max(np.abs(b)))

@@ -1,0 +1,211 @@
+"""Convolutions in the forms that XLA:CPU runs fast; `canonical_conv` chooses among them.
+
+All take images [B, H, W, C], a kernel [kh, kw, C / groups, F], strides (two ints) and padding ((top,
+bottom), (left, right)), and return [B, H', W', F]. What was measured is in docs/performance.md.
+"""
+
+import contextlib
+import contextvars
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_parts = contextvars.ContextVar("devices that the batch is split over", default=1)
+# From here on the kernel gradient as a sum over images beats XLA:CPU's (measured, see docs/performance.md).
+_MANY_CHANNELS, _MANY_POSITIONS = 48, 256
+_CACHED_POSITIONS = 1024  # of the output, per round of that sum
+
+
+@contextlib.contextmanager
+def splits_batch(parts: int):
+    """To be traced inside: the batch is split over so many devices, and sums over images stay local."""
+    token = _parts.set(parts)
+    try:
+        yield
+    finally:
+        _parts.reset(token)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x, kernel, strides, pads):
+    """Sum over the kernel's taps of (shifted, strided image) * tap, accumulated in float32."""
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    return _shifted_products(padded, kernel, strides, _out_size(x, kernel, strides, pads))
+
+
+def _depthwise_fwd(x, kernel, strides, pads):
+    return depthwise(x, kernel, strides, pads), (x, kernel)
+
+
+def _depthwise_bwd(strides, pads, saved, g):
+    x, kernel = saved
+    # The input gradient is a depthwise convolution of g with the flipped kernel. Its padded input is
+    # materialised: fused with the sum, the tests for the border make the loop ten times slower.
+    edges = zip(_dx_pads(x, kernel, g, strides, pads), strides, strict=True)
+    edges = [(0, 0, 0), *((low, high, s - 1) for (low, high), s in edges), (0, 0, 0)]
+    padded = lax.optimization_barrier(lax.pad(g, jnp.zeros((), g.dtype), edges))
+    dx = _shifted_products(padded, jnp.flip(kernel, (0, 1)), (1, 1), x.shape[1:3])
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def of_images(images, g):
+        g = g.astype(wide)
+        return _by_tap(
+            lambda w: jnp.sum(w.astype(wide) * g, (0, 1, 2)), images, kernel, strides, pads
+        )
+
+    dkernel = _sum_over_images(of_images, x, g)[:, :, None]
+    return dx, dkernel.astype(kernel.dtype)
+
+
+depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+def _shifted_products(padded, kernel, strides, out):
+    wide = jnp.promote_types(padded.dtype, jnp.float32)
+    total = sum(
+        _window(padded, (i, j), strides, out).astype(wide) * kernel[i, j, 0].astype(wide)
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    )
+    return total.astype(padded.dtype)
+
+
+def _out_size(x, kernel, strides, pads):
+    return [
+        (n + low + high - k) // s + 1
+        for n, k, s, (low, high) in zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
+    ]
+
+
+def _window(padded, tap, strides, out):
+    """What one tap of the kernel sees: [B, out, out, C]."""
+    rows, columns = (
+        slice(start, start + (size - 1) * s + 1, s)
+        for start, size, s in zip(tap, out, strides, strict=True)
+    )
+    return padded[:, rows, columns]
+
+
+def _by_tap(of_window, images, kernel, strides, pads):
+    """of_window(what a tap sees) for every tap: [kh, kw, ...]."""
+    padded, out = jnp.pad(images, ((0, 0), *pads, (0, 0))), _out_size(images, kernel, strides, pads)
+    return jnp.stack(
+        [
+            jnp.stack(
+                [of_window(_window(padded, (i, j), strides, out)) for j in range(kernel.shape[1])]
+            )
+            for i in range(kernel.shape[0])
+        ]
+    )
+
+
+def _sum_over_images(of_images, x, g):
+    """Sum of of_images(some images, their g) over the batch, a few images at a time: they fit the cache.
+
+    Each device works through its own images: see `splits_batch`.
+    """
+    parts = _parts.get() if x.shape[0] % _parts.get() == 0 else 1
+    local = x.shape[0] // parts
+    size = max(1, _CACHED_POSITIONS // math.prod(g.shape[1:3]))
+    size = max(c for c in range(1, local + 1) if local % c == 0 and c <= size)
+    x, g = (a.reshape(parts, local, *a.shape[1:]) for a in (x, g))
+    every = jax.vmap(of_images)
+
+    def add(i, total):
+        images, gradients = (lax.dynamic_slice_in_dim(a, i * size, size, 1) for a in (x, g))
+        return total + every(images, gradients)
+
+    shape = jax.eval_shape(every, x[:, :size], g[:, :size])
+    return jnp.sum(lax.fori_loop(0, local // size, add, jnp.zeros(shape.shape, shape.dtype)), 0)
+
+
+def pointwise(x, kernel, strides, precision):
+    """A 1 x 1 convolution is a product of matrices, whose gradients are that, too."""
+    x = x[:, :: strides[0], :: strides[1]]
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def stock(x, kernel, strides, pads, precision, groups=1):
+    """`lax.conv_general_dilated` of NHWC images."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        pads,
+        dimension_numbers=_NHWC,
+        feature_group_count=groups,
+        precision=precision,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(x, kernel, strides, pads, precision):
+    """The stock convolution with a backward pass of ordinary convolutions and products of matrices."""
+    return stock(x, kernel, strides, pads, precision)
+
+
+def _conv_fwd(x, kernel, strides, pads, precision):
+    return stock(x, kernel, strides, pads, precision), (x, kernel)
+
+
+def _conv_bwd(strides, pads, precision, saved, g):
+    x, kernel = saved
+    # Input gradient: g, dilated by the stride, convolved with the kernel flipped in space and with its
+    # channels exchanged. Without the barrier XLA folds flip and exchange back into the convolution,
+    # and the slow layout returns.
+    turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    dx_pads = _dx_pads(x, kernel, g, strides, pads)
+    dx = lax.conv_general_dilated(
+        g,
+        turned,
+        (1, 1),
+        dx_pads,
+        lhs_dilation=strides,
+        dimension_numbers=_NHWC,
+        precision=precision,
+    )
+    # XLA drops this one where only dx is used, as in the inner loop of an attack.
+    return dx, _kernel_gradient(x, kernel, g, strides, pads, precision)
+
+
+def _dx_pads(x, kernel, g, strides, pads):
+    """The padding of the dilated g that makes the input gradient exactly as large as x."""
+    return [
+        (k - 1 - low, n + low - (m - 1) * s - 1)
+        for n, m, k, s, (low, _) in zip(
+            x.shape[1:3], g.shape[1:3], kernel.shape[:2], strides, pads, strict=True
+        )
+    ]
+
+
+def _kernel_gradient(x, kernel, g, strides, pads, precision):
+    wide_enough = (
+        min(kernel.shape[2:]) >= _MANY_CHANNELS and math.prod(g.shape[1:3]) >= _MANY_POSITIONS
+    )
+    if not wide_enough:
+        return jax.vjp(lambda w: stock(x, w, strides, pads, precision), kernel)[1](g)[0]
+
+    def of_images(images, g):
+        columns = g.reshape(-1, g.shape[-1])
+
+        def of_window(window):
+            rows = window.reshape(-1, window.shape[-1])
+            return lax.dot_general(
+                rows,
+                columns,
+                (((0,), (0,)), ((), ())),
+                precision,
+                jnp.promote_types(x.dtype, jnp.float32),
+            )
+
+        return _by_tap(of_window, images, kernel, strides, pads)
+
+    return _sum_over_images(of_images, x, g).astype(kernel.dtype)
+
+
+conv.defvjp(_conv_fwd, _conv_bwd)
