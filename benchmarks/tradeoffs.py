@@ -124,9 +124,10 @@ def run(config) -> dict:
     }
 
 
-def mean_and_spread(values: list[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 of a single value)."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def mean_and_spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation; a single value has no spread."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def table(results: dict[str, dict[int, dict]]) -> str:
@@ -142,8 +143,7 @@ def table(results: dict[str, dict[int, dict]]) -> str:
         shown.append(f"{base / seconds:.2f}" if base and seconds else "-")
         shown.append(f"{statistics.median(r['train_seconds'] for r in runs.values()):.0f}")
         for name in ("clean", ATTACK):
-            mean, spread = mean_and_spread([100 * r[name] for r in runs.values()])
-            shown.append(f"{mean:.1f} ± {spread:.1f}")
+            shown.append(mean_and_spread([100 * r[name] for r in runs.values()]))
         lines.append(f"| {setting} | {' | '.join(shown)} | {len(runs)} |")
     return "\n".join(lines) + "\n"
 

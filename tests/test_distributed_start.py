@@ -41,9 +41,9 @@ def joined(plain):
     record = SimpleNamespace(arguments=None, meeting=None)
 
     def initialize(**arguments):
-        assert arguments.pop("initialization_timeout") > 9 and arguments.pop(
-            "heartbeat_timeout_seconds"
-        )
+        assert arguments.pop("initialization_timeout") > 9
+        for name in ("heartbeat_timeout_seconds", "shutdown_timeout_seconds"):
+            assert 0 < arguments.pop(name) < 60  # the others end within a minute
         record.arguments = arguments
 
     plain.setattr(jax.distributed, "initialize", initialize)

@@ -1,5 +1,6 @@
 """Planning on paper: counts against XLA and against arithmetic, and what it says of bad plans."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from experiments import tiny
+from PIL import Image
 
 from ard_jax import config, models, plan
 from ard_jax.plan import count as counting
-from ard_jax.plan import hardware, hlo, report, time
+from ard_jax.plan import hardware, hlo, program, report, time
 from ard_jax.plan.hardware import parse
 
 
@@ -180,6 +182,21 @@ def test_number_of_devices_divides_the_work(experiment):
     assert four["flops_per_step"] == pytest.approx(one["flops_per_step"], rel=0.01)
     assert four["traffic_per_device"] < 0.5 * one["traffic_per_device"]
     assert one["step_time"] is None
+
+
+def test_images_of_a_folder_are_not_decoded_for_their_shape(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARD_CACHE_DIR", str(tmp_path / "cache"))
+    for split, name in itertools.product(("train", "test"), "ab"):
+        path = tmp_path / "set" / split / name / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (9, 7)).save(path)
+        path.write_bytes(path.read_bytes()[:50])  # a header and nothing to decode
+    raw = tiny(tmp_path, data__name="folder", data__dir=str(tmp_path / "set"))
+    raw.update(select_on="test")
+    raw.data.update(holdout=0.0, image_size=32)
+    splits = program.shapes_of_data(config.build(raw))
+    assert splits.train.image_shape == (32, 32, 3) and len(splits.train) == 2
+    assert len(program.shapes_of_data(config.build(tiny(tmp_path))).test) > 0  # digits: in memory
 
 
 @pytest.mark.parametrize("groups", [2, 4, 8])

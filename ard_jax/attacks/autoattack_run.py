@@ -146,6 +146,7 @@ class Cascade:
                 self._advance(bar, len(rows) * (member.queries + 1))
             self.queries[rows] = result["queries"]
             self._apply(member, rows, result)
+            preemption.check("AutoAttack; what it has done is kept")
 
     def _searched(self, member, rows, key, unit, bar) -> SquareState:
         """Square on one batch; the images still right are packed together every few hundred queries."""

@@ -75,13 +75,18 @@ def _as_on(fleet: Fleet):
 def shapes_of_data(e: Experiment) -> Splits:
     """Splits of the right sizes: zeros that take no memory for known data sets, else the data itself.
 
+    Of the data's images only the shape is wanted, so none is decoded where they need not be.
+
     Raises:
       DataError: data that has to be read and cannot be.
     """
     d = e.data
     holdout = d.holdout if d.holdout < 1 else int(d.holdout)
     if d.name not in _SIZES:
-        return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed)
+        reading = data.Reading("grain", d.image_size)
+        if data.reading_problems(d.name, reading):  # arrays already
+            reading = data.Reading(image_size=d.image_size)
+        return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
     shape, classes, train, test = _SIZES[d.name]
     names = tuple(str(k) for k in range(classes))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ard_jax import checkpoint, config, data, networks, train
+from ard_jax import checkpoint, config, data, networks, phases, resume, train
 from ard_jax.data.batches import TrainBatches
 from configs import sat_digits
 
@@ -48,6 +48,57 @@ def last_state(built):
     step = checkpoint.find(train.workdir_of(built) / "last")
     _, variables, meta, _ = networks.load(step)
     return jax.tree.map(np.asarray, variables), meta
+
+
+def comparable(built):
+    """What the checkpoints of a run are known by."""
+    splits = train.load_data(built)
+    net = networks.describe(built.student, built.precision, splits.train)
+    return phases.comparable(built, net, splits)
+
+
+@pytest.mark.parametrize(
+    ("loader", "change", "refused"),
+    [
+        ("grain", {"workers": 2, "prefetch": 7}, ""),  # how it is read
+        ("memory", {"workers": 2, "prefetch": 7}, ""),
+        ("memory", {"image_size": 8}, ""),  # the images have this size already
+        ("grain", {"image_size": 4}, "net.image_shape.*train_split"),  # what is read
+        ("memory", {"image_size": 4}, "net.image_shape.*train_split"),
+        ("memory", {"loader": "grain"}, "train_split"),  # known by its files in place of its pixels
+    ],
+)
+def test_a_run_continues_with_what_it_began_with(tmp_path, digits_folder, loader, change, refused):
+    before = experiment(tmp_path, digits_folder, loader=loader)
+    after = experiment(tmp_path, digits_folder, **({"loader": loader} | change))
+    found = []
+    for built in (before, after):
+        found.append(json.loads(json.dumps(comparable(built))))
+    if not refused:
+        resume.compare_configs(tmp_path, *found)
+        return
+    with pytest.raises(resume.ConfigChangedError, match=f"(?s){refused}"):
+        resume.compare_configs(tmp_path, *found)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"workers": 2, "prefetch": 7}, True),
+        ({"loader": "grain"}, True),
+        ({"image_size": 4}, False),
+    ],
+)
+def test_a_finished_run_stays_finished_however_its_data_is_read(
+    tmp_path, digits_folder, change, same
+):
+    built = experiment(tmp_path, digits_folder)
+    folder = train.workdir_of(built)
+    folder.mkdir()
+    record = json.dumps({"config": config.to_dict(built)})
+    (folder / "evaluation.json").write_text(record)
+    found = train.finished(experiment(tmp_path, digits_folder, **change))
+    assert (found is not None) is same
 
 
 @pytest.mark.slow

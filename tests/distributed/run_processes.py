@@ -45,13 +45,16 @@ def flags(folder, variant="", **overrides):
     return [f"--config={config}"] + [f"--config.{name}={value}" for name, value in values.items()]
 
 
-def start(folder, count=1, devices=1, arguments=None, slow=0.0, **overrides):
+def start(
+    folder, count=1, devices=1, arguments=None, hold=":0", held=0, program="worker.py", **overrides
+):
     """Starts the run's processes; standard error and output of process i go to folder/log<i>.
 
-    With `arguments` these stand for the experiment's. `slow`: seconds to sleep at each mark of `wait_for`,
-    so that a signal sent at one arrives there.
+    `arguments`: in place of the experiment's. `hold`: "mark:n", where process `held` waits, when it comes
+    there for the n-th time (see worker.py), until `go` is called. `program`: what takes all this.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "go").unlink(missing_ok=True)
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
@@ -61,7 +64,8 @@ def start(folder, count=1, devices=1, arguments=None, slow=0.0, **overrides):
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
             "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(REPOSITORY),
             "ARD_TEST_BATCHES": str(folder / f"batches{index}.npz"),
-            "ARD_TEST_MARKS": str(folder / f"marks{index}"), "ARD_TEST_SLOW": str(slow),
+            "ARD_TEST_EXAMPLES": str(folder / f"examples{index}.npz"),
+            "ARD_TEST_MARKS": str(folder / f"marks{index}"), "ARD_TEST_HOLD": hold if index == held else ":0",
         }  # fmt: skip
         (folder / f"marks{index}").write_text("")
         if count > 1:
@@ -73,7 +77,7 @@ def start(folder, count=1, devices=1, arguments=None, slow=0.0, **overrides):
         with open(folder / f"log{index}", "w") as log:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, str(HERE / "worker.py"), *arguments],
+                    [sys.executable, str(HERE / program), *arguments],
                     cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT,
                 )
             )  # fmt: skip
@@ -109,12 +113,12 @@ def log(folder, index=0):
     return (folder / f"log{index}").read_text()[-3000:]
 
 
-def wait_for(mark, folder, processes, times=1, timeout=600):
-    """Waits until process 0 has said `mark` (see worker.py) so many times."""
+def wait_for(mark, folder, processes, times=1, index=0, timeout=600):
+    """Waits until process `index` has said `mark` (see worker.py) so many times."""
     deadline = time.monotonic() + timeout
-    while marks(folder).count(mark) < times:
+    while marks(folder, index).count(mark) < times:
         assert all(p.poll() is None for p in processes), f"ended before {mark!r}: {log(folder)}"
-        assert time.monotonic() < deadline, f"no {mark!r} in {timeout} seconds: {marks(folder)}"
+        assert time.monotonic() < deadline, f"no {mark!r} in {timeout} s: {marks(folder, index)}"
         time.sleep(0.02)
 
 
@@ -123,12 +127,33 @@ def marks(folder, index=0):
     return (folder / f"marks{index}").read_text().split("\n")
 
 
+def go(folder):
+    """The process that waits at its mark goes on."""
+    (folder / "go").touch()
+
+
 def stop_at(mark, folder, count=1, times=1, only=None, **more):
-    """Starts a run, sends SIGTERM at a mark (to process `only`, or to all): they end as preempted."""
-    processes = start(folder, count, slow=0.25, **more)
+    """Starts a run, sends SIGTERM to it (or process `only`) while process 0 stands at a mark.
+
+    They end as preempted.
+    """
+    processes = start(folder, count, hold=f"{mark}:{times}", **more)
     wait_for(mark, folder, processes, times)
+    terminate(processes, only)
+    # It has to arrive: of several processes JAX looks for it once a second, then tells the others.
+    time.sleep(0.5 if count == 1 else 4)
+    go(folder)
+    assert_preempted(folder, processes)
+
+
+def terminate(processes, only=None):
+    """SIGTERM to all, or to process `only`."""
     for process in processes if only is None else [processes[only]]:
         process.send_signal(signal.SIGTERM)
+
+
+def assert_preempted(folder, processes):
+    """All end with the exit code that launchers know, and one line that says how to go on."""
     assert_ended(folder, processes, EXIT_PREEMPTED)
     assert "The same command continues" in log(folder)
 
@@ -155,6 +180,21 @@ def assert_same(folder, expected, atol=0.0):
     pairs = zip(*(jax.tree.leaves(arrays(f)) for f in (folder, expected)), strict=True)
     for actual, wanted in pairs:
         np.testing.assert_allclose(actual, wanted, rtol=0, atol=atol)
+
+
+def largest_difference(folder, expected):
+    """Of any two numbers in the last checkpoints of two runs."""
+    pairs = zip(*(jax.tree.leaves(arrays(f)) for f in (folder, expected)), strict=True)
+    return max(float(np.abs(np.float64(a) - np.float64(b)).max()) for a, b in pairs if a.size)
+
+
+def counts(folder, name, total, count=1):
+    """How often each of `total` examples was "evaluated" or "attacked", by all processes together."""
+    found = np.zeros(total, int)
+    for index in range(count):
+        with np.load(folder / f"examples{index}.npz") as file:
+            np.add.at(found, file[name], 1)
+    return found
 
 
 def batches(folder, count=1):

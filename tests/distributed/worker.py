@@ -4,6 +4,7 @@ import atexit
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from absl import app
@@ -12,10 +13,14 @@ from ard_jax import main
 
 
 def mark(text):
-    """Appends a line to the file that `run_processes.wait_for` reads."""
-    with open(os.environ["ARD_TEST_MARKS"], "a") as file:
+    """Appends a line to the file that `run_processes.wait_for` reads; at the mark to stop at, waits there."""
+    marks = Path(os.environ["ARD_TEST_MARKS"])
+    with open(marks, "a") as file:
         file.write(text + "\n")
-    time.sleep(float(os.environ["ARD_TEST_SLOW"]))
+    stop, times = os.environ["ARD_TEST_HOLD"].rsplit(":", 1)
+    if text == stop and marks.read_text().split("\n").count(text) == int(times):
+        while not marks.with_name("go").exists():
+            time.sleep(0.02)
 
 
 def wrap(owner, name, before=None, after=None):
@@ -40,6 +45,7 @@ def watch():
     from ard_jax.data.batches import TrainBatches
 
     seen = {"index": [], "label": [], "image_sum": []}
+    evaluated, attacked = [np.zeros(0, int)], [np.zeros(0, int)]
 
     def record(batch):
         if "student" not in building:
@@ -71,12 +77,30 @@ def watch():
     wrap(evaluate.Evaluator, "run", before=lambda *_, **__: mark("evaluation"))
     wrap(Cascade, "_apply", before=lambda *_: mark("autoattack batch"))
 
+    def batches_of(original):
+        def wrapped(*args):
+            for batch in original(*args):
+                evaluated.append(batch["index"][batch["mask"]])
+                yield batch
+
+        return wrapped
+
+    def place(mesh, local):
+        # AutoAttack's; Square's later queries come with what the earlier ones left.
+        if "index" in local and "margin" not in local:
+            attacked.append(local["index"][local["index"] >= 0])
+
+    evaluate.pipeline.eval_batches = batches_of(evaluate.pipeline.eval_batches)
+    wrap(evaluate.sharding, "put_batch", before=place)
+
     def began(title):
         building.append(title.split()[0])
 
     def save():
         if seen["index"]:
             np.savez(os.environ["ARD_TEST_BATCHES"], **{k: np.stack(v) for k, v in seen.items()})
+        rows = {"evaluated": np.concatenate(evaluated), "attacked": np.concatenate(attacked)}
+        np.savez(os.environ["ARD_TEST_EXAMPLES"], **rows)
 
     atexit.register(save)
 
