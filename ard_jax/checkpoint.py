@@ -218,12 +218,20 @@ def _names(folder: epath.Path) -> list[str]:
 def _incomplete(step_folder: epath.Path) -> str:
     """What shows, without reading arrays, that a step cannot be used; "" if nothing does."""
     try:
-        meta = read_meta(step_folder)
+        read_meta(step_folder)
     except CheckpointError as error:
         return str(error)
-    needed = ("student",) if "origin" in meta else ("student", "rest")  # `save_network` has no rest
-    missing = [name for name in needed if not _names(step_folder / name)]
+    missing = [name for name in _saved_items(step_folder) if not _names(step_folder / name)]
     return f"{step_folder}: damaged checkpoint, without {' and '.join(missing)}" if missing else ""
+
+
+def _saved_items(step_folder: epath.Path) -> list[str]:
+    """The parts that Orbax noted when it saved the step; those of a training run if it cannot be read."""
+    try:
+        noted = json.loads((step_folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"]
+        return sorted({"student", *noted})
+    except (OSError, ValueError, KeyError, TypeError):
+        return ["rest", "student"]
 
 
 def read_meta(step_folder: epath.Path) -> dict[str, Any]:
