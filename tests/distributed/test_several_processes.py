@@ -164,7 +164,8 @@ def test_sigterm_to_one_process_stops_both_at_one_step(folder, two):
     run(here, 2)
     assert_same(here, two, atol=PARAMETERS)
     events = [r for r in read_metrics(here / "run" / "metrics.jsonl") if r["kind"] == "event"]
-    assert [r["event"] for r in events] == ["preempted", "resumed"]
+    stops = [r["event"] for r in events if r["event"] != "compiled"]
+    assert stops == ["preempted", "resumed"]
 
 
 def test_sigterm_to_one_process_in_a_save_and_in_evaluations(folder, natural):
