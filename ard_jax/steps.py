@@ -1,7 +1,6 @@
 """The one jitted, donated train step of a run, built out of a Method."""
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -135,29 +134,12 @@ def indexed_program(
 
         if count == 1:
             return at(state, index)
-        if jax.default_backend() != "cpu":
-            return jax.lax.scan(at, state, index)
-        # XLA:CPU runs the weight gradients of convolutions many times slower inside loops.
-        found = []
-        for rows in index:
-            state, metrics = at(_apart(state), rows)
-            found.append(metrics)
-        return state, jax.tree.map(lambda *values: jnp.stack(values), *found)
+        return jax.lax.scan(at, state, index)
 
     same, split = replicated(mesh), split_batch(mesh, axis=int(count > 1))
     return jax.jit(
         step, in_shardings=(same, same, split, same), out_shardings=(same, same), donate_argnums=0
     )
-
-
-def _apart(state: RunState) -> RunState:
-    """The state as it is, but what made it and what uses it are compiled apart.
-
-    XLA:CPU would fuse the updates of two steps to BatchNorm's running statistics and round differently (it
-    drops optimisation barriers first). A conditional whose outcome it cannot know keeps them apart.
-    """
-    nothing = functools.partial(jax.tree.map, jnp.zeros_like)
-    return jax.lax.cond(state.step >= 0, lambda s: s, nothing, state)
 
 
 def _update(

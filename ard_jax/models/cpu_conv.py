@@ -15,8 +15,7 @@ from jax import lax
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _parts = contextvars.ContextVar("devices that the batch is split over", default=1)
-# From here on the kernel gradient as a sum over images beats XLA:CPU's (measured, see docs/performance.md).
-_MANY_CHANNELS, _MANY_POSITIONS = 48, 256
+_MANY_POSITIONS = 256  # of an image, from which on the kernel gradient takes one image at a time
 _CACHED_POSITIONS = 1024  # of the output, per round of that sum
 
 
@@ -57,7 +56,8 @@ def _depthwise_bwd(strides, pads, saved, g):
             lambda w: jnp.sum(w.astype(wide) * g, (0, 1, 2)), images, kernel, strides, pads
         )
 
-    dkernel = _sum_over_images(of_images, x, g)[:, :, None]
+    dkernel = _sum_over_images(of_images, x, g, _CACHED_POSITIONS // math.prod(g.shape[1:3]))
+    dkernel = dkernel[:, :, None]
     return dx, dkernel.astype(kernel.dtype)
 
 
@@ -103,15 +103,14 @@ def _by_tap(of_window, images, kernel, strides, pads):
     )
 
 
-def _sum_over_images(of_images, x, g):
-    """Sum of of_images(some images, their g) over the batch, a few images at a time: they fit the cache.
+def _sum_over_images(of_images, x, g, size):
+    """Sum of of_images(some images, their g) over the batch, `size` images at a time: they fit the cache.
 
     Each device works through its own images: see `splits_batch`.
     """
     parts = _parts.get() if x.shape[0] % _parts.get() == 0 else 1
     local = x.shape[0] // parts
-    size = max(1, _CACHED_POSITIONS // math.prod(g.shape[1:3]))
-    size = max(c for c in range(1, local + 1) if local % c == 0 and c <= size)
+    size = max(c for c in range(1, local + 1) if local % c == 0 and c <= max(1, size))
     x, g = (a.reshape(parts, local, *a.shape[1:]) for a in (x, g))
     every = jax.vmap(of_images)
 
@@ -184,28 +183,39 @@ def _dx_pads(x, kernel, g, strides, pads):
 
 
 def _kernel_gradient(x, kernel, g, strides, pads, precision):
-    wide_enough = (
-        min(kernel.shape[2:]) >= _MANY_CHANNELS and math.prod(g.shape[1:3]) >= _MANY_POSITIONS
-    )
-    if not wide_enough:
-        return jax.vjp(lambda w: stock(x, w, strides, pads, precision), kernel)[1](g)[0]
+    """As a sum over images of products [taps * C, positions] @ [positions, F].
+
+    Positions come last on the left: products of matrices are fastest so (the other way round, as
+    convolutions have their arrays, they take twice as long).
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    (rows, columns), (kh, kw) = g.shape[1:3], kernel.shape[:2]
+    positions = rows * columns
+    # The shifts by rows of one large image are parts of one copy of it; several images, or strides, need
+    # a copy for each tap.
+    share = tuple(strides) == (1, 1) and positions >= _MANY_POSITIONS
 
     def of_images(images, g):
-        columns = g.reshape(-1, g.shape[-1])
+        padded = jnp.pad(jnp.moveaxis(images, -1, 0), ((0, 0), (0, 0), *pads))
+        shifted = jnp.stack([padded[..., _steps(j, columns, strides[1])] for j in range(kw)])
+        if share:
+            shifted = lax.optimization_barrier(shifted)
+        windows = [shifted[..., _steps(i, rows, strides[0]), :] for i in range(kh)]
+        left = [w.reshape(-1, g.shape[0] * positions) for w in windows]
+        left = left if share else [jnp.concatenate(left)]
+        right = g.reshape(-1, g.shape[-1])
+        products = [
+            jnp.matmul(part, right, precision=precision, preferred_element_type=wide)
+            for part in left
+        ]
+        return jnp.stack(products).reshape(kernel.shape)
 
-        def of_window(window):
-            rows = window.reshape(-1, window.shape[-1])
-            return lax.dot_general(
-                rows,
-                columns,
-                (((0,), (0,)), ((), ())),
-                precision,
-                jnp.promote_types(x.dtype, jnp.float32),
-            )
+    size = 1 if share else _CACHED_POSITIONS // 2 // positions
+    return _sum_over_images(of_images, x, g, size).astype(kernel.dtype)
 
-        return _by_tap(of_window, images, kernel, strides, pads)
 
-    return _sum_over_images(of_images, x, g).astype(kernel.dtype)
+def _steps(start: int, count: int, stride: int) -> slice:
+    return slice(start, start + (count - 1) * stride + 1, stride)
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)
