@@ -18,6 +18,7 @@ import numpy as np
 
 from ard_jax import attacks as attacks_lib
 from ard_jax import preemption, rng, sharding
+from ard_jax.attacks import tiles
 from ard_jax.attacks.autoattack_engine import Engine
 from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
@@ -120,9 +121,11 @@ class Evaluator:
             def predict(x):
                 return self._apply(variables, x)
 
-            return spec.run(
-                predict, images, labels, key, eps=eps, step_size=step_size, unroll=self._unroll
-            )
+            return tiles.run(
+                spec, predict, images, labels, key, params=variables,
+                devices=sharding.num_devices(self.mesh), eps=eps, step_size=step_size,
+                unroll=self._unroll,
+            )  # fmt: skip
 
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
         return jax.jit(

@@ -12,6 +12,7 @@ from experiments import tiny
 from PIL import Image
 
 from ard_jax import config, models, plan
+from ard_jax.models.canonical_conv import exported_convolutions
 from ard_jax.plan import count as counting
 from ard_jax.plan import hardware, hlo, program, report, time
 from ard_jax.plan.hardware import parse
@@ -86,7 +87,10 @@ def test_a_training_step_agrees_with_xla(network, optimised_programs):
 
     arguments = (variables["params"], variables["batch_stats"], images)
     step = jax.grad(loss, has_aux=True)
-    found, program = counted(step, *arguments), jax.jit(step).lower(*arguments).compile()
+    with exported_convolutions(
+        "stock"
+    ):  # XLA counts a loop's body once, and ours on CPU have loops
+        found, program = counted(step, *arguments), jax.jit(step).lower(*arguments).compile()
     cost, memory = program.cost_analysis(), program.memory_analysis()
     total = found.matrix_flops + found.other_flops
     # XLA:CPU computes some elementwise work twice, in two fusions: more, but by less than 5 %.
@@ -230,9 +234,9 @@ def test_compiled_plan_reduces_the_gradients_of_what_is_trained(experiment, opti
     least = found["gradients"] + found["statistics"]
     assert least <= found["bytes"] <= 1.1 * (least + student)
     memory = made["memory"]
-    # The program's arguments are the state, one batch (three are kept), the step's number and the key.
-    batches = memory["parts"]["batch (this one and two to come)"]
-    assert memory["compiled"]["arguments"] == memory["state"] - 2 * batches // 3 + 4 + 8
+    # The program's arguments are the state, one batch, the step's number and the key.
+    data = memory["parts"]["training set and soft labels"]
+    assert memory["compiled"]["arguments"] == memory["state"] - data + 4 + 8
     assert 0.4 < memory["step_counted"] / memory["step"] < 2.0
 
 

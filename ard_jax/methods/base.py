@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ard_jax.attacks import tiles
 from ard_jax.losses.distill import REDUCTIONS
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.methods import given
 from ard_jax.models.bundle import ModelBundle
+from ard_jax.models.cpu_conv import devices_of_batch
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
 
@@ -118,13 +120,18 @@ def natural_logits(parts: Parts, state: RunState, role: str, batch: Batch) -> ja
     return teacher_logits(parts, state, role, batch["image"]) if found is None else found
 
 
-def run_attack(parts: Parts, predict: Callable, batch: Batch, key: jax.Array, **arguments: Any):
-    """The configured attack on any predict function; the images are a constant afterwards.
+def run_attack(
+    parts: Parts, predict: Callable, params: Any, batch: Batch, key: jax.Array, **arguments: Any
+):
+    """The configured attack on any predict function of `params`; the images are a constant afterwards.
 
     Our networks' convolutions have gradients that are fast inside loops on every backend, so the
     attack loop is a plain scan here (unroll=1).
     """
-    result = parts.attack.run(predict, batch["image"], batch["label"], key, unroll=1, **arguments)
+    result = tiles.run(
+        parts.attack, predict, batch["image"], batch["label"], key, params=params,
+        devices=devices_of_batch(), unroll=1, **arguments,
+    )  # fmt: skip
     return jax.tree.map(jax.lax.stop_gradient, result)
 
 
@@ -162,7 +169,7 @@ def attack(
         return net.apply({"params": params, "batch_stats": stats}, images, train)
 
     if not (count_right or (train and keep)):
-        images = run_attack(parts, lambda x: forward(x, stats)[0], batch, key, **arguments)
+        images = run_attack(parts, lambda x: forward(x, stats)[0], params, batch, key, **arguments)
         return Attacked(given.ended(batch, images), stats)
 
     def counting(images, carried):
@@ -172,7 +179,9 @@ def attack(
         return logits, (after if train and keep else now, right)
 
     start = (stats, jnp.zeros(batch["label"].shape, jnp.float32))
-    images, (stats, right) = run_attack(parts, counting, batch, key, state=start, **arguments)
+    images, (stats, right) = run_attack(
+        parts, counting, params, batch, key, state=start, **arguments
+    )
     return Attacked(given.ended(batch, images), stats, right if count_right else None)
 
 

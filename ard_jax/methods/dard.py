@@ -118,7 +118,8 @@ def _adversarial_logits(config, parts, state, batch, adversarial, g_nat, key):
     if config.labels == "online":
         predict = base.teacher_predict(parts, state, "robust")
         soft = {"teacher_logits": g_nat} if parts.attack.needs_teacher == "logits" else {}
-        adversarial = base.run_attack(parts, predict, batch, key, **soft)
+        params = state.teachers["robust"].params
+        adversarial = base.run_attack(parts, predict, params, batch, key, **soft)
     return base.teacher_logits(parts, state, "robust", adversarial)
 
 

@@ -16,7 +16,7 @@ from jax import lax
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _parts = contextvars.ContextVar("devices that the batch is split over", default=1)
 _MANY_POSITIONS = 256  # of an image, from which on the kernel gradient takes one image at a time
-_CACHED_POSITIONS = 1024  # of the output, per round of that sum
+_CACHED_POSITIONS = 512  # of the output, per round of a sum over images
 
 
 @contextlib.contextmanager
@@ -27,6 +27,11 @@ def splits_batch(parts: int):
         yield
     finally:
         _parts.reset(token)
+
+
+def devices_of_batch() -> int:
+    """The `parts` of `splits_batch`; 1 outside of it."""
+    return _parts.get()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -52,11 +57,16 @@ def _depthwise_bwd(strides, pads, saved, g):
 
     def of_images(images, g):
         g = g.astype(wide)
-        return _by_tap(
-            lambda w: jnp.sum(w.astype(wide) * g, (0, 1, 2)), images, kernel, strides, pads
-        )
 
-    dkernel = _sum_over_images(of_images, x, g, _CACHED_POSITIONS // math.prod(g.shape[1:3]))
+        def of_window(window):
+            products = (window.astype(wide) * g).reshape(-1, g.shape[-1])
+            return (jnp.ones((1, len(products)), wide) @ products)[
+                0
+            ]  # XLA:CPU's own sums are slower
+
+        return _by_tap(of_window, images, kernel, strides, pads)
+
+    dkernel = _sum_over_images(of_images, x, g, _CACHED_POSITIONS // 2 // math.prod(g.shape[1:3]))
     dkernel = dkernel[:, :, None]
     return dx, dkernel.astype(kernel.dtype)
 
@@ -210,7 +220,7 @@ def _kernel_gradient(x, kernel, g, strides, pads, precision):
         ]
         return jnp.stack(products).reshape(kernel.shape)
 
-    size = 1 if share else _CACHED_POSITIONS // 2 // positions
+    size = 1 if share else _CACHED_POSITIONS // positions
     return _sum_over_images(of_images, x, g, size).astype(kernel.dtype)
 
 
