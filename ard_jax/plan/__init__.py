@@ -154,7 +154,7 @@ def _collectives(t: Traced, fleet: Fleet, program: Any) -> dict[str, Any]:
 
 
 def _memory(t: Traced, fleet: Fleet, a: Assumptions, program: Any) -> dict[str, Any]:
-    """Bytes on one device: the state by its parts, and what a step needs beside it."""
+    """Bytes on one device: what is there between steps, by its parts, and what a step needs beside it."""
     s, parts = t.state, {}
     for role, net in _nets(s).items():
         parts[f"{role}: parameters and statistics"] = _bytes([net.params, net.batch_stats])
@@ -166,8 +166,12 @@ def _memory(t: Traced, fleet: Fleet, a: Assumptions, program: Any) -> dict[str, 
         parts["perturbations of all training images"] = _bytes(s.perturbations)
     if size := _bytes(s.method):
         parts["method's own arrays"] = size
-    shape = next(iter(t.bundles.values())).image_shape
-    parts["batch (this one and two to come)"] = 3 * t.batch * (math.prod(shape) + 4)
+    image = math.prod(next(iter(t.bundles.values())).image_shape) + 4  # with its label
+    if t.examples:
+        parts["training set and soft labels"] = t.examples
+        parts["batch"] = t.batch * image
+    else:
+        parts["batch (this one and two to come)"] = 3 * t.batch * image
     counted = t.count.temporary
     compiled = None
     if program is not None:

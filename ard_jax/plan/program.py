@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax import data, methods, networks, phases, sharding, steps
+from ard_jax import data, feed, methods, networks, phases, sharding, steps
 from ard_jax.data import ArrayDataset, Splits
 from ard_jax.data.split import holdout_count
 from ard_jax.experiment import Experiment
@@ -38,6 +38,8 @@ class Traced:
       state: RunState of shapes.
       forward: role -> matrix FLOPs of one image's forward pass.
       batch: images per device.
+      examples: bytes of the training split and of what the method needs beside it (soft labels), if they are
+        all on every device (config.data.on_device); 0 if they are not.
       at: (mesh, global batch size) -> the traced program.
       count: the work of one device in one step.
       steps: updates of the whole phase.
@@ -49,6 +51,7 @@ class Traced:
     state: Any
     forward: dict[str, float]
     batch: int
+    examples: int
     at: Callable[[Any, int], Any]
     count: counting.Count
     steps: int
@@ -136,18 +139,9 @@ def trace(e: Experiment, title: str, splits: Splits, fleet: Fleet) -> Traced:
         return steps.start_average(state, config)
 
     def at(mesh, batch_size):
-        shape, part = (batch_size, *splits.train.image_shape), method_for(batch_size)[1]
-        batch = {
-            "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-            "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-            "index": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-        }
-        logits = jax.ShapeDtypeStruct((batch_size, splits.train.num_classes), jnp.float32)
-        views = jax.ShapeDtypeStruct(
-            (batch_size, e.teachers.views, *logits.shape[1:]), logits.dtype
-        )
-        cached = [n for n in map(given.logits_column, part.teachers) if n in part.columns]
-        batch |= dict.fromkeys(part.columns, logits) | dict.fromkeys(cached, views)
+        part = method_for(batch_size)[1]
+        batch = _examples(e, splits, part, batch_size)
+        batch |= {"index": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
         with _as_on(fleet):
             return steps.program(part, config, mesh, f"plan {title}").trace(state, batch, key)
 
@@ -158,7 +152,32 @@ def trace(e: Experiment, title: str, splits: Splits, fleet: Fleet) -> Traced:
     each = e.batch_size // fleet.devices
     count = counting.count(at(sharding.make_mesh(1), each).jaxpr)
     total = e.epochs * config.steps_per_epoch
-    return Traced(title, e, bundles, state, forward, each, at, count, total)
+    examples = 0
+    if _on_device(e, splits, fleet):
+        every = _examples(e, splits, method, len(splits.train))
+        examples = sum(math.prod(v.shape) * v.dtype.itemsize for v in every.values())
+    return Traced(title, e, bundles, state, forward, each, examples, at, count, total)
+
+
+def _examples(e: Experiment, splits: Splits, method: Any, count: int) -> dict[str, Any]:
+    """Shapes of so many training examples: images, labels and the method's columns."""
+    train, views = splits.train, e.teachers.views
+    logits = jax.ShapeDtypeStruct((count, train.num_classes), jnp.float32)
+    of_views = jax.ShapeDtypeStruct((count, views, train.num_classes), jnp.float32)
+    cached = {given.logits_column(role) for role in method.teachers}
+    columns = {name: of_views if name in cached else logits for name in method.columns}
+    return {
+        "image": jax.ShapeDtypeStruct((count, *train.image_shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((count,), jnp.int32),
+    } | columns
+
+
+def _on_device(e: Experiment, splits: Splits, fleet: Fleet) -> bool:
+    """Whether the run will keep the training split on every device: `feed.on_device` on the fleet."""
+    if e.data.on_device != "auto":
+        return e.data.on_device == "on"
+    size = len(splits.train) * math.prod(splits.train.image_shape)
+    return e.data.loader == "memory" and fleet.hosts == 1 and size <= feed.MAX_BYTES
 
 
 def _forward(bundle: Any, key: Any) -> float:

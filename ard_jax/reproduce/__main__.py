@@ -72,9 +72,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ard_jax import locks, preemption
+    from ard_jax import locks, preemption, sharding
     from ard_jax.reproduce import run, session
 
+    sharding.use_cores()  # as `ard_jax.main`
     workdir = Path(options.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     data, teacher = (

@@ -16,8 +16,8 @@ from ard_jax import (
     compare,
     compare_config,
     networks,
+    phases,
     preemption,
-    sharding,
     teachers,
     train,
 )
@@ -114,8 +114,8 @@ def _teacher(role: str, comparison: Comparison, plan: dict[str, Any], clock: Ses
         return
     clock.start(f"{role} teacher", plan["estimate"][f"{role} teacher"], tell)
     user = next(e for e in comparison.experiments.values() if role in TEACHERS[e.method.name])
-    splits, mesh = train.load_data(user), sharding.make_mesh(user.run.devices)
-    teachers.obtain(role, schedule.with_recipe_teachers(user), splits, mesh)
+    experiment, splits = schedule.with_recipe_teachers(user), train.load_data(user)
+    teachers.obtain(role, experiment, splits, phases.make_mesh(experiment, splits))
     (folder,) = (TEACHERS_FOLDER / "training").glob(f"{role}-*")
     _, variables, meta, _ = networks.load(str(folder))
     _freeze(role, variables, meta, folder.name)
