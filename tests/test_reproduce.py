@@ -309,6 +309,8 @@ def test_the_table_stands_beside_the_papers_numbers(comparison):
     assert rows["*sat, paper*"][0] == "*83.38?*" and rows["*mtard, paper*"][5] == "-"
     assert rows["*ciard_dard, paper*"] == ["-"] * 6 + ["in no paper"]
     assert rows["sat"][:6] == ["-"] * 6 and rows["sat"][6] == "to come"
+    few = plan["evaluation"]["autoattack"]
+    assert few < plan["evaluation"]["examples"] and rows["method"][5] == f"AutoAttack, first {few:,}"
     text = "\n".join(lines)
     assert "**Not finished.** Still to come: sat, trades" in text and "a warning" in text
     assert "1.50 hours in all" in text

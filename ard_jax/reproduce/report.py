@@ -123,8 +123,12 @@ def _mark_text() -> str:
 
 
 def _table(record: dict[str, Any]) -> list[str]:
+    evaluation, titles = record["schedule"]["evaluation"], list(TITLES)
+    if evaluation["autoattack"] < evaluation["examples"]:
+        # On fewer images than its neighbours, so it may lie above them.
+        titles[-1] += f", first {evaluation['autoattack']:,}"
     lines = [
-        "| method | " + " | ".join(TITLES) + " | source |",
+        "| method | " + " | ".join(titles) + " | source |",
         "| --- |" + " ---: |" * len(TITLES) + " --- |",
     ]
 
