@@ -15,7 +15,7 @@ turns within each seed, so that a disturbance of the machine does not fall on on
 else runs.
 
 Fewer attack steps are longer ones: about 2 eps in all, as the 2.5 eps of 10 steps of eps/4 let an attack
-cross the ball. Warm starts after ATTA (Zheng et al. 2020), whose one step is eps/2.
+cross the ball. With warm starts (ATTA, Zheng et al. 2020) they are eps/2, our choice.
 """
 
 import argparse
