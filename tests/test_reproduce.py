@@ -310,7 +310,9 @@ def test_the_table_stands_beside_the_papers_numbers(comparison):
     assert rows["*ciard_dard, paper*"] == ["-"] * 6 + ["in no paper"]
     assert rows["sat"][:6] == ["-"] * 6 and rows["sat"][6] == "to come"
     few = plan["evaluation"]["autoattack"]
-    assert few < plan["evaluation"]["examples"] and rows["method"][5] == f"AutoAttack, first {few:,}"
+    assert (
+        few < plan["evaluation"]["examples"] and rows["method"][5] == f"AutoAttack, first {few:,}"
+    )
     text = "\n".join(lines)
     assert "**Not finished.** Still to come: sat, trades" in text and "a warning" in text
     assert "1.50 hours in all" in text
