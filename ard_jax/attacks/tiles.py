@@ -27,9 +27,9 @@ def run(
 ) -> Any:
     """`AttackSpec.run` with the same random numbers, on CPU over tiles of the batch where that pays.
 
-    An image's result does not depend on its batch, so tiles change nothing but rounding. What does depend
-    on it (a state, the Dice of a whole batch, restarts side by side) is run as it is, and so is a network
-    that needs its attack unrolled (`loop.resolve_unroll`): tiles are a loop.
+    In eval mode an image's result does not depend on its batch, so tiles change nothing but rounding. What
+    does depend on it (a state, the Dice of a whole batch, restarts side by side) is run as it is, and so is
+    a network that needs its attack unrolled (`loop.resolve_unroll`): tiles are a loop.
 
     Args:
       spec: the attack.
@@ -37,14 +37,15 @@ def run(
       images: [B,H,W,C].
       labels: [B].
       key: typed PRNG key.
-      params: of the network in `predict`; only its size is looked at.
+      params: of the network in `predict`; only their number is looked at. None where `predict` looks at the
+        whole batch (BatchNorm in train mode): no tiles.
       devices: over which the batch is split along its first dimension; each works through its own part.
       teacher_logits: [B,K] or None.
       start: [B,H,W,C] or None.
       state: see `AttackSpec.run`.
       **options: of `AttackSpec.run`.
     """
-    tiled = state is None and options.get("unroll") == 1
+    tiled = params is not None and state is None and options.get("unroll") == 1
     tiles = _tiles(spec, len(images), params, devices) if tiled else 1
     if tiles == 1:
         return spec.run(

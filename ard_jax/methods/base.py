@@ -125,6 +125,8 @@ def run_attack(
 ):
     """The configured attack on any predict function of `params`; the images are a constant afterwards.
 
+    `params` is None where predict looks at the whole batch: see `tiles.run`.
+
     Our networks' convolutions have gradients that are fast inside loops on every backend, so the
     attack loop is a plain scan here (unroll=1).
     """
@@ -169,7 +171,8 @@ def attack(
         return net.apply({"params": params, "batch_stats": stats}, images, train)
 
     if not (count_right or (train and keep)):
-        images = run_attack(parts, lambda x: forward(x, stats)[0], params, batch, key, **arguments)
+        of = None if train else params
+        images = run_attack(parts, lambda x: forward(x, stats)[0], of, batch, key, **arguments)
         return Attacked(given.ended(batch, images), stats)
 
     def counting(images, carried):
@@ -179,9 +182,7 @@ def attack(
         return logits, (after if train and keep else now, right)
 
     start = (stats, jnp.zeros(batch["label"].shape, jnp.float32))
-    images, (stats, right) = run_attack(
-        parts, counting, params, batch, key, state=start, **arguments
-    )
+    images, (stats, right) = run_attack(parts, counting, None, batch, key, state=start, **arguments)
     return Attacked(given.ended(batch, images), stats, right if count_right else None)
 
 

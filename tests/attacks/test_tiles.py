@@ -2,6 +2,7 @@
 
 import re
 
+import compiled_steps
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from compiled_steps import collectives
 
 from ard_jax import attacks, models, sharding
 from ard_jax.attacks import tiles
+from ard_jax.methods import base
 
 SHAPE, CLASSES, BATCH = (8, 8, 3), 5, 64
 
@@ -122,3 +124,17 @@ def test_every_device_keeps_its_images(network):
     text = program.lower(*given).compile().as_text()
     assert not collectives(text)
     assert "f32[16,8,8,4]" in text  # activations of a tile, on one device
+
+
+@pytest.mark.parametrize("bn", ["eval", "train"])
+def test_batches_that_are_normalised_together_stay_together(bn):
+    method, parts = compiled_steps.ciard(attack_bn=bn)
+    state = jax.eval_shape(lambda: compiled_steps.initial(method, parts))
+    batch = {
+        "image": jax.ShapeDtypeStruct((64, *compiled_steps.SHAPE), jnp.float32),
+        "label": jax.ShapeDtypeStruct((64,), jnp.int32),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    program = jax.jit(lambda s, b, k: base.attack(parts, s, b, k).images)
+    tiled = "tensor<4x1x16x8x8x1xf32>" in program.lower(state, batch, key).as_text()
+    assert tiled == (bn == "eval")
