@@ -21,7 +21,10 @@ _CACHED_POSITIONS = 512  # of the output, per round of a sum over images
 
 @contextlib.contextmanager
 def splits_batch(parts: int):
-    """To be traced inside: the batch is split over so many devices, and sums over images stay local."""
+    """To be traced inside: the batch is split over so many devices, and sums over images stay local.
+
+    Outside of it the results are the same, but kernel gradients of a batch that is split gather its images.
+    """
     token = _parts.set(parts)
     try:
         yield

@@ -8,6 +8,7 @@ from compiled_steps import collectives, numbers
 from experiments import tiny
 
 from ard_jax import config, models, phases, sharding, train
+from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.models.norm import BatchNorm
 
 SHAPE, BATCH = (8, 8, 1), 16
@@ -90,11 +91,11 @@ def test_where_groups_fit_the_devices_only_gradients_and_one_groups_statistics_t
     same, split = sharding.replicated(mesh), sharding.split_batch(mesh)
 
     def travelling(groups):
-        program = jax.jit(
-            lambda v, x: forward_and_gradient(groups, v, x)[1:],
-            in_shardings=(same, split),
-            out_shardings=same,
-        )
+        def on_four(variables, images):
+            with splits_batch(4):  # as the train step has it
+                return forward_and_gradient(groups, variables, images)[1:]
+
+        program = jax.jit(on_four, in_shardings=(same, split), out_shardings=same)
         return collectives(program.lower(variables, images).compile().as_text())
 
     local = travelling(groups)
