@@ -156,6 +156,15 @@ def experiment(tmp_path_factory):
     return config.build(tiny(tmp_path_factory.mktemp("plan")))
 
 
+def test_the_attacks_share_does_not_depend_on_the_backend(experiment):
+    # On CPU kernel gradients are loops of their own, which are not the attack.
+    shares = [
+        [phase["loop_share"] for phase in plan.make(experiment, d, [], compiled=False)["phases"]]
+        for d in ("v5e-1", "cpu-1")
+    ]
+    assert shares[0] == pytest.approx(shares[1]) and 0.1 < shares[0][-1] < 0.9
+
+
 def test_paper_plan_is_arithmetic_and_allocates_nothing(experiment):
     before = len(jax.live_arrays())
     made = plan.make(experiment, "v5e-4", [], compiled=False)

@@ -129,14 +129,11 @@ class AttackSpec:
         self, images: jax.Array, key: jax.Array | None, eps: float | jax.Array | None = None
     ) -> jax.Array:
         """The first iterate [B,H,W,C] that `run` takes with this key and eps, for one restart."""
-        if self.start == "none":
-            return images
-        if key is None:  # random_start explains itself
-            return base.random_start(self.start, None, images, self.eps)
+        key = None if key is None else jax.random.fold_in(key, 0)
         clip = (self.clip_min, self.clip_max) if self.clip_start else None
         return base.random_start(
-            self.start, jax.random.fold_in(key, 0), images, self.eps if eps is None else eps,
-            norm=self.norm, sigma=self.sigma, clip=clip,
+            self.start, key, images, self.eps if eps is None else eps, norm=self.norm,
+            sigma=self.sigma, clip=clip,
         )  # fmt: skip
 
     def run(
