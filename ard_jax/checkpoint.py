@@ -55,7 +55,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._delete(step)
         if jax.default_backend() == "cpu":
             # There device buffers are host memory, which the next donated step would overwrite.
-            state = jax.tree.map(jnp.copy, state)
+            state = jax.tree.map(_copy_to_save, state)
         meta = dict(meta)
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._manager.save(
@@ -151,6 +151,13 @@ def _join(out: Any, template: RunState) -> RunState:
         method=rest["method"],
         perturbations=out["perturbations"]["kept"] if template.perturbations is not None else None,
     )
+
+
+def _copy_to_save(leaf: jax.Array) -> jax.Array:
+    """A copy; of a single process's replicated array on one device, which Orbax need not cut into slices."""
+    if jax.process_count() == 1 and leaf.is_fully_replicated:
+        leaf = leaf.addressable_data(0)
+    return jnp.copy(leaf)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ard_jax import attacks as attacks_lib
 from ard_jax import preemption, rng, sharding
-from ard_jax.attacks import tiles
+from ard_jax.attacks import merged, tiles
 from ard_jax.attacks.autoattack_engine import Engine
 from ard_jax.data import pipeline
 from ard_jax.data.base import ArrayDataset
@@ -105,16 +105,51 @@ class Evaluator:
 
     def attack(self, spec: Any, variables: Any, images: Any, labels: Any, index: int) -> jax.Array:
         """Adversarial images of batch number `index` under an `attacks.AttackSpec`."""
-        if spec.program not in self._programs:
-            self._programs[spec.program] = self._compile(spec)
         key = rng.stream(jax.random.key(self.seed), f"evaluate {spec.name}", index)
-        return self._programs[spec.program](
+        # A loop of traced length cannot be unrolled.
+        if self._unroll == 1 and merged.is_mergeable(spec):
+            start = images if spec.start == "none" else self._start(spec, images, key)
+            return self._program(merged.program(spec), spec)(
+                variables, images, labels, start, merged.numbers(spec)
+            )
+        return self._program(spec.program, spec)(
             variables, images, labels, key, jnp.float32(spec.eps), jnp.float32(spec.step_size)
         )
 
-    def _compile(self, spec: Any) -> Callable:
-        title = f"{self.name} attack {zlib.crc32(repr(spec.program).encode()):08x}"
+    def _program(self, name: tuple, spec: Any) -> Callable:
+        if name not in self._programs:
+            compile_ = self._compile_merged if name[0] == "merged" else self._compile
+            title = f"{self.name} attack {zlib.crc32(repr(name).encode()):08x}"
+            self._programs[name] = compile_(title, spec)
+        return self._programs[name]
 
+    def _start(self, spec: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        def start(variables, images, key, eps):
+            return spec.own_start(images, key, eps)
+
+        name = f"start {spec.start} {spec.norm} {spec.sigma} {spec.clip_start}"
+        return self.transform(name, start, (), images, key, spec.eps)
+
+    def _compile_merged(self, title: str, spec: Any) -> Callable:
+        clip, devices = (spec.clip_min, spec.clip_max), sharding.num_devices(self.mesh)
+
+        def run(variables, images, labels, start, given):
+            TRACES[title] += 1
+
+            def one(rows):
+                return merged.run(
+                    lambda x: self._apply(variables, x), rows["images"], rows["labels"], rows["start"],
+                    given, norm=spec.norm, clip=clip,
+                )  # fmt: skip
+
+            count = tiles.number(spec, len(images), variables, devices)
+            rows = {"images": images, "labels": labels, "start": start}
+            return tiles.over(one, rows, count, devices)
+
+        same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+        return jax.jit(run, in_shardings=(same, split, split, split, same), out_shardings=split)
+
+    def _compile(self, title: str, spec: Any) -> Callable:
         def run(variables, images, labels, key, eps, step_size):
             TRACES[title] += 1
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import __version__, models, networks, report, sharding, suites
@@ -74,36 +75,78 @@ def evaluate_all(
     specs = {name: networks.evaluation_attack(name, e) for name in plain}
     records = {name: _spec_record(spec) for name, spec in specs.items()}
     lead = None if is_lead() else False
-    progress = Progress(len(subjects), description="final evaluation", enabled=lead)
-    flags, sweeps = {}, {}
+    first = _first_equal(subjects, sources)
+    different = [s for s in subjects if first[s.title] is s]
+    progress = Progress(len(different), description="final evaluation", enabled=lead)
+    flags, sweeps, found = {}, {}, {}
     # Sources first: their attacks' images are given to the students as they are made.
-    for subject in sorted(subjects, key=lambda s: s not in sources.values()):
+    for subject in sorted(different, key=lambda s: s not in sources.values()):
         progress.message(f"evaluating {subject.title} on {len(dataset)} images")
         flags[subject.title] = _evaluate_one(
-            e, dataset, subject, subjects, sources, specs, progress
+            e, dataset, subject, different, sources, specs, progress
         )
         if subject.sweep and e.eval.eps_sweep:
             sweeps[subject.title] = _sweep(e, dataset, subject)
         progress.update(1)
     progress.close()
-    suite_records = _run_suites(e, dataset, subjects, chosen, flags, records, state_dir)
+    suite_records = _run_suites(e, dataset, different, chosen, flags, records, state_dir)
     if e.eval.transfer:
-        _give_transfer(e, flags, subjects, sources, records)
-    nets, warnings = {}, []
-    for subject in subjects:
-        seen, title = flags[subject.title], subject.title
-        net = _net_record(subject) | summarize(seen, dataset.num_classes, [*specs, *chosen])
+        _give_transfer(e, flags, different, sources, records)
+    for subject in different:
+        net = summarize(flags[subject.title], dataset.num_classes, [*specs, *chosen])
         net["noise"] = suites.noise_accuracy(
             subject.evaluator, subject.variables, dataset, e.eps, e.norm
         )
-        if title in suite_records:
-            net["autoattack"] = suite_records[title]
-        if title in sweeps:
-            net["eps_sweep"] = sweeps[title]
+        found[subject.title] = net
+    nets, warnings = {}, []
+    for subject in subjects:
+        title, same = subject.title, first[subject.title].title
+        flags[title], net = flags[same], _net_record(subject) | found[same]
+        if same in suite_records:
+            net["autoattack"] = suite_records[same]
+        if same in sweeps:
+            net["eps_sweep"] = sweeps[same]
         nets[title] = net
-        warnings += _warnings(title, net, specs) + suites.warnings(title, seen, net, specs)
+        warnings += _warnings(title, net, specs) + suites.warnings(title, flags[title], net, specs)
     ordered = {s.title: dataclasses.replace(flags[s.title], others={}) for s in subjects}
-    return _record(e, dataset, records, nets, warnings), ordered
+    notes = _notes(e, subjects, first, chosen, suite_records)
+    return _record(e, dataset, records, nets, warnings, notes), ordered
+
+
+def _first_equal(subjects: list[Subject], sources: dict[str, Subject]) -> dict[str, Subject]:
+    """Title -> the subject that stands for it: itself, or an earlier one with the same arrays."""
+    found: dict[str, Subject] = {}
+    for subject in [*sources.values(), *subjects]:
+        equal = (o for o in found.values() if _is_equal(o, subject))
+        found.setdefault(subject.title, next(equal, subject))
+    return found
+
+
+def _is_equal(a: Subject, b: Subject) -> bool:
+    # On the devices, and one answer for all leaves: of several processes none has to read whole arrays.
+    if a.evaluator is not b.evaluator or a.role != b.role:
+        return False
+    leaves = zip(*map(jax.tree.leaves, (a.variables, b.variables)), strict=True)
+    return all(bool(jnp.array_equal(x, y)) for x, y in leaves)
+
+
+def _notes(e, subjects, first, chosen, suite_records) -> list[str]:
+    """What a reader must know of rows that are copies, and of attacks that were not made."""
+    notes = [
+        f"{s.title} is the same network as {first[s.title].title}: evaluated once."
+        for s in subjects
+        if first[s.title] is not s
+    ]
+    left = [s.title for s in subjects if s.role != "source"]
+    left = [title for title in left if first[title].title not in suite_records]
+    if chosen and suite_records and left:
+        labels = ", ".join(suites.SUITES[name].label for name in chosen)
+        notes.append(
+            f"{labels} not run on {', '.join(left)} (config.eval.autoattack_nets="
+            f"{e.eval.autoattack_nets!r}), whose worst case is over the other attacks; "
+            "--config.eval.autoattack_nets=students attacks the last checkpoint too, =all every network."
+        )
+    return notes
 
 
 def _evaluate_one(e, dataset, subject, subjects, sources, specs, progress) -> Flags:
@@ -195,7 +238,9 @@ def _warnings(title: str, record: dict[str, Any], specs: dict[str, Any]) -> list
     ]
 
 
-def _record(e: Experiment, dataset: ArrayDataset, labels, nets, warnings) -> dict[str, Any]:
+def _record(
+    e: Experiment, dataset: ArrayDataset, labels, nets, warnings, notes
+) -> dict[str, Any]:
     import flax
     import optax
 
@@ -223,6 +268,7 @@ def _record(e: Experiment, dataset: ArrayDataset, labels, nets, warnings) -> dic
         "teachers": {},
         "nets": nets,
         "warnings": warnings,
+        "notes": notes,
     }
 
 

@@ -145,7 +145,7 @@ def fit(phase: Phase) -> FitResult:
     with Checkpoints(folder / "last", keep=2) as last, Checkpoints(folder / "best", keep=2) as best:
         template = put_replicated(phase.mesh, steps.start_average(phase.initial(), phase.step))
         # Copies: the step donates its state, and teachers' variables are used after it too.
-        template = jax.tree.map(jnp.copy, template)
+        template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
         state, meta = resume.newest(last, template, phase.config)
         if meta is None:
             state, meta = template, {"best": None, "seconds": 0.0}

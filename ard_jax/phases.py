@@ -129,8 +129,13 @@ def student_phase(
     watched = {role: teachers[role].evaluator for role in method.trained_teachers}
 
     def initial() -> RunState:
-        variables = bundle.init(rng.stream(jax.random.key(e.seed), "init"))
-        return method.init(variables, {role: t.variables for role, t in teachers.items()})
+        # One program: outside of jit each operation on each shape is compiled by itself.
+        def make(key, given):
+            return method.init(bundle.init(rng.stream(key, "init")), given)
+
+        given = {role: t.variables for role, t in teachers.items()}
+        key = sharding.put_replicated(mesh, jax.random.key(e.seed))
+        return jax.jit(make, out_shardings=sharding.replicated(mesh))(key, given)
 
     return Phase(
         title="student",

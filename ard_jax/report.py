@@ -2,7 +2,7 @@
 
 Everything here takes the evaluation record that `evaluate` writes: a dict with "nets" (name ->
 "clean", "attacks", "worst_case", ...), "attacks" (name -> parameters), "teachers", "dataset",
-"select_on", "warnings". Accuracies are fractions in [0, 1] there and percentages in the tables.
+"select_on", "warnings", "notes". Accuracies are fractions in [0, 1] there and percentages in the tables.
 Parts that are missing are left out of the output, never an error: a report of half a run is worth
 having.
 """
@@ -188,6 +188,8 @@ def summary_table(evaluation: dict, width: int = 120) -> str:
     lines += ["", selection_note(evaluation)] if selection_note(evaluation) else []
     teachers = teacher_lines(evaluation)
     lines += ["", "Teachers", *("  " + line for line in teachers)] if teachers else []
+    notes = [str(text) for text in evaluation.get("notes") or []]
+    lines += ["", *notes] if notes else []
     warnings = [str(text) for text in evaluation.get("warnings") or []]
     lines += ["", "Warnings", *("  ! " + text for text in warnings)] if warnings else []
     return "\n".join(lines)

@@ -192,7 +192,7 @@ def base() -> ml_collections.ConfigDict:
             seed=0,
             grid=12,
             autoattack_examples=1000,
-            autoattack_nets="all",
+            autoattack_nets="best",
             save_images=False,
         ),
         run=config_dict(
@@ -231,7 +231,6 @@ def digits() -> ml_collections.ConfigDict:
         net("small_resnet", widths=(16, 32), blocks=1), recipe, min_clean=0.95
     )
     config.eval.update(every=10, dense_from=0, batch_size=180, autoattack_examples=0)
-    config.eval.autoattack_nets = "students"
     config.eval.eps_sweep = (0.0, 0.25, 0.5, 1.0, 1.5)
     config.run.update(log_every=20, save_every=10)
     return config

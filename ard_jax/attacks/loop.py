@@ -40,7 +40,7 @@ def apgd_checkpoints(steps: int) -> list[int]:
     return sorted({c for c in found if 0 < c < steps})
 
 
-def _cut(z, x, eps, norm, order, clip):
+def cut(z, x, eps, norm, order, clip):
     """`z` cut back to the ball around `x` and to the range, in the given order."""
     if order == "range_then_ball":
         return base.project(jnp.clip(z, *clip), x, eps, norm)
@@ -152,11 +152,11 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
         elif alpha_schedule != "const":
             length = step_size * _fixed_factors(alpha_schedule, steps)[i]
         z = z + length * base.ascent_direction(gradient, norm)
-        return (_cut(z, x, eps, norm, order, clip), state, memory), None
+        return (cut(z, x, eps, norm, order, clip), state, memory), None
 
     z = jax.lax.stop_gradient(x_start.astype(x.dtype))
     if steps == 0:
-        z = _cut(z, x, eps, norm, order, clip)
+        z = cut(z, x, eps, norm, order, clip)
     else:
         memory = None
         if alpha_schedule == "apgd":

@@ -82,8 +82,11 @@ def check_available(loss: str, labels, teacher_logits, teacher, dice: str = "bat
         )
 
 
-def _of_logits(loss, clean_logits, labels, confidence, targets, teacher_logits):
-    """z(x') -> [B] for the losses that are a function of the logits alone."""
+def of_logits(loss, clean_logits, labels, confidence=50.0, targets=None, teacher_logits=None):
+    """Returns z(x') -> [B] for a loss that is a function of the logits alone; see `make_objective`.
+
+    `clean_logits()` gives those of the clean images; only the losses that read them call it.
+    """
     if loss == "cross_entropy":
         return lambda z: losses.cross_entropy(z, labels)
     if loss == "cw":
@@ -160,7 +163,7 @@ def make_objective(
             return values, (values, state)
 
         return moving
-    value_of = _of_logits(
+    value_of = of_logits(
         loss, lambda: apply(images, state)[0], labels, confidence, targets, teacher_logits
     )
 

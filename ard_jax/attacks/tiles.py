@@ -1,5 +1,6 @@
 """A large batch attacked a few images at a time, where that is faster: small networks on CPU."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def run(
       **options: of `AttackSpec.run`.
     """
     tiled = params is not None and state is None and options.get("unroll") == 1
-    tiles = _tiles(spec, len(images), params, devices) if tiled else 1
+    tiles = number(spec, len(images), params, devices) if tiled else 1
     if tiles == 1:
         return spec.run(
             predict, images, labels, key, teacher_logits=teacher_logits, start=start, state=state,
@@ -57,20 +58,42 @@ def run(
     rows = {"images": images, "labels": labels, "teacher_logits": teacher_logits, "start": start}
     rows = {name: v for name, v in rows.items() if v is not None}
 
+    def one(tile):
+        return spec.run(predict, tile.pop("images"), tile.pop("labels", None), **tile, **options)
+
+    return over(one, rows, tiles, devices)
+
+
+def over(
+    one: Callable[[dict[str, jax.Array]], jax.Array],
+    rows: dict[str, jax.Array],
+    tiles: int,
+    devices: int,
+) -> jax.Array:
+    """one(rows) [B,...], by so many tiles of the rows one after the other.
+
+    Args:
+      one: arrays of b rows -> images of b rows.
+      rows: arrays [B,...].
+      tiles: that each device works through; 1 calls `one` as it is.
+      devices: over which the batch is split along its first dimension.
+    """
+    if tiles == 1:
+        return one(rows)
+
     def cut(v):
         """[B,...] to [tiles, devices, B / tiles / devices,...]: nothing changes its device."""
         return v.reshape(devices, tiles, -1, *v.shape[1:]).swapaxes(0, 1)
 
-    def one(tile):
-        tile = {name: v.reshape(-1, *v.shape[2:]) for name, v in tile.items()}
-        found = spec.run(predict, tile.pop("images"), tile.pop("labels", None), **tile, **options)
+    def flat(tile):
+        found = one({name: v.reshape(-1, *v.shape[2:]) for name, v in tile.items()})
         return found.reshape(devices, -1, *found.shape[1:])
 
-    found = jax.lax.map(one, jax.tree.map(cut, rows))
-    return found.swapaxes(0, 1).reshape(images.shape)
+    found = jax.lax.map(flat, jax.tree.map(cut, rows))
+    return found.swapaxes(0, 1).reshape(rows["images"].shape)
 
 
-def _tiles(spec: AttackSpec, batch: int, params: Any, devices: int) -> int:
+def number(spec: AttackSpec, batch: int, params: Any, devices: int) -> int:
     """How many tiles each device works through; 1 where there is nothing to gain."""
     alone = spec.restarts == 1 and (spec.loss != "dice" or spec.dice != "batch")
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
