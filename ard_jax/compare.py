@@ -6,7 +6,8 @@ The configuration has `name`, `workdir` ("" for runs/<name>), `seeds`, `methods`
 order of the table), `runs` (name -> a whole experiment), `main_attack`, and optionally `data_dir` (replaces
 data.dir of every run) and `full_reports`: True gives each run the report of a single run, with its teachers,
 transfer attacks, eps sweep and examples, as its own `eval` says; otherwise these are left out of the runs,
-and the teachers are evaluated once.
+and the teachers are evaluated once. `published` has the papers' numbers (`Comparison.published`), which the
+report shows beside the measured ones.
 
 Each run lies in <workdir>/<method>/seed<k> and is a run like any other: it can be continued, evaluated and
 looked at alone. The order is seed by seed. A finished run is not repeated, an unfinished one is continued, a
@@ -205,6 +206,7 @@ def _write(comparison: Comparison, found: dict[str, Any], errors: dict) -> dict[
         "methods": list(comparison.methods),
         "protocol": comparison.protocol,
         "settings": comparison.settings,
+        "published": comparison.published,
         "runs": [_run_record(comparison, key, done, errors) for key in comparison.experiments],
         "teachers": found,
     } | compare_results.shared(list(done.values()))  # fmt: skip

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ard_jax import attacks
 from ard_jax import config as configs
 from ard_jax.config import ConfigError, to_dict
 from ard_jax.experiment import Experiment
@@ -17,9 +18,16 @@ _FIELDS = {
     "main_attack": str,
     "full_reports": bool,
     "data_dir": str,
+    "published": dict,
     "runs": dict,
 }
-_DEFAULTS = {"workdir": "", "main_attack": "pgd_sat", "full_reports": False, "data_dir": ""}
+_DEFAULTS = {
+    "workdir": "",
+    "main_attack": "pgd_sat",
+    "full_reports": False,
+    "data_dir": "",
+    "published": {},
+}
 # Groups that every run must agree on, beside the teachers that it uses.
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
 _NO_SETTING = ("name", "seed", "workdir", "run", "teachers")
@@ -40,6 +48,8 @@ class Comparison:
       roles: of the teachers that the methods use.
       protocol: dotted key -> value, the same in all runs.
       settings: method -> dotted key -> value, what may differ between methods.
+      published: {} or the papers' numbers: "protocol" -> text, "rows" -> method -> {"source": text, and
+        "clean" or the name of an attack -> accuracy in percent}.
     """
 
     name: str
@@ -51,6 +61,7 @@ class Comparison:
     roles: tuple[str, ...]
     protocol: dict[str, Any]
     settings: dict[str, dict[str, Any]]
+    published: dict[str, Any]
 
 
 def build(config: Any) -> Comparison:
@@ -86,6 +97,7 @@ def build(config: Any) -> Comparison:
         roles=tuple(dict.fromkeys(r for e in built.values() for r in TEACHERS[e.method.name])),
         protocol=protocol,
         settings={method: _settings(experiment) for method, experiment in built.items()},
+        published=raw["published"],
     )
 
 
@@ -137,7 +149,38 @@ def _problems(raw: dict[str, Any]) -> list[str]:
             found.append(f"config.methods: {name!r} is no name for a folder")
         elif not isinstance(runs[name], dict):
             found.append(f"config.runs.{name} must be an experiment, got {runs[name]!r}")
+    return found + _published_problems(raw["published"], runs)
+
+
+def _published_problems(published: Any, runs: dict[str, Any]) -> list[str]:
+    if not published or not isinstance(published, dict):
+        return []
+    if set(published) != {"protocol", "rows"} or not isinstance(published["rows"], dict):
+        return [
+            "config.published must be protocol (a text) and rows (method -> source and numbers)"
+        ]
+    known, found = {"clean", *attacks.names(), *attacks.SUITES}, []
+    if not isinstance(published["protocol"], str) or not published["protocol"]:
+        found.append(
+            "config.published.protocol must say under which protocol the numbers were made"
+        )
+    for method, row in published["rows"].items():
+        where = f"config.published.rows.{method}"
+        if method not in runs:
+            found.append(f"{where}: no run {method!r}; there are {', '.join(runs) or 'none'}")
+        if not isinstance(row, dict) or not isinstance(row.get("source"), str) or not row["source"]:
+            found.append(f"{where}.source must say where its numbers stand")
+            continue
+        for column, value in row.items():
+            if column not in known | {"source"}:
+                found.append(f"{where}.{column}: neither clean nor an attack")
+            elif column != "source" and not _is_percentage(value):
+                found.append(f"{where}.{column}={value!r}: expected a percentage, 0 to 100")
     return found
+
+
+def _is_percentage(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
 def _list_problems(name: str, values: Any, kind: type) -> list[str]:

@@ -106,6 +106,9 @@ def notes(record: dict[str, Any]) -> list[str]:
         found.append(
             "AutoAttack is not among the attacks: PGD accuracies are upper bounds of robustness."
         )
+    elif 0 < record["protocol"].get("eval.autoattack_examples", 0) < d["num_examples"]:
+        few = record["protocol"]["eval.autoattack_examples"]
+        found.append(f"AutoAttack: the first {few} images.")
     found.append("Seconds per epoch: images of an epoch over the median training speed after the first "
                  "epoch, on the machine that made the run; without evaluation and compilation.")  # fmt: skip
     return [text for text in found if text]

@@ -28,11 +28,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of one checkpoint ("best" or "last"), teachers below them."""
+    """Rows of (label, cells under all titles but the first); note: what `caption` does not say of it."""
 
-    checkpoint: str
+    heading: str
     titles: list[str]
     rows: list[tuple[str, list[Cell]]]
+    note: str = ""
 
 
 def columns(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -73,14 +74,13 @@ def _label(record: dict[str, Any], result: dict[str, Any]) -> str:
 
 
 def tables(record: dict[str, Any]) -> list[Table]:
-    """The table of the best and that of the last checkpoints. Methods without a result have a row too."""
+    """Tables of the best and the last checkpoints, and of the best beside papers' numbers, if any.
+
+    Methods without a result have a row too; teachers stand below the students.
+    """
     names, found = columns(record), []
     for checkpoint in ("best", "last"):
-        students = [r for r in record["results"] if r["checkpoint"] == checkpoint]
-        missing = [m for m in record["methods"] if m not in {r["method"] for r in students}]
-        students += [{"row": m, "method": m, "role": "student", "seeds": [], "metrics": {}}
-                     for m in missing]  # fmt: skip
-        students.sort(key=lambda r: record["methods"].index(r["method"]))
+        students = _students(record, checkpoint)
         tops = {}
         for metric, _ in names[:-1]:  # seconds: lower is better, and no claim
             values = [r["metrics"][metric] for r in students if metric in r["metrics"]]
@@ -91,8 +91,44 @@ def tables(record: dict[str, Any]) -> list[Table]:
             against = tops if result["role"] == "student" else {}
             cells = [_cell(m, result["metrics"].get(m), against.get(m)) for m, _ in names]
             rows.append((_label(record, result), cells))
-        found.append(Table(checkpoint, ["method", *(title for _, title in names)], rows))
-    return found
+        titles = ["method", *(title for _, title in names)]
+        found.append(Table(f"{checkpoint.capitalize()} checkpoint", titles, rows))
+    return [*found, *_published(record)]
+
+
+def _students(record: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
+    """The students' results, in the order of the methods."""
+    found = [r for r in record["results"] if r["checkpoint"] == checkpoint]
+    missing = [m for m in record["methods"] if m not in {r["method"] for r in found}]
+    empty = {"role": "student", "net": "", "seeds": [], "metrics": {}}
+    found += [{"row": m, "method": m} | empty for m in missing]
+    return sorted(found, key=lambda r: record["methods"].index(r["method"]))
+
+
+def _published(record: dict[str, Any]) -> list[Table]:
+    """The best checkpoints beside the papers' numbers; [] where no paper has any of the methods."""
+    published = record["published"] or {"rows": {}}
+    papers = {m: row for m, row in published["rows"].items() if m in record["methods"]}
+    if not papers:
+        return []
+    shown = dict.fromkeys(name for row in papers.values() for name in row if name != "source")
+    titles = {metric: title for metric, title in columns(record) if metric in shown}
+    titles |= {name: name for name in shown if name not in titles}  # not evaluated here
+    rows, sources = [], {}
+    for result in (r for r in _students(record, "best") if not r["net"]):
+        ours = [Cell(_text(metric, result["metrics"].get(metric))) for metric in titles]
+        rows.append((_label(record, result), ours))
+        if paper := papers.get(result["method"]):
+            texts = [f"{paper[metric]:.2f}" if metric in paper else "" for metric in titles]
+            rows.append((f"{result['method']}, paper", [Cell(text) for text in texts]))
+            sources.setdefault(paper["source"], []).append(result["method"])
+    named = "; ".join(f"{', '.join(methods)}: {source}" for source, methods in sources.items())
+    note = (
+        "Rows with \"paper\" are the paper's own numbers under the paper's protocol, not measured here; "
+        f"blank: not known. {published['protocol']} Sources: {named}."
+    )
+    heading = "Best checkpoint beside the papers' numbers"
+    return [Table(heading, ["method", *titles.values()], rows, note)]
 
 
 def caption(record: dict[str, Any], best: str = "in bold") -> str:
@@ -123,8 +159,9 @@ def text(record: dict[str, Any], width: int = 150) -> str:
         # A mark, or its place, after every number keeps the digits below each other.
         rows = [[label, *(c.text + ("*" if c.best else "" if c.close else " ") for c in cells)]
                 for label, cells in table.rows]  # fmt: skip
-        lines += ["", f"{table.checkpoint.capitalize()} checkpoint", ""]
+        lines += ["", table.heading, ""]
         lines += report.align(table.titles, rows, width)
+        lines += ["", table.note] if table.note else []
     lines += ["", caption(record, "marked *"), *(f"- {note}" for note in record["notes"])]
     if record["warnings"]:
         lines += ["", "Warnings", *(f"  ! {warning}" for warning in record["warnings"])]
@@ -140,10 +177,11 @@ def markdown(record: dict[str, Any]) -> str:
 
     lines = [f"# {record['name']}", "", caption(record)]
     for table in tables(record):
-        lines += ["", f"## {table.checkpoint.capitalize()} checkpoint", "", line(table.titles)]
+        lines += ["", f"## {table.heading}", "", line(table.titles)]
         lines.append("|" + "|".join([" --- "] + [" ---: "] * (len(table.titles) - 1)) + "|")
         for label, cells in table.rows:
             lines.append(line([label, *(f"**{c.text}**" if c.best else c.text for c in cells)]))
+        lines += ["", table.note] if table.note else []
     lines += ["", "## Notes", "", *(f"- {note}" for note in record["notes"])]
     lines += [f"- Warning: {' '.join(warning.split())}" for warning in record["warnings"]]
     lines += ["", "## Settings", ""]
@@ -162,14 +200,14 @@ def latex(record: dict[str, Any]) -> str:
     r"""The tables as LaTeX for `\usepackage{booktabs}`; wide: for a landscape page or after cutting."""
     blocks = ["% Needs \\usepackage{booktabs}. Written by ard_jax; accuracies in %."]
     for table in tables(record):
-        where = f"{record['name']}, {table.checkpoint} checkpoint. "
+        about = f"{record['name']}, {table.heading.lower()}. {table.note or caption(record)}"
         rows = []
         for label, cells in table.rows:
             texts = [escape_latex(c.text) for c in cells]
             texts = [rf"\textbf{{{t}}}" if c.best else t for t, c in zip(texts, cells, strict=True)]
             rows.append(" & ".join([escape_latex(label), *texts]) + r" \\")
         blocks += [
-            r"\begin{table*}", r"\centering\small", rf"\caption{{{escape_latex(where + caption(record))}}}",
+            r"\begin{table*}", r"\centering\small", rf"\caption{{{escape_latex(about)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.titles) - 1)}}}", r"\toprule",
             " & ".join(map(escape_latex, table.titles)) + r" \\", r"\midrule", *rows,
             r"\bottomrule", r"\end{tabular}", r"\end{table*}",

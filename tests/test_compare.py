@@ -46,7 +46,7 @@ def evaluation(clean, robust, seconds=2.0, **nets):
     }
 
 
-def make_record(done, methods=("sat", "our_method"), seeds=(0, 1, 2), errors=()):
+def make_record(done, methods=("sat", "our_method"), seeds=(0, 1, 2), errors=(), published=None):
     statuses = {key: "finished" for key in done} | {key: "failed" for key in errors}
     record = {
         "name": "50%_of & more",
@@ -57,6 +57,7 @@ def make_record(done, methods=("sat", "our_method"), seeds=(0, 1, 2), errors=())
         "methods": list(methods),
         "protocol": {"eps": 8 / 255},
         "settings": {m: {"epochs": 3, "method.name": m} for m in methods},
+        "published": published or {},
         "runs": [
             {"method": m, "seed": s, "status": statuses.get((m, s), "pending"), "error": "NaN", "folder": m}
             for s in seeds
@@ -205,6 +206,65 @@ def test_csv_and_markdown_hold_every_number(three_seeds):
     assert len(widths) == 1 and "**52.00 ± 2.00**" in markdown
 
 
+PUBLISHED = {
+    "protocol": "300 epochs & picked on the test set.",
+    "rows": {
+        "sat": {"source": "A (2021), table 3", "clean": 83.4, "autoattack": 45.83},
+        "rslad": {"source": "B (2021)", "clean": 83.38},
+    },
+}
+
+
+def test_published_numbers_stand_beside_ours(three_seeds):
+    record = make_record(three_seeds, published=PUBLISHED)
+    *_, table = compare_table.tables(record)
+    assert table.titles == ["method", "clean", "autoattack"]  # and no column that no paper has
+    rows = {label: [cell.text for cell in cells] for label, cells in table.rows}
+    assert rows == {
+        "sat": ["90.00 ± 0.00", "-"],
+        "sat, paper": ["83.40", "45.83"],
+        "our_method": ["80.00 ± 1.00", "-"],
+    }
+    assert "sat: A (2021), table 3." in table.note and "B (2021)" not in table.note
+
+
+def test_published_number_that_is_not_known_is_blank(three_seeds):
+    published = PUBLISHED | {"rows": {"sat": {"source": "A", "pgd_sat": 49.0},
+                                      "our_method": {"source": "A", "clean": 88.87}}}  # fmt: skip
+    *_, table = compare_table.tables(make_record(three_seeds, published=published))
+    rows = {label: [cell.text for cell in cells] for label, cells in table.rows}
+    assert table.titles == ["method", "clean", "PGD_sat"]
+    assert rows["sat, paper"] == ["", "49.00"] and rows["our_method, paper"] == ["88.87", ""]
+    assert "sat, our_method: A." in table.note
+
+
+@pytest.mark.parametrize(
+    "render, line",
+    [
+        (compare_table.text, r"^sat, paper +83\.40 +45\.83 *$"),
+        (compare_table.markdown, r"^\| sat, paper \| 83\.40 \| 45\.83 \|$"),
+        (compare_table.latex, r"^sat, paper & 83\.40 & 45\.83 \\\\$"),
+        (compare_html.render, r"<tr><th>sat, paper</th><td>83\.40</td><td>45\.83</td></tr>"),
+    ],
+)
+def test_every_form_of_the_report_has_the_published_numbers(three_seeds, render, line):
+    page = render(make_record(three_seeds, published=PUBLISHED))
+    assert len(re.findall(line, page, re.MULTILINE)) == 1
+    assert "not measured here" in page and "A (2021), table 3" in page
+    assert re.search(r"300 epochs (&|&amp;|\\&) picked on the test set", page)
+    assert "not measured here" not in render(make_record(three_seeds))
+
+
+def test_first_images_for_autoattack_are_told(three_seeds):
+    for evaluated in three_seeds.values():
+        evaluated["attacks"]["autoattack"] = {"label": "AutoAttack"}
+    record = make_record(three_seeds)
+    for few, told in ((100, True), (1000, False), (0, False)):  # of 360
+        record["protocol"]["eval.autoattack_examples"] = few
+        notes = compare_results.notes(record)
+        assert any(note == "AutoAttack: the first 100 images." for note in notes) == told
+
+
 def test_plot_shows_best_checkpoints_and_teachers(three_seeds):
     shown = {p["label"]: p for p in compare_html.points(make_record(three_seeds))}
     assert list(shown) == ["sat", "our_method", "robust teacher"]
@@ -252,6 +312,10 @@ def comparison(tmp_path, runs, seeds=(0,), **fields):
             "runs": experiments, "main_attack": "pgd_sat"} | fields  # fmt: skip
 
 
+def published(**row):
+    return {"published": PUBLISHED | {"rows": {"sat": {"source": "A"} | row}}}
+
+
 def test_all_problems_of_all_runs_are_listed_together(tmp_path):
     raw = comparison(
         tmp_path,
@@ -279,6 +343,12 @@ def test_all_problems_of_all_runs_are_listed_together(tmp_path):
         ({"seeds": 3}, "expected a tuple"),
         ({"main_attack": "cw_inf"}, "lacks main_attack='cw_inf'"),
         ({"metods": ()}, "config.metods does not exist"),
+        ({"published": {"sat": {"clean": 80.0}}}, "config.published must be protocol"),
+        ({"published": PUBLISHED}, "config.published.rows.rslad: no run 'rslad'"),
+        ({"published": PUBLISHED | {"protocol": ""}}, "config.published.protocol must say"),
+        (published(clean=80.0, source=""), "rows.sat.source must say"),
+        (published(clean=0.8, pgd=50.0), "rows.sat.pgd: neither clean nor an attack"),
+        (published(clean=180.0), "rows.sat.clean=180.0: expected a percentage"),
     ],
 )
 def test_refused(tmp_path, fields, message):

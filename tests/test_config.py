@@ -35,8 +35,7 @@ for _name in _PROTOCOL:
     FILES[f"{_name}_cifar10"] = (*_both, *_decay, "cpu")
 COMPARISONS = {
     "compare_digits": ("", "all", "autoattack", "search"),
-    "compare_cifar10": ("", "cpu"),
-    "reproduce_cifar10": ("", "cpu"),
+    "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30"),
 }
 
 
@@ -62,6 +61,25 @@ def test_config_files_are_valid_and_survive_json(name, variant):
 def test_comparisons_are_valid(name, variant):
     comparison = compare.build(importlib.import_module(f"configs.{name}").get_config(variant))
     assert len(comparison.experiments) == len(comparison.methods) * len(comparison.seeds)
+
+
+def test_papers_table_at_the_papers_length_and_shortened():
+    get_config = importlib.import_module("configs.compare_cifar10").get_config
+    whole, short = (compare.build(get_config(v)) for v in ("ciard", "ciard,epochs=30"))
+    assert whole.protocol["select_on"] == "test" and whole.protocol["data.holdout"] == 0
+    epochs = {m: whole.settings[m]["epochs"] for m in whole.methods}
+    assert epochs == {"sat": 200, "trades": 76, "rslad": 300, "mtard": 300, "ciard": 300, "dard": 50,
+                      "ciard_dard": 300}  # fmt: skip
+    assert {short.settings[m]["epochs"] for m in short.methods} == {30}
+    ciard = short.experiments["ciard", 0]
+    assert (ciard.method.options["itt_start"], ciard.robust_teacher_optim.start) == (5, 5)
+    assert ciard.method.options["kl_scale"] == 10.0 and ciard.eval.every == 3
+    assert whole.workdir != short.workdir and whole.published == short.published
+    assert set(whole.published["rows"]) == set(whole.methods) - {"ciard_dard"}  # it is in no paper
+    assert whole.published["rows"]["ciard"]["autoattack"] == 48.88
+    for variant in ("ciard,epochs=0", "cpu,epochs=3", "ciard,epochs="):
+        with pytest.raises(ValueError, match="no variant"):
+            get_config(variant)
 
 
 def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
