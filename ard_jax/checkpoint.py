@@ -1,9 +1,9 @@
 """Checkpoints through Orbax; the only file that imports it.
 
 One step of a folder holds, committed atomically: "student" and "ema" (variables alone, so that an
-evaluation needs nothing else), "rest" (step, optimiser states, every teacher, the method's arrays),
-"perturbations" (where attacks ended) and "meta" (JSON). With several processes all of them save and restore
-together, into one folder that all see: a shared file system, or a bucket ("gs://...").
+evaluation needs nothing else), "rest" (step, optimiser states, every teacher, the method's arrays)
+and "meta" (JSON). With several processes all of them save and restore together, into one folder that all see:
+a shared file system, or a bucket ("gs://...").
 """
 
 import contextlib
@@ -136,8 +136,6 @@ def _items(state: RunState) -> dict[str, Any]:
     items = {"student": state.student.variables, "rest": rest}
     if state.ema is not None:
         items["ema"] = state.ema
-    if state.perturbations is not None:
-        items["perturbations"] = {"kept": state.perturbations}
     return items
 
 
@@ -149,7 +147,6 @@ def _join(out: Any, template: RunState) -> RunState:
         teachers=rest["teachers"],
         ema=out["ema"] if template.ema is not None else None,
         method=rest["method"],
-        perturbations=out["perturbations"]["kept"] if template.perturbations is not None else None,
     )
 
 

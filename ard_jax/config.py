@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from typing import Any
 
+from ard_jax import removed
 from ard_jax.experiment import Experiment
 
 # Other spellings, which must not make another run of it.
@@ -14,14 +15,19 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message lists every problem."""
 
 
-def build(config: Any) -> Experiment:
+def build(config: Any, saved: bool = False) -> Experiment:
     """Experiment from a ConfigDict or nested dict, validated.
+
+    Args:
+      config: every value, but for those that have defaults.
+      saved: whether a run recorded it, perhaps one of an earlier version: see `removed.problems`.
 
     Raises:
       ConfigError: listing every problem found.
     """
-    problems: list[str] = []
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    raw, gone = removed.split(raw)
+    problems = removed.problems(gone, saved)
     method = dict(raw.get("method", {}))
     raw["method"] = {"name": method.pop("name", ""), "options": method}
     if (precision := raw.get("precision")) in list(_PRECISIONS):

@@ -65,10 +65,6 @@ class AttackConfig:
       bn: BatchNorm of the attacked student: "eval" (running statistics) or "train" (those of the batch).
       bn_stats: of "train": "discard" the running statistics that the attack leaves, or "keep" them.
       options: further fields of `attacks.AttackSpec`, for example DPGD's {"dice": "per_sample"}.
-      warm_start: each image's attack begins where its last one ended, an epoch before, in place of the
-        start that `init` names: fewer steps do. Linf only. Keeps N (H + 2 pad) (W + 2 pad) C bytes on each
-        device and in each checkpoint.
-      warm_start_reset: of it: epochs after which every attack starts by itself again; 0 for never.
     """
 
     name: str
@@ -78,8 +74,6 @@ class AttackConfig:
     bn: str
     bn_stats: str
     options: dict[str, Any]
-    warm_start: bool = False
-    warm_start_reset: int = 10
 
 
 @dataclasses.dataclass(frozen=True)

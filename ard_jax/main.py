@@ -9,6 +9,8 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ard_jax import removed
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, e.g. configs/ciard_digits.py.", lock_config=True
 )
@@ -84,6 +86,14 @@ _COMPILE = flags.DEFINE_bool(
     "compile", True, "For --mode=plan: also compile the step, for its memory and collectives."
 )
 _PLAN_JSON = flags.DEFINE_string("plan_json", "", "For --mode=plan: file to write the plan to.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; one of an option that was removed ends in one message and exit code 2."""
+    if problems := removed.on_command_line(argv):
+        print("ERROR:", "; ".join(problems), file=sys.stderr)
+        sys.exit(2)
+    return app.parse_flags_with_usage(argv)
 
 
 def main(argv: list[str]) -> int:
@@ -221,4 +231,4 @@ _RUN = {
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -8,11 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax import labels, methods, networks, optim, rng, sharding, step_batch
+from ard_jax import labels, methods, networks, optim, rng, sharding
 from ard_jax.config import to_dict
 from ard_jax.data import ArrayDataset, Splits, pipeline
-from ard_jax.data.augment import padding
-from ard_jax.distributed import tell
 from ard_jax.evaluate import Evaluator, Flags
 from ard_jax.experiment import AwpConfig, Experiment, TeacherConfig
 from ard_jax.loop import Phase, Scores
@@ -42,8 +40,6 @@ def comparable(
         del raw[name]
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
-    if not experiment.attack.warm_start:  # likewise
-        del raw["attack"]["warm_start"], raw["attack"]["warm_start_reset"]
     if views := experiment.teachers.views:
         raw["views"] = views
     for group, names in _IRRELEVANT.items():
@@ -123,8 +119,6 @@ def student_phase(
     method = make_method(
         e, bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
     )
-    if step.warm_start is not None:
-        tell(f"Warm start of the attack: {step.warm_start.bytes / 1e6:.1f} MB on every device")
     validation = select_split(e, splits)
     watched = {role: teachers[role].evaluator for role in method.trained_teachers}
 
@@ -238,8 +232,7 @@ def step_config(e: Experiment, splits: Splits) -> StepConfig:
     """What the step needs of the experiment beside its method.
 
     Raises:
-      ValueError: a batch of the epoch does not divide by config.bn_groups; a warm start of the attack
-        that needs more memory than there is.
+      ValueError: a batch of the epoch does not divide by config.bn_groups.
     """
     last = len(splits.train) % e.batch_size if e.data.last_batch == "keep" else 0
     if last % e.bn_groups:
@@ -250,26 +243,4 @@ def step_config(e: Experiment, splits: Splits) -> StepConfig:
     spe = pipeline.steps_per_epoch(len(splits.train), e.batch_size, e.data.last_batch)
     return StepConfig(
         e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start, e.teachers.views,
-        _warm_start(e, splits.train),
     )  # fmt: skip
-
-
-def _warm_start(e: Experiment, train: ArrayDataset) -> step_batch.WarmStart | None:
-    """What config.attack.warm_start keeps.
-
-    Raises:
-      ValueError: it does not fit into the memory of a device.
-    """
-    if not e.attack.warm_start:
-        return None
-    attack, pad = networks.training_attack(e.attack, e), padding(e.data.augment, e.data.pad)
-    reset = e.attack.warm_start_reset
-    warm = step_batch.WarmStart(len(train), tuple(train.image_shape), pad, attack.eps, reset)
-    memory = step_batch.device_memory()
-    if memory and warm.bytes > memory / 2:
-        raise ValueError(
-            f"config.attack.warm_start keeps {warm.bytes / 1e9:.1f} GB for the {len(train)} training images "
-            f"of {train.name}, more than half of the {memory / 1e9:.1f} GB of a device; use "
-            "config.attack.warm_start=False, or fewer or smaller images"
-        )
-    return warm

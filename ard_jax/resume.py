@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ard_jax import removed
 from ard_jax.checkpoint import CheckpointError, Checkpoints, read_meta
 from ard_jax.distributed import tell
 from ard_jax.state import RunState
@@ -89,7 +90,12 @@ def compare_configs(where: Path, saved: dict[str, Any], now: dict[str, Any]) -> 
     """Raises ConfigChangedError with every difference shown, unless the configurations are equal."""
     saved, now = _flat(saved), _flat(now)
     different = [
-        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now {now.get(key, '(absent)')!r}"
+        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now "
+        + (
+            f"removed: {gone.instead}"
+            if (gone := removed.find(key))
+            else repr(now.get(key, "(absent)"))
+        )
         for key in sorted({*saved, *now})
         if saved.get(key, "(absent)") != now.get(key, "(absent)")
     ]

@@ -41,7 +41,6 @@ class RunState:
       teachers: role ("robust", "clean", ...) -> NetState.
       ema: average of the student's variables (exponential, or SWA), or None.
       method: the method's own arrays (temperatures, loss weights, ...).
-      perturbations: where the attack on each training image ended, int8 (`step_batch.WarmStart`), or None.
     """
 
     step: jax.Array
@@ -49,4 +48,3 @@ class RunState:
     teachers: dict[str, NetState]
     ema: Any
     method: dict[str, Any]
-    perturbations: Any = None

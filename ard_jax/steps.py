@@ -33,7 +33,6 @@ class StepConfig:
         for none. Not together with `ema_decay`: both are kept in `RunState.ema`.
       views: fixed augmentations of each image, of which epoch e shows number (e - 1) mod views; 0 for a
         random one in every step.
-      warm_start: how the end of the attack on each image is kept for the next one; None: it is not.
     """
 
     seed: int
@@ -43,13 +42,10 @@ class StepConfig:
     ema_decay: float = 0.0
     swa_start: int = 0
     views: int = 0
-    warm_start: step_batch.WarmStart | None = None
 
 
 def start_average(state: RunState, config: StepConfig) -> RunState:
-    """The state with a fresh average of the student and kept starts of its attack, where wanted."""
-    if config.warm_start is not None:
-        state = state.replace(perturbations=config.warm_start.begin())
+    """The state with a fresh average of the student, where wanted."""
     if not (config.ema_decay or config.swa_start):
         return state
     return state.replace(ema=state.student.variables)
@@ -150,12 +146,11 @@ def _update(
     root: jax.Array,
 ) -> tuple[RunState, dict[str, jax.Array]]:
     """One step on a batch of uint8 images."""
-    batch, keep = step_batch.prepare(config, state, batch, root)
+    batch = step_batch.prepare(config, state, batch, root)
     epoch = state.step // config.steps_per_epoch + 1
     new, metrics = method.step(
         state, batch | {"epoch": epoch}, rng.stream(root, "attack", state.step)
     )
-    new = keep(new)
     if state.ema is not None:
         new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
     # A finite loss can have an infinite gradient: the norm shows it before the state is saved.

@@ -21,7 +21,7 @@ from ard_jax import (
     teachers,
     timing,
 )
-from ard_jax.config import build, to_dict
+from ard_jax.config import ConfigError, build, to_dict
 from ard_jax.data import Splits
 from ard_jax.data.cache import cache_dir
 from ard_jax.distributed import barrier, everywhere, is_lead, tell
@@ -86,7 +86,7 @@ def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
     try:
         evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
         # Values that came later get their defaults.
-        saved = json.loads(json.dumps(to_dict(build(evaluation["config"]))))
+        saved = json.loads(json.dumps(to_dict(build(evaluation["config"], saved=True))))
     except (OSError, ValueError):
         return None
     now = json.loads(json.dumps(to_dict(experiment)))
@@ -180,7 +180,7 @@ def saved_experiment(path: str) -> Experiment:
 
     Raises:
       CheckpointError: missing, damaged, or an imported network, which no experiment trained.
-      ConfigError: its configuration is none any more.
+      ConfigError: its configuration is none any more, e.g. for an option that was removed.
     """
     folder = checkpoint.find(path)
     meta = checkpoint.read_meta(folder)
@@ -189,7 +189,12 @@ def saved_experiment(path: str) -> Experiment:
             f"{folder} is an imported network: it does not say which data and attacks to evaluate it "
             "with; add --config, e.g. --config=configs/ciard_cifar10.py"
         )
-    return build(meta["experiment"])
+    try:
+        return build(meta["experiment"], saved=True)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder}: {error}\nTo evaluate it all the same, say with --config by which data and attacks."
+        ) from error
 
 
 def evaluate_checkpoint(

@@ -92,7 +92,6 @@ def _validate_method(found: list[str], e: Experiment) -> None:
         return
     roles = methods.TEACHERS[e.method.name]
     _validate_attack(found, "config.attack", e.attack, e)
-    found += _warm_start_problems("config.attack", e.attack, e, e.method.name)
     found += [f"config.attack: {p}" for p in _attack_problems(e)]
     found += _views_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
@@ -142,32 +141,6 @@ def _views_problems(e: Experiment) -> list[str]:
     return found
 
 
-def _warm_start_problems(where: str, attack: AttackConfig, e: Experiment, method: str) -> list[str]:
-    found = []
-    if attack.warm_start_reset < 0:
-        found.append(
-            f"{where}.warm_start_reset={attack.warm_start_reset}: a number of epochs, or 0 for never"
-        )
-    if not attack.warm_start:
-        return found
-    if method not in methods.ATTACKING:
-        found.append(
-            f"{where}.warm_start=True, but method {method!r} makes no adversarial examples; use False, or "
-            f"one of {', '.join(methods.ATTACKING)}"
-        )
-    if e.norm != "linf":
-        found.append(
-            f"{where}.warm_start=True with config.norm={e.norm!r}: perturbations are kept in eps/127, too "
-            "coarse for other norms than 'linf'; use config.norm=linf or warm_start=False"
-        )
-    if attack.options.get("restarts", 1) > 1:
-        found.append(
-            f"{where}.warm_start=True with restarts={attack.options['restarts']}: one start is kept for each "
-            "image; use restarts=1 or warm_start=False"
-        )
-    return found
-
-
 def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: Experiment) -> None:
     if not 0 <= teacher.min_clean <= 1:
         found.append(f"{where}.min_clean={teacher.min_clean}: a share in [0, 1], not percent")
@@ -178,7 +151,6 @@ def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: E
     found += teacher.recipe.optim.problems(f"{where}.recipe.optim")
     recipe = teacher.recipe
     _validate_attack(found, f"{where}.recipe.attack", recipe.attack, e)
-    found += _warm_start_problems(f"{where}.recipe.attack", recipe.attack, e, recipe.method)
     for name in ("epochs", "batch_size", "eval_every"):
         if getattr(teacher.recipe, name) < 1:
             found.append(f"{where}.recipe.{name}: must be at least 1")

@@ -15,7 +15,7 @@ turns within each seed, so that a disturbance of the machine does not fall on on
 else runs.
 
 Fewer attack steps are longer ones: about 2 eps in all, as the 2.5 eps of 10 steps of eps/4 let an attack
-cross the ball. With warm starts (ATTA, Zheng et al. 2020) they are eps/2, our choice.
+cross the ball.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from ard_jax.writers import write_text_atomic
 ATTACKS = ("pgd20", "autoattack")
 
 
-def attack(steps: int, step_per_eps: float, warm: bool = False) -> Callable:
+def attack(steps: int, step_per_eps: float) -> Callable:
     """Fewer steps of the inner attack, each step_per_eps times eps."""
 
     def change(config):
-        config.attack.update(steps=steps, step_size=step_per_eps * config.eps, warm_start=warm)
+        config.attack.update(steps=steps, step_size=step_per_eps * config.eps)
 
     return change
 
@@ -69,9 +69,6 @@ SETTINGS: dict[str, Callable] = {
     "baseline": lambda config: None,
     "4 steps": attack(4, 0.5),
     "2 steps": attack(2, 1.0),
-    "4 steps, warm start": attack(4, 0.5, warm=True),
-    "2 steps, warm start": attack(2, 0.5, warm=True),
-    "1 step, warm start": attack(1, 0.5, warm=True),
     "4 views": views(4),
     "8 views": views(8),
     "batch x 4, rate x 4": batch_times_4,

@@ -34,7 +34,7 @@ def attack(name: str, **values) -> ml_collections.ConfigDict:
     """An inner attack; 0 and "" mean the named attack's own value."""
     group = config_dict(
         name=name, step_size=0.0, steps=0, init="", bn="eval", bn_stats="discard",
-        options=config_dict(), warm_start=False, warm_start_reset=10,
+        options=config_dict(),
     )  # fmt: skip
     group.update(values)
     return group

@@ -44,7 +44,8 @@ ALLOWED = {
     "train_log": {"metrics", "writers"},
     "timing": set(),
     "step_batch": {"data", "methods", "rng", "state"},
-    "resume": {"checkpoint", "distributed", "state"},
+    "resume": {"checkpoint", "distributed", "removed", "state"},
+    "removed": set(),
 }  # fmt: skip
 ONLY = {
     "grain": {"data"},

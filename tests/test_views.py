@@ -126,7 +126,7 @@ def moves(index, view):
 def given_to_method(settings, epoch, batch, root):
     """The batch as the method gets it, in an epoch of one step, counted from 1."""
     state = RunState(epoch - 1, None, {"robust": None}, None, {})
-    return step_batch.prepare(settings, state, batch, root)[0]
+    return step_batch.prepare(settings, state, batch, root)
 
 
 def test_a_view_depends_on_image_and_number_alone():

@@ -101,20 +101,6 @@ def move(images: jax.Array, moves: Moves, pad: int) -> jax.Array:
     return jax.vmap(one)(images, moves)
 
 
-def window(frames: jax.Array, moves: Moves, shape: tuple[int, ...]) -> jax.Array:
-    """The part [B,*shape] of padded images [B,H+2p,W+2p,C] that the moves show, mirrored as it is shown."""
-    return jax.vmap(lambda frame, m: _cropped(frame, m, shape))(frames, moves)
-
-
-def put_window(frames: jax.Array, moves: Moves, parts: jax.Array) -> jax.Array:
-    """Undoes `window`: the frames with `parts` [B,H,W,C] where these were cut from them."""
-
-    def one(frame, m, part):
-        return jax.lax.dynamic_update_slice(frame, _mirrored(part, m.flip), (m.top, m.left, 0))
-
-    return jax.vmap(one)(frames, moves, parts)
-
-
 def _drawn(key: jax.Array, kind: str, pad: int) -> Moves:
     crop_key, flip_key = jax.random.split(key)
     top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)

@@ -164,7 +164,8 @@ def attack(
     net, params = parts.student, state.student.params
     stats = state.student.batch_stats if batch_stats is None else batch_stats
     arguments = _of_teacher(parts, state, batch, teacher_logits)
-    arguments |= given.start(batch, parts.attack, key)
+    if "start_noise" in batch:
+        arguments["start"] = batch["image"] + batch["start_noise"]
     train, keep = parts.attack_bn == "train", parts.attack_bn_stats == "keep"
 
     def forward(images, stats):
@@ -173,7 +174,7 @@ def attack(
     if not (count_right or (train and keep)):
         of = None if train else params
         images = run_attack(parts, lambda x: forward(x, stats)[0], of, batch, key, **arguments)
-        return Attacked(given.ended(batch, images), stats)
+        return Attacked(images, stats)
 
     def counting(images, carried):
         now, right = carried
@@ -183,7 +184,7 @@ def attack(
 
     start = (stats, jnp.zeros(batch["label"].shape, jnp.float32))
     images, (stats, right) = run_attack(parts, counting, None, batch, key, state=start, **arguments)
-    return Attacked(given.ended(batch, images), stats, right if count_right else None)
+    return Attacked(images, stats, right if count_right else None)
 
 
 def _of_teacher(parts: Parts, state: RunState, batch: Batch, logits: Any) -> dict[str, Any]:

@@ -162,8 +162,6 @@ def _memory(t: Traced, fleet: Fleet, a: Assumptions, program: Any) -> dict[str, 
             parts[f"{role}: optimiser"] = size
     if s.ema is not None:
         parts["student: average"] = _bytes(s.ema)
-    if s.perturbations is not None:
-        parts["perturbations of all training images"] = _bytes(s.perturbations)
     if size := _bytes(s.method):
         parts["method's own arrays"] = size
     image = math.prod(next(iter(t.bundles.values())).image_shape) + 4  # with its label
