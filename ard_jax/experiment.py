@@ -118,15 +118,11 @@ class TeachersConfig:
 
     Attributes:
       cache: folder that keeps trained ones.
-      views: in place of a new random augmentation in every step each image has this many fixed ones, shown
-        in turn, an epoch each, and the logits of frozen teachers at them are made once, before the run;
-        0 for none. For methods that ask a frozen teacher at clean images: `methods.cached_roles`.
     """
 
     cache: str
     robust: TeacherConfig | None
     clean: TeacherConfig | None
-    views: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

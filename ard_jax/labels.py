@@ -1,10 +1,8 @@
-"""Soft labels of teachers, made once for a whole training set.
+"""Soft labels of teachers, made once for a whole training set: DARD's labels="offline".
 
-Those of DARD's labels="offline", and the logits at fixed views of the images (config.teachers.views). They
-are kept in the order of the training set, so that a batch finds its rows by the images' indices.
+They are kept in the order of the training set, so that a batch finds its rows by the images' indices.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,9 @@ import numpy as np
 from ard_jax import preemption, rng, sharding
 from ard_jax.attacks import AttackSpec
 from ard_jax.data import ArrayDataset, pipeline
-from ard_jax.data.augment import augment, move, padding, to_float
-from ard_jax.distributed import everywhere, is_lead, tell
+from ard_jax.data.augment import augment
+from ard_jax.distributed import everywhere, is_lead
 from ard_jax.experiment import Experiment
-from ard_jax.methods import given
-from ard_jax.step_batch import view_moves
 from ard_jax.writers import Progress
 
 FILE = "teacher_labels.npz"
@@ -66,59 +62,6 @@ def offline(
         return found
 
     return _kept(Path(folder) / FILE, made_by, len(train), make)
-
-
-def of_views(
-    experiment: Experiment, train: ArrayDataset, teachers: dict[str, Any], mesh: Any, folder: Path
-) -> dict[str, np.ndarray]:
-    """The logits of frozen teachers at every fixed view of every training image (config.teachers.views V).
-
-    The teachers in eval mode, as in the train step; kept in the run's folder, so that a resumed run reads
-    them back.
-
-    Args:
-      experiment: gives the number of views, augmentation, batch size and seed.
-      train: the training split, N images.
-      teachers: role -> `teachers.Teacher`.
-      mesh: devices.
-      folder: the run's.
-
-    Returns:
-      `given.logits_column(role)` -> float32 [N,V,K].
-    """
-    views, found = experiment.teachers.views, {}
-    for role, teacher in teachers.items():
-        kind, pad = experiment.data.augment, experiment.data.pad
-        made_by = f"{teacher.identity} {views} views {kind} {pad} {experiment.precision} {experiment.seed}"
-        shape = (len(train), views, teacher.bundle.num_classes)
-        name, size = given.logits_column(role), math.prod(shape) * 4
-        tell(
-            f"Logits of the {role} teacher at {views} views of {len(train)} images: {size / 1e6:.1f} MB"
-        )
-
-        def make(teacher=teacher, shape=shape, name=name):
-            program = _view_program(experiment, teacher, mesh)
-            logits = np.zeros(shape, np.float32)
-            for rows, new, batch in _batches(experiment, train, mesh):
-                for view in range(shape[1]):
-                    local = {key: batch[key] for key in ("image", "index")}
-                    logits[rows, view] = np.asarray(program(teacher.variables, local, view))[:new]
-            return {name: logits}
-
-        found |= _kept(Path(folder) / f"{role}_views.npz", made_by, len(train), make)
-    return found
-
-
-def _view_program(experiment: Experiment, teacher: Any, mesh: Any):
-    kind, root = experiment.data.augment, jax.random.key(experiment.seed)
-    pad = padding(kind, experiment.data.pad)
-
-    def run(variables, batch, view):
-        moves = view_moves(root, batch["index"], view, kind, pad)
-        return teacher.bundle.apply(variables, to_float(move(batch["image"], moves, pad)), False)[0]
-
-    same, split = sharding.replicated(mesh), sharding.split_batch(mesh)
-    return jax.jit(run, in_shardings=(same, split, same), out_shardings=same)
 
 
 def _batches(

@@ -14,7 +14,7 @@ from ard_jax.data import ArrayDataset, Splits, pipeline
 from ard_jax.evaluate import Evaluator, Flags
 from ard_jax.experiment import AwpConfig, Experiment, TeacherConfig
 from ard_jax.loop import Phase, Scores
-from ard_jax.methods import TEACHERS, Parts, given
+from ard_jax.methods import TEACHERS, Parts
 from ard_jax.state import RunState
 from ard_jax.steps import StepConfig
 
@@ -40,8 +40,6 @@ def comparable(
         del raw[name]
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
-    if views := experiment.teachers.views:
-        raw["views"] = views
     for group, names in _IRRELEVANT.items():
         for name in names:
             del raw[group][name]
@@ -159,14 +157,10 @@ def student_phase(
 
 def _columns(e: Experiment, method: Any, splits: Splits, teachers: Any, mesh: Any, workdir: Path):
     """Soft labels that are made before the run."""
-    attack, found = networks.training_attack(e.attack, e), {}
-    if e.teachers.views:
-        roles = methods.cached_roles(e.method.name, e.method.options, attack)
-        asked = {role: teachers[role] for role in roles}
-        found |= labels.of_views(e, splits.train, asked, mesh, workdir)
-    if set(method.columns) - set(found):
-        found |= labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
-    return found
+    if not method.columns:
+        return {}
+    attack = networks.training_attack(e.attack, e)
+    return labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
 
 
 def make_mesh(experiment: Experiment, splits: Splits) -> Any:
@@ -182,7 +176,7 @@ def make_mesh(experiment: Experiment, splits: Splits) -> Any:
 def make_method(
     experiment: Experiment, student: Any, teachers: dict[str, Any], steps_per_epoch: int
 ) -> methods.Method:
-    """The experiment's method on these networks; with views their logits [B,V,K] are among its columns."""
+    """The experiment's method on these networks."""
     e = experiment
     parts = Parts(
         student=student,
@@ -196,12 +190,7 @@ def make_method(
         attack_bn_stats=e.attack.bn_stats,
         awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
     )
-    method = methods.create(e.method.name, parts, **e.method.options)
-    if not e.teachers.views:
-        return method
-    roles = methods.cached_roles(e.method.name, e.method.options, parts.attack)
-    columns = *method.columns, *map(given.logits_column, roles)
-    return dataclasses.replace(method, columns=columns)
+    return methods.create(e.method.name, parts, **e.method.options)
 
 
 def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:
@@ -221,7 +210,6 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         student=teacher.net,
         student_optim=recipe.optim,
         robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
-        teachers=dataclasses.replace(experiment.teachers, views=0),
         attack=recipe.attack,
         method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
         eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
@@ -241,6 +229,4 @@ def step_config(e: Experiment, splits: Splits) -> StepConfig:
             f"do not divide by config.bn_groups={e.bn_groups}; use --config.data.last_batch=drop"
         )
     spe = pipeline.steps_per_epoch(len(splits.train), e.batch_size, e.data.last_batch)
-    return StepConfig(
-        e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start, e.teachers.views,
-    )  # fmt: skip
+    return StepConfig(e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ard_jax import rng, step_batch
+from ard_jax import rng
+from ard_jax.data import augment
 from ard_jax.methods.base import Method
 from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.sharding import num_devices, put_replicated, replicated, split_batch
@@ -31,8 +32,6 @@ class StepConfig:
       ema_decay: decay per step of the student's exponential moving average; 0 for none.
       swa_start: first epoch, from 1, at whose end the student enters the stochastic weight average; 0
         for none. Not together with `ema_decay`: both are kept in `RunState.ema`.
-      views: fixed augmentations of each image, of which epoch e shows number (e - 1) mod views; 0 for a
-        random one in every step.
     """
 
     seed: int
@@ -41,7 +40,6 @@ class StepConfig:
     pad: int = 4
     ema_decay: float = 0.0
     swa_start: int = 0
-    views: int = 0
 
 
 def start_average(state: RunState, config: StepConfig) -> RunState:
@@ -146,11 +144,11 @@ def _update(
     root: jax.Array,
 ) -> tuple[RunState, dict[str, jax.Array]]:
     """One step on a batch of uint8 images."""
-    batch = step_batch.prepare(config, state, batch, root)
+    key = rng.stream(root, "augment", state.step)
+    images = augment.augment(key, batch["image"], config.augment, pad=config.pad)
     epoch = state.step // config.steps_per_epoch + 1
-    new, metrics = method.step(
-        state, batch | {"epoch": epoch}, rng.stream(root, "attack", state.step)
-    )
+    batch = batch | {"image": images, "epoch": epoch}
+    new, metrics = method.step(state, batch, rng.stream(root, "attack", state.step))
     if state.ema is not None:
         new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
     # A finite loss can have an infinite gradient: the norm shows it before the state is saved.

@@ -93,7 +93,6 @@ def _validate_method(found: list[str], e: Experiment) -> None:
     roles = methods.TEACHERS[e.method.name]
     _validate_attack(found, "config.attack", e.attack, e)
     found += [f"config.attack: {p}" for p in _attack_problems(e)]
-    found += _views_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
         found += e.robust_teacher_optim.problems("config.robust_teacher_optim")
     for role in ("robust", "clean"):
@@ -116,29 +115,6 @@ def _attack_problems(e: Experiment) -> list[str]:
     except ValueError:
         return []  # told by _validate_attack
     return methods.attack_problems(e.method.name, spec, e.attack.bn_stats)
-
-
-def _views_problems(e: Experiment) -> list[str]:
-    """Why the teachers' logits at fixed views cannot be made before the run."""
-    views, where = e.teachers.views, f"config.teachers.views={e.teachers.views}"
-    if views < 0:
-        return [f"{where}: a number of fixed views of each image, or 0 for none"]
-    if not views:
-        return []
-    found = []
-    if views > 1 and e.data.augment == "none":
-        found.append(f"{where} with config.data.augment='none': all views are the same; use 1")
-    try:
-        attack = networks.training_attack(e.attack, e)
-    except ValueError:
-        return found  # told by _validate_attack
-    if not methods.cached_roles(e.method.name, e.method.options, attack):
-        allow = [n for n in methods.names() if methods.cached_roles(n, {}, None)]
-        found.append(
-            f"{where}: method {e.method.name!r} with these options asks no frozen teacher at clean images "
-            f"in its step, so there is nothing to make before the run; use 0, or one of {', '.join(allow)}"
-        )
-    return found
 
 
 def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: Experiment) -> None:

@@ -43,15 +43,6 @@ def attack(steps: int, step_per_eps: float) -> Callable:
     return change
 
 
-def views(count: int) -> Callable:
-    """Fixed views with teacher logits made before the run."""
-
-    def change(config):
-        config.teachers.views = count
-
-    return change
-
-
 def batch_times_4(config) -> None:
     """Four times the batch and the rate, reached in five epochs (Goyal et al. 2017)."""
     config.batch_size *= 4
@@ -69,8 +60,6 @@ SETTINGS: dict[str, Callable] = {
     "baseline": lambda config: None,
     "4 steps": attack(4, 0.5),
     "2 steps": attack(2, 1.0),
-    "4 views": views(4),
-    "8 views": views(8),
     "batch x 4, rate x 4": batch_times_4,
     "bfloat16": bfloat16,
 }

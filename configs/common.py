@@ -165,7 +165,6 @@ def base() -> ml_collections.ConfigDict:
         method=ciard_method(),
         teachers=config_dict(
             cache="runs/teachers",
-            views=0,
             robust=teacher(
                 net("wrn_34_10"),
                 trades_recipe(76, schedule="multistep", boundaries=(75,)),

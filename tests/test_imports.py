@@ -30,7 +30,7 @@ ALLOWED = {
     "report": {"writers", "report_html", "report_autoattack"},
     "report_autoattack": set(),
     "report_html": {"writers", "report", "report_autoattack"},
-    "steps": {"methods", "models", "state", "rng", "metrics", "sharding", "step_batch"},
+    "steps": {"data", "methods", "models", "state", "rng", "metrics", "sharding"},
     "evaluate": {
         "attacks", "data", "distributed", "preemption", "rng", "sharding", "steps", "suites", "summaries",
     },
@@ -43,7 +43,6 @@ ALLOWED = {
     "feed": {"data", "sharding", "state", "steps", "timing"},
     "train_log": {"metrics", "writers"},
     "timing": set(),
-    "step_batch": {"data", "methods", "rng", "state"},
     "resume": {"checkpoint", "distributed", "removed", "state"},
     "removed": set(),
 }  # fmt: skip

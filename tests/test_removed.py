@@ -14,6 +14,7 @@ from ard_jax import config, removed, resume, train
 CASES = [
     ("attack", "warm_start", False, True, "use config.attack.steps"),
     ("teachers.clean.recipe.attack", "warm_start", False, True, "use config.attack.steps"),
+    ("teachers", "views", 0, 8, "leave it out: each image is augmented anew"),
 ]
 
 
@@ -75,11 +76,13 @@ def test_runs_that_recorded_it(tmp_path, group, name, off, on, message):
         train.saved_experiment(str(used / "run"))
 
 
-def test_a_run_that_used_it_is_not_continued_without_it(tmp_path):
+def test_a_run_that_used_them_is_not_continued_without_them(tmp_path):
+    before = {"attack": {"warm_start": True}, "views": 8}  # as in the metadata of checkpoints
     with pytest.raises(resume.ConfigChangedError) as caught:
-        resume.compare_configs(tmp_path, {"attack": {"warm_start": True}}, {"attack": {}})
-    assert "attack.warm_start: checkpoint True, now removed: " in str(caught.value)
-    assert "use config.attack.steps" in str(caught.value)
+        resume.compare_configs(tmp_path, before, {"attack": {}})
+    text = str(caught.value)
+    assert "attack.warm_start: checkpoint True, now removed: " in text
+    assert "views: checkpoint 8, now removed: " in text and "use config.attack.steps" in text
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ Normalisation is no part of it: it lies inside the networks, so that attacks wor
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,59 +60,16 @@ def augment(key: jax.Array, images: jax.Array, kind: str = "crop_flip", pad: int
             f"images are {images.dtype} of shape {images.shape}; give uint8 [B, H, W, C]"
         )
     if kind != "none":
-
-        def one(key, image):
-            return _cropped(_pad(image, pad), _drawn(key, kind, pad), image.shape)
-
-        images = jax.vmap(one)(jax.random.split(key, len(images)), images)
+        keys = jax.random.split(key, len(images))
+        images = jax.vmap(lambda k, image: _crop(k, image, kind, pad))(keys, images)
     return to_float(images)
 
 
-class Moves(NamedTuple):
-    """What augmentation does to the images of a batch.
-
-    Attributes:
-      top, left: int32 [B], place of the crop in the padded image, 0 to 2 pad.
-      flip: bool [B], mirrored after the crop; None where the kind of augmentation never mirrors.
-    """
-
-    top: jax.Array
-    left: jax.Array
-    flip: jax.Array | None
-
-
-def padding(kind: str, pad: int) -> int:
-    """Zeros on each side of the images before the crop, in pixels; 0 where nothing is cropped."""
-    return 0 if kind == "none" else pad
-
-
-def draw(keys: jax.Array, kind: str, pad: int) -> Moves:
-    """The moves of keys [B], one for each image: those of `augment`, which splits its key into them."""
-    return jax.vmap(lambda key: _drawn(key, kind, padding(kind, pad)))(keys)
-
-
-def move(images: jax.Array, moves: Moves, pad: int) -> jax.Array:
-    """Images [B,H,W,C] of any dtype, padded by zeros, cropped to [H,W] and mirrored as the moves say."""
-
-    def one(image, m):
-        return _cropped(_pad(image, pad), m, image.shape)
-
-    return jax.vmap(one)(images, moves)
-
-
-def _drawn(key: jax.Array, kind: str, pad: int) -> Moves:
+def _crop(key: jax.Array, image: jax.Array, kind: str, pad: int) -> jax.Array:
     crop_key, flip_key = jax.random.split(key)
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
-    return Moves(top, left, jax.random.bernoulli(flip_key) if kind == "crop_flip" else None)
-
-
-def _pad(image: jax.Array, pad: int) -> jax.Array:
-    return jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-
-
-def _cropped(frame: jax.Array, m: Moves, shape: tuple[int, ...]) -> jax.Array:
-    return _mirrored(jax.lax.dynamic_slice(frame, (m.top, m.left, 0), shape), m.flip)
-
-
-def _mirrored(image: jax.Array, flip: jax.Array | None) -> jax.Array:
-    return image if flip is None else jnp.where(flip, image[:, ::-1], image)
+    image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    if kind != "crop_flip":
+        return image
+    return jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)

@@ -38,7 +38,6 @@ class Entry:
       teachers: the roles that it takes.
       attacks: False for methods that make no adversarial examples.
       trained_teachers: the teachers that it goes on training.
-      at_clean: the frozen teachers that it evaluates at the clean images.
     """
 
     config: type
@@ -46,41 +45,28 @@ class Entry:
     teachers: tuple[str, ...]
     attacks: bool = True
     trained_teachers: tuple[str, ...] = ()
-    at_clean: tuple[str, ...] = ()
 
 
-_ROBUST, _CLEAN = ("robust",), ("clean",)
+_ROBUST = ("robust",)
 _METHODS = {
-    "absld": Entry(absld.AbsldConfig, absld.make, absld.TEACHERS, at_clean=_ROBUST),
-    "adaad": Entry(adaad.AdaadConfig, adaad.make, adaad.TEACHERS, at_clean=_ROBUST),
+    "absld": Entry(absld.AbsldConfig, absld.make, absld.TEACHERS),
+    "adaad": Entry(adaad.AdaadConfig, adaad.make, adaad.TEACHERS),
     "adaiad": Entry(adaad.AdaiadConfig, adaad.make_adaiad, adaad.TEACHERS),
-    "ard": Entry(ard.ArdConfig, ard.make, ard.TEACHERS, at_clean=_ROBUST),
-    "b_mtard": Entry(b_mtard.BMtardConfig, b_mtard.make, b_mtard.TEACHERS, at_clean=_CLEAN),
-    "ciard": Entry(
-        ciard_config.CiardConfig,
-        ciard.make,
-        ciard.TEACHERS,
-        trained_teachers=_ROBUST,
-        at_clean=_CLEAN,
-    ),
+    "ard": Entry(ard.ArdConfig, ard.make, ard.TEACHERS),
+    "b_mtard": Entry(b_mtard.BMtardConfig, b_mtard.make, b_mtard.TEACHERS),
+    "ciard": Entry(ciard_config.CiardConfig, ciard.make, ciard.TEACHERS, trained_teachers=_ROBUST),
     "ciard_dard": Entry(
-        ciard_dard.CiardDardConfig,
-        ciard_dard.make,
-        ciard_dard.TEACHERS,
-        trained_teachers=_ROBUST,
-        at_clean=_CLEAN,
+        ciard_dard.CiardDardConfig, ciard_dard.make, ciard_dard.TEACHERS, trained_teachers=_ROBUST
     ),
-    "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS, at_clean=_ROBUST),
-    "fair_rslad": Entry(
-        fair_rslad.FairRsladConfig, fair_rslad.make, fair_rslad.TEACHERS, at_clean=_ROBUST
-    ),
-    "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS, at_clean=_ROBUST),
+    "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS),
+    "fair_rslad": Entry(fair_rslad.FairRsladConfig, fair_rslad.make, fair_rslad.TEACHERS),
+    "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS),
     "iad2": Entry(iad.Iad2Config, iad.make_iad2, iad.TEACHERS2),
-    "kd": Entry(kd.KdConfig, kd.make, kd.TEACHERS, attacks=False, at_clean=_ROBUST),
+    "kd": Entry(kd.KdConfig, kd.make, kd.TEACHERS, attacks=False),
     "mart": Entry(mart.MartConfig, mart.make, mart.TEACHERS),
-    "mtard": Entry(mtard.MtardConfig, mtard.make, mtard.TEACHERS, at_clean=_CLEAN),
+    "mtard": Entry(mtard.MtardConfig, mtard.make, mtard.TEACHERS),
     "natural": Entry(natural.NaturalConfig, natural.make, natural.TEACHERS, attacks=False),
-    "rslad": Entry(rslad.RsladConfig, rslad.make, rslad.TEACHERS, at_clean=_ROBUST),
+    "rslad": Entry(rslad.RsladConfig, rslad.make, rslad.TEACHERS),
     "sat": Entry(sat.SatConfig, sat.make, sat.TEACHERS),
     "score": Entry(score.ScoreConfig, score.make, score.TEACHERS),
     "trades": Entry(trades.TradesConfig, trades.make, trades.TEACHERS),
@@ -112,21 +98,6 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
             f"method {name!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
         )
     return _METHODS[name].config(**options)
-
-
-def cached_roles(name: str, options: dict[str, Any], attack: Any) -> tuple[str, ...]:
-    """Teachers whose logits at the clean images can be made before the run, in place of in every step.
-
-    They are frozen, and the method or its attack (`attacks.AttackSpec` or None) evaluates them there.
-    """
-    entry = _METHODS[name]
-    if options.get("labels") == "offline":  # DARD's, made before the run already
-        return ()
-    asked = set(entry.at_clean)
-    if entry.attacks and attack is not None and attack.needs_teacher == "logits":
-        asked.add("robust")
-    frozen = (role for role in entry.teachers if role not in entry.trained_teachers)
-    return tuple(role for role in frozen if role in asked)
 
 
 def attack_problems(name: str, attack: Any, bn_stats: str = "discard") -> list[str]:
@@ -195,7 +166,6 @@ __all__ = [
     "Method",
     "Parts",
     "attack_problems",
-    "cached_roles",
     "create",
     "make_config",
     "names",

@@ -117,7 +117,7 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
 
     def step(state, batch, key):
         images, labels, epoch = batch["image"], batch["label"], batch["epoch"]
-        logits = base.natural_logits(parts, state, "robust", batch)
+        logits = base.teacher_logits(parts, state, "robust", images)
         soft_adv, soft_nat = soft_labels(state.method, logits, labels)
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft_adv)
 

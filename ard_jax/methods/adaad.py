@@ -84,7 +84,7 @@ def make(config: AdaadConfig, parts: base.Parts) -> base.Method:
         images, labels = batch["image"], batch["label"]
         attacked = base.attack(parts, state, batch, key)
         soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
-        soft_nat = base.natural_logits(parts, state, "robust", batch)
+        soft_nat = base.teacher_logits(parts, state, "robust", images)
 
         def distillation(soft, z):
             kl = losses.reduce_kl(losses.trades_kl(soft, z), z.shape[-1], config.kl_reduction)

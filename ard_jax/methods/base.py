@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from ard_jax.attacks import tiles
 from ard_jax.losses.distill import REDUCTIONS
 from ard_jax.methods import awp as weight_perturbation
-from ard_jax.methods import given
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.models.cpu_conv import devices_of_batch
 from ard_jax.optim import Optimizer
@@ -32,7 +31,7 @@ class Method:
       step: (state, batch, key) -> (state, metrics), one update. `batch` holds "image" [B,H,W,C]
         float32 in [0,1] (augmented), "label" [B] int32, "epoch" int32 scalar counted from 1, and
         optionally "start_noise" [B,H,W,C], the attack's start perturbation, which replaces the
-        random one (parity tests), what `given` says, and the `columns` of the method. `state.step`
+        random one (parity tests), and the `columns` of the method. `state.step`
         is advanced by the caller. Metrics are float32 scalars, means over the batch.
       columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
         the run (`ard_jax.labels`).
@@ -114,12 +113,6 @@ def teacher_logits(parts: Parts, state: RunState, role: str, images: jax.Array) 
     return jax.lax.stop_gradient(teacher_predict(parts, state, role)(images))
 
 
-def natural_logits(parts: Parts, state: RunState, role: str, batch: Batch) -> jax.Array:
-    """`teacher_logits` at the clean images, or what the batch brings in their place (`given`)."""
-    found = batch.get(given.logits_column(role))
-    return teacher_logits(parts, state, role, batch["image"]) if found is None else found
-
-
 def run_attack(
     parts: Parts, predict: Callable, params: Any, batch: Batch, key: jax.Array, **arguments: Any
 ):
@@ -191,7 +184,7 @@ def _of_teacher(parts: Parts, state: RunState, batch: Batch, logits: Any) -> dic
     needs = parts.attack.needs_teacher
     if needs == "logits":
         if logits is None:
-            logits = natural_logits(parts, state, "robust", batch)
+            logits = teacher_logits(parts, state, "robust", batch["image"])
         return {"teacher_logits": logits}
     return {"teacher": teacher_predict(parts, state, "robust")} if needs == "network" else {}
 

@@ -270,7 +270,7 @@ def make(
         )
         soft = Soft(
             robust_labels(config, parts, state, adversarial, z_r),
-            base.natural_logits(parts, state, "clean", batch),
+            base.teacher_logits(parts, state, "clean", batch["image"]),
             base.teacher_logits(parts, state, "clean", adversarial),
             robust_labels(config, parts, state, batch["image"]) if label_natural else None,
         )

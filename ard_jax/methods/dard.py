@@ -108,7 +108,7 @@ def _clean_logits(config, parts, state, batch):
     """Logits g at the clean input, before the attack, which may want it too (dice="soft")."""
     if config.labels == "offline":
         return batch["teacher_nat"]
-    return base.natural_logits(parts, state, "robust", batch)
+    return base.teacher_logits(parts, state, "robust", batch["image"])
 
 
 def _adversarial_logits(config, parts, state, batch, adversarial, g_nat, key):

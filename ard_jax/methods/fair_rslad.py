@@ -106,7 +106,7 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
 
     def step(state, batch, key):
         images, labels = batch["image"], batch["label"]
-        soft = base.natural_logits(parts, state, "robust", batch)
+        soft = base.teacher_logits(parts, state, "robust", images)
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft, count_right=True)
         weights = state.method["class_weights"][labels]
 

@@ -122,7 +122,7 @@ def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
     def step(state, batch, key):
         images, labels = batch["image"], batch["label"]
         active = batch["epoch"] > config.begin_epoch
-        soft = base.natural_logits(parts, state, "robust", batch)
+        soft = base.teacher_logits(parts, state, "robust", images)
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
         soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
         a = reliability(soft_adv, labels, config.beta, active)

@@ -69,7 +69,7 @@ def make(config: KdConfig, parts: base.Parts) -> base.Method:
     def step(state, batch, key):
         del key
         images, labels = batch["image"], batch["label"]
-        soft = base.natural_logits(parts, state, "robust", batch)
+        soft = base.teacher_logits(parts, state, "robust", images)
 
         def loss_of(z_nat):
             ce = jnp.mean(losses.cross_entropy(z_nat, labels))

@@ -85,7 +85,7 @@ def two_teachers(name: str, parts: base.Parts, memory: dict, branches: Callable)
         images, labels, epoch = batch["image"], batch["label"], batch["epoch"]
         attacked = base.attack(parts, state, batch, key)
         soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
-        soft_nat = base.natural_logits(parts, state, "clean", batch)
+        soft_nat = base.teacher_logits(parts, state, "clean", images)
 
         def loss_of(z_adv, z_nat):
             l_adv, l_nat, after, values = branches(

@@ -53,7 +53,7 @@ def make(config: RsladConfig, parts: base.Parts) -> base.Method:
 
     def step(state, batch, key):
         images, labels = batch["image"], batch["label"]
-        soft = base.natural_logits(parts, state, "robust", batch)
+        soft = base.teacher_logits(parts, state, "robust", images)
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
 
         def loss_of(z_adv, z_nat):

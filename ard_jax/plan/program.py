@@ -15,7 +15,6 @@ from ard_jax import data, feed, methods, networks, phases, sharding, steps
 from ard_jax.data import ArrayDataset, Splits
 from ard_jax.data.split import holdout_count
 from ard_jax.experiment import Experiment
-from ard_jax.methods import given
 from ard_jax.models.canonical_conv import exported_convolutions
 from ard_jax.plan import count as counting
 from ard_jax.plan.hardware import Fleet
@@ -141,7 +140,7 @@ def trace(e: Experiment, title: str, splits: Splits, fleet: Fleet) -> Traced:
 
     def at(mesh, batch_size):
         part = method_for(batch_size)[1]
-        batch = _examples(e, splits, part, batch_size)
+        batch = _examples(splits, part, batch_size)
         batch |= {"index": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
         with _as_on(fleet):
             return steps.program(part, config, mesh, f"plan {title}").trace(state, batch, key)
@@ -158,22 +157,19 @@ def trace(e: Experiment, title: str, splits: Splits, fleet: Fleet) -> Traced:
     total = e.epochs * config.steps_per_epoch
     examples = 0
     if _on_device(e, splits, fleet):
-        every = _examples(e, splits, method, len(splits.train))
+        every = _examples(splits, method, len(splits.train))
         examples = sum(math.prod(v.shape) * v.dtype.itemsize for v in every.values())
     return Traced(title, e, bundles, state, forward, each, examples, at, count, total)
 
 
-def _examples(e: Experiment, splits: Splits, method: Any, count: int) -> dict[str, Any]:
+def _examples(splits: Splits, method: Any, count: int) -> dict[str, Any]:
     """Shapes of so many training examples: images, labels and the method's columns."""
-    train, views = splits.train, e.teachers.views
+    train = splits.train
     logits = jax.ShapeDtypeStruct((count, train.num_classes), jnp.float32)
-    of_views = jax.ShapeDtypeStruct((count, views, train.num_classes), jnp.float32)
-    cached = {given.logits_column(role) for role in method.teachers}
-    columns = {name: of_views if name in cached else logits for name in method.columns}
     return {
         "image": jax.ShapeDtypeStruct((count, *train.image_shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((count,), jnp.int32),
-    } | columns
+    } | dict.fromkeys(method.columns, logits)
 
 
 def _on_device(e: Experiment, splits: Splits, fleet: Fleet) -> bool:
