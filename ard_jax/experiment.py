@@ -192,9 +192,6 @@ class RunConfig:
       save_every: epochs between checkpoints (evaluated epochs are always saved).
       tensorboard: also write TensorBoard files.
       compilation_cache: XLA's folder; "" for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, "off" for none.
-      steps_per_dispatch: training steps that the host starts at once, for steps so short that the host
-        holds them up; needs data.on_device. Logs, checkpoints and results stay; a run can be stopped only
-        between dispatches. On CPU this many steps are compiled one after the other, which takes longer.
       distributed: "auto", "off", "HOST:PORT" or "HOST:PORT,COUNT,INDEX": see `distributed.start`.
       distributed_timeout: seconds that a process waits for the others at the start.
     """
@@ -206,7 +203,6 @@ class RunConfig:
     compilation_cache: str
     distributed: str = "auto"
     distributed_timeout: float = 300.0
-    steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

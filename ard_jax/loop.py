@@ -69,7 +69,6 @@ class Phase:
       log_every: steps between train records.
       tensorboard: also write TensorBoard files.
       on_device: "auto", "on" or "off": see `experiment.DataConfig`.
-      steps_per_dispatch: see `experiment.RunConfig`.
       columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
       long_note: printed with the time estimate when the phase takes over ten minutes.
     """
@@ -95,7 +94,6 @@ class Phase:
     tensorboard: bool = True
     long_note: str = ""
     on_device: str = "auto"
-    steps_per_dispatch: int = 1
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -190,10 +188,10 @@ class _Loop:
             # NOTE: do not change the order. Everything up to "advance" happens at `step` updates done.
             while step < phase.total:
                 self.estimate(step, step - start, state)
-                state, metrics, sizes = self.feed.advance(state, step)
+                state, metrics, size = self.feed.advance(state, step)
                 self.tell_compiled(step)
-                self.log.add(step, metrics, sizes)  # reads earlier steps, while these run
-                step += len(sizes)
+                self.log.add(step, metrics, size)  # reads earlier steps, while this one runs
+                step += 1
                 self.boundary(step, state)
                 if preemption.requested():
                     self.stop(step, state)

@@ -150,7 +150,6 @@ def student_phase(
         log_every=e.run.log_every,
         tensorboard=e.run.tensorboard,
         on_device=e.data.on_device,
-        steps_per_dispatch=e.run.steps_per_dispatch,
         columns=_columns(e, method, splits, teachers, mesh, workdir),
     )
 

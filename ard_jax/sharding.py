@@ -82,14 +82,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """One dimension, the first by default, split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The first dimension split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def put_batch(mesh: Mesh, local: dict[str, np.ndarray], axis: int = 0) -> dict[str, jax.Array]:
-    """Global arrays from this host's rows of a batch, which lie along `axis`."""
-    sharding = split_batch(mesh, axis)
+def put_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Global arrays from this host's rows of a batch."""
+    sharding = split_batch(mesh)
     return {
         k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in local.items()
     }

@@ -82,16 +82,13 @@ def build(method: Method, config: StepConfig, mesh: Any, name: str = "train_step
     return lambda state, batch: step(state, batch, root)
 
 
-def build_indexed(
-    method: Method, config: StepConfig, mesh: Any, name: str = "train_step", count: int = 1
-) -> Step:
+def build_indexed(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Step:
     """(state, examples, index) -> (state, metrics): as `build`, for data that is on the device already.
 
     `examples` are the batch's arrays for the whole training split, [N,...], replicated; `index` int32 [B]
-    says which of them are the batch, or [count,B] which are the batches of `count` steps in a row, and
-    metrics then are [count].
+    says which of them are the batch.
     """
-    step = indexed_program(method, config, mesh, name, count)
+    step = indexed_program(method, config, mesh, name)
     root = put_replicated(mesh, jax.random.key(config.seed))
     return lambda state, examples, index: step(state, examples, index, root)
 
@@ -110,27 +107,19 @@ def program(method: Method, config: StepConfig, mesh: Any, name: str = "train_st
     )
 
 
-def indexed_program(
-    method: Method, config: StepConfig, mesh: Any, name: str = "train_step", count: int = 1
-) -> Any:
+def indexed_program(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Any:
     """The jitted (state, examples, index, root key) -> (state, metrics) that `build_indexed` runs."""
 
     def step(state: RunState, examples: dict[str, jax.Array], index: jax.Array, root: jax.Array):
         TRACES[name] += 1
+        # Each device takes its own rows of its own copy. Behind the barrier the step is compiled as it is
+        # for a batch from the host.
+        batch = {k: v.at[index].get(mode="promise_in_bounds") for k, v in examples.items()}
+        batch = jax.lax.optimization_barrier(batch | {"index": index})
+        with splits_batch(num_devices(mesh)):
+            return _update(method, config, state, batch, root)
 
-        def at(state, rows):
-            # Each device takes its own rows of its own copy. Behind the barrier the step is compiled as it
-            # is for a batch from the host.
-            batch = {k: v.at[rows].get(mode="promise_in_bounds") for k, v in examples.items()}
-            batch = jax.lax.optimization_barrier(batch | {"index": rows})
-            with splits_batch(num_devices(mesh)):
-                return _update(method, config, state, batch, root)
-
-        if count == 1:
-            return at(state, index)
-        return jax.lax.scan(at, state, index)
-
-    same, split = replicated(mesh), split_batch(mesh, axis=int(count > 1))
+    same, split = replicated(mesh), split_batch(mesh)
     return jax.jit(
         step, in_shardings=(same, same, split, same), out_shardings=(same, same), donate_argnums=0
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from ard_jax.metrics import Means, non_finite
 from ard_jax.writers import MetricWriter, Progress
@@ -25,7 +24,7 @@ class TrainingDivergedError(RuntimeError):
 class _Unread(NamedTuple):
     step: int  # number of updates before
     metrics: dict[str, jax.Array]
-    sizes: list[int]
+    size: int  # of its batch
 
 
 class TrainLog:
@@ -51,15 +50,14 @@ class TrainLog:
         self._means = Means()
         self.restart_window()
 
-    def add(self, step: int, metrics: dict[str, jax.Array], sizes: list[int]) -> None:
-        """Notes the metrics of the steps after `step` updates, and reads those that are ready or due.
+    def add(self, step: int, metrics: dict[str, jax.Array], size: int) -> None:
+        """Notes the metrics of the step after `step` updates, and reads those that are ready or due.
 
         Raises:
           TrainingDivergedError: a loss of those that were read is not finite.
         """
-        self._unread.append(_Unread(step, metrics, sizes))
-        due = max(1, self.ahead // len(sizes))  # dispatches; the one just made is left to run
-        while len(self._unread) > due or self._ready():
+        self._unread.append(_Unread(step, metrics, size))
+        while len(self._unread) > self.ahead or self._ready():  # the one just made is left to run
             self._read(self._unread.popleft())
 
     def read_all(self) -> None:
@@ -87,22 +85,20 @@ class TrainLog:
         )
 
     def _read(self, unread: _Unread) -> None:
-        metrics = {k: np.atleast_1d(v) for k, v in jax.device_get(unread.metrics).items()}
-        self._images += sum(unread.sizes)
+        values = {name: float(value) for name, value in jax.device_get(unread.metrics).items()}
+        self._images += unread.size
         rate = self._images / max(time.monotonic() - self._began, 1e-9)
-        for i, size in enumerate(unread.sizes):
-            step = unread.step + i + 1
-            values = {name: float(array[i]) for name, array in metrics.items()}
-            self._check(step, values)
-            self._means.add(values, size)
-            epoch = (step - 1) // self.phase.steps_per_epoch + 1
-            if step % self.phase.log_every == 0 or step == self.phase.total:
-                record = {"kind": "train", "step": step, "epoch": epoch, "time": time.time()}
-                means = self._means.values_and_reset()
-                self.writer.write(record | means | {"images_per_second": rate})
+        step = unread.step + 1
+        self._check(step, values)
+        self._means.add(values, unread.size)
+        epoch = unread.step // self.phase.steps_per_epoch + 1
+        if step % self.phase.log_every == 0 or step == self.phase.total:
+            record = {"kind": "train", "step": step, "epoch": epoch, "time": time.time()}
+            means = self._means.values_and_reset()
+            self.writer.write(record | means | {"images_per_second": rate})
         terms = {k: v for k, v in values.items() if k.startswith("loss") or k.endswith("accuracy")}
         fields = {"epoch": epoch} | terms | self.shown | {"images_per_second": rate}
-        self.progress.update(len(unread.sizes), fields)
+        self.progress.update(1, fields)
 
     def _check(self, step: int, values: dict[str, float]) -> None:
         if not (bad := non_finite(values)):

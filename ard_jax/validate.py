@@ -42,7 +42,6 @@ def find_problems(experiment: Experiment) -> list[str]:
         found.append("config.data.holdout=0 leaves no validation images to select on; hold some out, "
                      "or set config.select_on=test as the papers do")  # fmt: skip
     _validate_data(found, e.data)
-    _validate_dispatch(found, e)
     _validate_net(found, "config.student", e.student)
     found += e.student_optim.problems("config.student_optim")
     _validate_method(found, e)
@@ -69,17 +68,6 @@ def _validate_data(found: list[str], d: DataConfig) -> None:
         found.append(
             "config.data.on_device='on' with config.data.loader='grain': what is kept on device has to be in "
             "memory first; use config.data.loader=memory, or config.data.on_device=off"
-        )
-
-
-def _validate_dispatch(found: list[str], e: Experiment) -> None:
-    count = e.run.steps_per_dispatch
-    if count < 1:
-        found.append(f"config.run.steps_per_dispatch={count}: must be at least 1")
-    elif count > 1 and (e.data.on_device == "off" or e.data.loader == "grain"):
-        found.append(
-            f"config.run.steps_per_dispatch={count} needs the training images on device: set "
-            "config.data.on_device=on and config.data.loader=memory, or config.run.steps_per_dispatch=1"
         )
 
 

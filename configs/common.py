@@ -202,8 +202,7 @@ def base() -> ml_collections.ConfigDict:
             compilation_cache="",
             distributed="auto",
             distributed_timeout=300.0,
-            steps_per_dispatch=1,
-        ),  # fmt: skip
+        ),
     )
 
 

@@ -1,7 +1,6 @@
-"""Training data kept on device, several steps per dispatch, and a host that runs ahead."""
+"""Training data kept on device, and a host that runs ahead."""
 
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +83,7 @@ def trained(folder, **options):
 
 
 @pytest.mark.parametrize("last_batch", ["keep", "drop"])
-def test_same_run_whatever_is_on_device_or_dispatched_together(tmp_path, last_batch):
+def test_same_run_whatever_is_on_device(tmp_path, last_batch):
     def run(name, **options):
         return trained(tmp_path / name, last_batch=last_batch, **options)
 
@@ -92,19 +91,12 @@ def test_same_run_whatever_is_on_device_or_dispatched_together(tmp_path, last_ba
     steps.TRACES.clear()
     assert run("on") == expected
     assert steps.TRACES["student train_step"] == 1 + (last_batch == "keep")
-    for count in (2, 100):
-        steps.TRACES.clear()
-        assert run(str(count), steps_per_dispatch=count) == expected
-        # Five full batches: 2 + 2 and one alone, or all five; the kept smaller one alone.
-        assert steps.TRACES[f"student train_step x{min(count, 5)}"] == 1
-        alone = (count == 2) + (last_batch == "keep")
-        assert steps.TRACES["student train_step"] == alone
 
 
 def test_the_loop_of_accelerators_trains_the_same(tmp_path, monkeypatch):
     expected = trained(tmp_path / "alone")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert trained(tmp_path / "loop", steps_per_dispatch=2) == expected
+    assert trained(tmp_path / "loop") == expected
 
 
 def test_columns_go_with_their_images(tmp_path):
@@ -117,23 +109,22 @@ def test_columns_go_with_their_images(tmp_path):
     assert runs[0] == runs[1] != trained(tmp_path / "without")
 
 
-def test_a_run_stopped_within_an_epoch_continues_with_other_dispatches(tmp_path, monkeypatch):
+def test_a_run_stopped_within_an_epoch_continues_from_the_other_place(tmp_path, monkeypatch):
     expected, _ = trained(tmp_path / "undisturbed")
     asked = []
     monkeypatch.setattr(preemption, "requested", lambda: asked.append(0) or len(asked) > 7)
     with pytest.raises(preemption.PreemptedError):
-        trained(tmp_path / "stopped")
+        trained(tmp_path / "stopped", on_device="off")
     monkeypatch.undo()
     (saved,) = (int(p.name) for p in (tmp_path / "stopped" / "last").iterdir())
-    assert saved % 6 % 2 == 1  # it does not lie where dispatches of two begin
-    assert trained(tmp_path / "stopped", steps_per_dispatch=2)[0] == expected
+    assert saved % 6
+    assert trained(tmp_path / "stopped", on_device="on")[0] == expected
 
 
-@pytest.mark.parametrize("count", [1, 5])
-def test_nan_is_found_and_names_its_own_step(tmp_path, count):
+def test_nan_is_found_and_names_its_own_step(tmp_path):
     method = averaging_method(nan_at=8)
     with pytest.raises(loop.TrainingDivergedError, match="loss.*not finite at step 9 of 18"):
-        trained(tmp_path, method=method, steps_per_dispatch=count)
+        trained(tmp_path, method=method)
     assert not list((tmp_path / "last").glob("[0-9]*"))
 
 
@@ -150,8 +141,8 @@ class Unfinished:
         return np.zeros((), np.float32)
 
 
-@pytest.mark.parametrize("ahead, count, unread", [(1, 1, 1), (8, 1, 8), (8, 4, 2), (8, 100, 1)])
-def test_the_host_runs_ahead_so_far_and_no_further(tmp_path, ahead, count, unread):
+@pytest.mark.parametrize("ahead", [1, 8])
+def test_the_host_runs_ahead_so_far_and_no_further(tmp_path, ahead):
     class Silent:
         def write(self, record): ...
 
@@ -159,35 +150,28 @@ def test_the_host_runs_ahead_so_far_and_no_further(tmp_path, ahead, count, unrea
 
     log = train_log.TrainLog(phase(tmp_path), Silent(), Silent(), None, single=True)
     log.ahead, Unfinished.reads = ahead, 0
-
-    class Stacked(Unfinished):
-        def __array__(self, dtype=None, copy=None):
-            return np.full(count, super().__array__())
-
     for i in range(20):
-        log.add(i * count, {"loss": Stacked()}, [BATCH] * count)
-        assert i + 1 - Unfinished.reads == min(unread, i + 1)
+        log.add(i, {"loss": Unfinished()}, BATCH)
+        assert i + 1 - Unfinished.reads == min(ahead, i + 1)
     log.read_all()
     assert Unfinished.reads == 20
 
 
-def compiled_text(devices, count, size=1000):
+def compiled_text(devices, size=1000):
     examples = {
         "image": jax.ShapeDtypeStruct((size, 4, 4, 1), jnp.uint8),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
-    index = jax.ShapeDtypeStruct((count, 8) if count > 1 else (8,), jnp.int32)
+    index = jax.ShapeDtypeStruct((8,), jnp.int32)
     program = steps.indexed_program(
-        averaging_method(), steps.StepConfig(0, 5, "crop"), sharding.make_mesh(devices), count=count
+        averaging_method(), steps.StepConfig(0, 5, "crop"), sharding.make_mesh(devices)
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return program.lower(jax.eval_shape(initial), examples, index, key).compile().as_text()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_each_device_takes_its_rows_of_its_own_copy(count):
-    text = compiled_text(2, count)
-    assert bool(re.search(r"s32\[2,4\].* while\(", text)) == (count > 1)  # a loop over the batches
+def test_each_device_takes_its_rows_of_its_own_copy():
+    text = compiled_text(2)
     assert {c.kind for c in collectives(text)} == {"all-reduce"}
     # Nothing but the means of the method is summed over the devices: no images, no rows.
     assert all(shape == () for c in collectives(text) for shape in c.shapes)
@@ -205,18 +189,14 @@ def test_auto_keeps_small_data_in_memory_of_one_process(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(feed, "process", lambda: (0, 2))
     assert not feed.on_device("auto", small)
-    with pytest.raises(ValueError, match="steps_per_dispatch=2.*on_device=on"):
-        feed.Feed(phase(None, steps_per_dispatch=2))
 
 
-def test_settings_that_cannot_be_are_told_together(tmp_path):
-    raw = tiny(tmp_path, "natural", data__on_device="off", run__steps_per_dispatch=4)
-    with pytest.raises(config.ConfigError, match="steps_per_dispatch=4 needs.*on_device=on"):
+def test_a_setting_that_cannot_be_is_told(tmp_path):
+    raw = tiny(tmp_path, "natural", data__on_device="yes")
+    with pytest.raises(
+        config.ConfigError, match="config.data.on_device='yes': choose one of 'auto'"
+    ):
         config.build(raw)
-    raw = tiny(tmp_path, "natural", data__on_device="yes", run__steps_per_dispatch=0)
-    with pytest.raises(config.ConfigError) as caught:
-        config.build(raw)
-    assert "on_device='yes'" in str(caught.value) and "dispatch=0" in str(caught.value)
 
 
 def test_compile_time_is_logged(tmp_path, capsys):

@@ -16,6 +16,7 @@ CASES = [
     ("teachers.clean.recipe.attack", "warm_start", False, True, "use config.attack.steps"),
     ("teachers", "views", 0, 8, "leave it out: each image is augmented anew"),
 ]
+RUN = ("run", "steps_per_dispatch", 1, 10, "leave it out: config.data.on_device=on")
 
 
 def old(folder, group, name, value, variant=""):
@@ -28,7 +29,7 @@ def old(folder, group, name, value, variant=""):
     return raw
 
 
-@pytest.mark.parametrize(("group", "name", "off", "on", "message"), CASES)
+@pytest.mark.parametrize(("group", "name", "off", "on", "message"), [*CASES, RUN])
 def test_taken_where_it_was_off_and_refused_where_it_was_on(
     tmp_path, group, name, off, on, message
 ):
@@ -74,6 +75,13 @@ def test_runs_that_recorded_it(tmp_path, group, name, off, on, message):
     assert train.finished(config.build(tiny(used))) is None
     with pytest.raises(config.ConfigError, match=f"{message}(.|\n)*with --config by which data"):
         train.saved_experiment(str(used / "run"))
+
+
+def test_runs_whose_results_it_did_not_change_are_taken_with_any_value(tmp_path):
+    now, (group, name, _, on, _) = config.build(tiny(tmp_path)), RUN
+    saved_run(tmp_path, old(tmp_path, group, name, on))
+    assert train.saved_experiment(str(tmp_path / "run")) == now
+    assert train.finished(now) is not None
 
 
 def test_a_run_that_used_them_is_not_continued_without_them(tmp_path):
