@@ -1,5 +1,6 @@
 """Options of earlier versions that are gone: what to use instead, and how old configurations are read."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ REMOVED = {
         off=(False,),
     ),
     "attack.warm_start_reset": Removed("it belonged to attack.warm_start; leave it out"),
-    "views": Removed(  # of teachers
+    "teachers.views": Removed(
         "it saved 4 % of an epoch on the digits; leave it out: each image is augmented anew in every step, "
         "where the teachers are asked for their logits",
         off=(0,),
@@ -77,6 +78,6 @@ def problems(gone: dict[str, Any], saved: bool = False) -> list[str]:
 
 def on_command_line(arguments: Iterable[str]) -> list[str]:
     """One sentence for each removed option that is set by a flag --config.PATH."""
-    flags = (argument.lstrip("-").partition("=")[0] for argument in arguments)
-    paths = (flag.removeprefix("no").removeprefix("config.") for flag in flags if "config." in flag)
+    found = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in arguments)
+    paths = (match[1] for match in found if match)
     return [f"--config.{p} was removed: {entry.instead}" for p in paths if (entry := find(p))]

@@ -89,13 +89,15 @@ def _check_damaged(step_folder: Path, config: dict[str, Any]) -> None:
 def compare_configs(where: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises ConfigChangedError with every difference shown, unless the configurations are equal."""
     saved, now = _flat(saved), _flat(now)
+
+    def value_now(key: str) -> str:
+        # What concerns the teachers is recorded without their group.
+        if gone := removed.find(key) or removed.find(f"teachers.{key}"):
+            return f"removed: {gone.instead}"
+        return repr(now.get(key, "(absent)"))
+
     different = [
-        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now "
-        + (
-            f"removed: {gone.instead}"
-            if (gone := removed.find(key))
-            else repr(now.get(key, "(absent)"))
-        )
+        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now {value_now(key)}"
         for key in sorted({*saved, *now})
         if saved.get(key, "(absent)") != now.get(key, "(absent)")
     ]

@@ -100,6 +100,7 @@ def test_a_run_that_used_them_is_not_continued_without_them(tmp_path):
         (["--noconfig.teachers.robust.recipe.attack.warm_start"], 1),
         (["--config.runs.sat.attack.warm_start", "True", "-config.attack.warm_start_reset=3"], 2),
         (["--config=configs/attack.warm_start.py", "--config.attack.name=sat_train"], 0),
+        (["--config.name", "config.attack.warm_start", "--config.student.kwargs.views=3"], 0),
     ],
 )
 def test_flags(flags, count):
