@@ -238,9 +238,7 @@ def _warnings(title: str, record: dict[str, Any], specs: dict[str, Any]) -> list
     ]
 
 
-def _record(
-    e: Experiment, dataset: ArrayDataset, labels, nets, warnings, notes
-) -> dict[str, Any]:
+def _record(e: Experiment, dataset: ArrayDataset, labels, nets, warnings, notes) -> dict[str, Any]:
     import flax
     import optax
 

@@ -3,12 +3,12 @@
     python -m benchmarks.counts             # exit status 1 and a table of what changed
     python -m benchmarks.counts --update    # writes benchmarks/counts.json anew, for a change that is meant
 
-Counted for each method on small networks: operations of the traced step as on an accelerator (FLOPs of
-convolutions and products, of these in the attack, other arithmetic, memory traffic and temporaries by
-`ard_jax.plan.count`), convolutions and matrix products in the program that XLA makes of it for CPU, what
-two simulated devices send each other, and how often a run of two epochs traces each of its programs. None
-of it depends on the number of cores or on what else the machine does. What XLA and JAX's tracing decide is
-compared under the baseline's version of JAX alone.
+Counted for each method on small networks: FLOPs of the traced step as on an accelerator, those of the attack
+and the bytes that its operations read and write (XLA's analysis, `ard_jax.plan.cost`); convolutions, matrix
+products and temporary memory of the program that XLA makes of it for CPU; what two simulated devices send
+each other; and how often a run of two epochs traces each of its programs. None of it depends on the number
+of cores or on what else the machine does. Under another version of JAX than the baseline's, FLOPs are
+compared within 2 %, traces exactly, and what XLA decides not at all.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from pathlib import Path
 
 BASELINE = Path(__file__).with_name("counts.json")
 TINY = {"student": "small_resnet/4-8", "robust": "small_resnet/5-7", "clean": "small_resnet/6-8"}
-# What is counted exactly whatever the version of JAX.
-ALWAYS = ("matrix FLOPs", "in the attack", "traces")
+# What is compared whatever the version of JAX -> by which part it may differ under another one, which
+# writes elementwise functions and random numbers in other operations.
+ALWAYS = {"FLOPs": 0.02, "FLOPs of the attack": 0.02, "traces": 0.0}
 
 
 def cases():
@@ -46,20 +47,18 @@ def operations(case):
 
     count = counted(case)
     return {
-        "matrix FLOPs": int(count.matrix_flops),
-        "in the attack": int(count.loop_flops),
-        "other FLOPs": int(count.other_flops),
-        "traffic, bytes": int(count.traffic),
-        "temporary, bytes": int(count.temporary),
+        "FLOPs": int(count.flops),
+        "FLOPs of the attack": int(count.loop_flops),
+        "bytes read and written": int(count.accessed),
     }
 
 
 def compiled(case, devices=1):
-    """Text of the program that XLA makes for CPU."""
+    """The program that XLA makes for CPU."""
     from benchmarks.step_cases import build
 
     built = build(case)
-    return built.program(devices).lower(*built.shapes()).compile().as_text()
+    return built.program(devices).lower(*built.shapes()).compile()
 
 
 def convolutions(text):
@@ -101,18 +100,21 @@ def traces():
 
 def count_all(progress=lambda text: None):
     """{group: {what: number}}."""
-    from ard_jax.plan.hlo import collectives
+    from benchmarks.collectives import collectives
 
     found = {}
     for name, case in cases().items():
         progress(name)
         found[name] = operations(case)
-        if name == case.method:
-            text = compiled(case)
+        if case.student == TINY["student"]:
+            program = compiled(case)
+            text = program.as_text()
             found[name]["convolutions, compiled"] = convolutions(text)
             found[name]["products, compiled"] = len(re.findall(r"= \S+ dot\(", text))
+            temporary = program.memory_analysis().temp_size_in_bytes
+            found[name]["temporary, compiled, bytes"] = temporary
     progress("two devices")
-    sent = collectives(compiled(cases()["ciard"], devices=2))
+    sent = collectives(compiled(cases()["ciard"], devices=2).as_text())
     found["ciard, 2 devices"] = {
         f"{kind}, {what}": n for kind, each in sent.items() for what, n in sorted(each.items())
     }
@@ -127,16 +129,18 @@ def differences(baseline, found, every=True):
     Args:
       baseline: {group: {what: number}}.
       found: the same, now.
-      every: False: only what does not depend on the version of JAX.
+      every: False: only what hardly depends on the version of JAX, see ALWAYS.
     """
     rows = []
     for group in sorted(set(baseline) | set(found)):
         before, now = baseline.get(group, {}), found.get(group, {})
         for what in sorted(set(before) | set(now)):
-            if not every and what not in ALWAYS and group not in ALWAYS:
+            one, other = before.get(what), now.get(what)
+            allowed = 0.0 if every else ALWAYS.get(what, ALWAYS.get(group))
+            if allowed is None or one == other:
                 continue
-            if before.get(what) != now.get(what):
-                rows.append((group, what, before.get(what), now.get(what)))
+            if None in (one, other) or abs(other - one) > allowed * one:
+                rows.append((group, what, one, other))
     return rows
 
 
@@ -170,7 +174,7 @@ def main(argv=None):
     same = baseline["jax"] == jax.__version__
     if not same:
         print(f"The baseline is of jax {baseline['jax']}, this is {jax.__version__}: compared are "
-              "FLOPs of convolutions and products, and traces.")  # fmt: skip
+              "FLOPs, within 2 %, and traces.")  # fmt: skip
     rows = differences(baseline["counts"], found, every=same)
     if not rows:
         print(f"All {sum(map(len, found.values()))} counts are as in {BASELINE.name}.")

@@ -86,7 +86,7 @@ def compiled(args, mesh, batch, bn_groups=1):
 
 def sent(program):
     """{"count", "bytes"} of a step's sums over devices; nothing else is sent."""
-    from ard_jax.plan.hlo import collectives
+    from benchmarks.collectives import collectives
 
     found = collectives(program.as_text())
     if set(found) - {"all-reduce"}:

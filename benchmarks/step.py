@@ -153,7 +153,7 @@ def measure(args, case, peaks):
     count = step_cases.counted(case)
     result = {
         "case": case.describe(), "method": case.method, "batch": case.batch, "missing": missing,
-        "matrix_flops": count.matrix_flops, "attack_flops": count.loop_flops, "contenders": {},
+        "step_flops": count.flops, "attack_flops": count.loop_flops, "contenders": {},
     }  # fmt: skip
     for step in steps:
         shares = {}

@@ -36,7 +36,7 @@ def _sweep(cases, rounds):
     times = step_times.in_turns(dict(enumerate(steps)), rounds)
     return {
         "seconds": [step_times.median(times[i]) for i in range(len(steps))],
-        "flops": [step_cases.counted(case).matrix_flops for case in cases],
+        "flops": [step_cases.counted(case).flops for case in cases],
         "temporary": [step.temporary for step in steps],
         "planned": [step.planned for step in steps],
     }

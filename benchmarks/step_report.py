@@ -52,7 +52,7 @@ def show(result):
         if ours and name != OURS:
             middle, low, high = ratio(ours["seconds"], times)
             against = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-        flops = result["matrix_flops"] / median(times)
+        flops = result["step_flops"] / median(times)
         shares = [
             f"{found['shares'][k]:.0%}" if k in found["shares"] else ""
             for k in ("attack", "teachers", "student", "augment")
@@ -68,8 +68,8 @@ def show(result):
 
 def _notes(result, ours):
     peaks = ", ".join(f"{k} {v / 1e9:.1f}" for k, v in result["matmul"].items())
-    part = result["attack_flops"] / result["matrix_flops"]
-    print(f"\nCounted: {result['matrix_flops'] / 1e9:.3f} GFLOP of convolutions and products in a step, "
+    part = result["attack_flops"] / result["step_flops"]
+    print(f"\nCounted: {result['step_flops'] / 1e9:.3f} GFLOP in a step, "
           f"{part:.0%} in the attack. Matrix product, GFLOP/s: {peaks}; the larger is the peak.")  # fmt: skip
     if ours:
         xla = f"{ours['xla_flops'] / 1e9:.3f} GFLOP" if ours["xla_flops"] else "nothing"

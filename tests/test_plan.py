@@ -1,4 +1,4 @@
-"""Planning on paper: counts against XLA and against arithmetic, and what it says of bad plans."""
+"""Planning on paper: FLOPs against arithmetic and the compiled program, and what it says of bad plans."""
 
 import itertools
 import json
@@ -12,74 +12,96 @@ from experiments import tiny
 from PIL import Image
 
 from ard_jax import config, models, plan
-from ard_jax.models.canonical_conv import exported_convolutions
-from ard_jax.plan import count as counting
-from ard_jax.plan import hardware, hlo, program, report, time
+from ard_jax.models.canonical_conv import canonical_conv, exported_convolutions
+from ard_jax.plan import hardware
 from ard_jax.plan.hardware import parse
 
 
 def counted(function, *arguments):
-    return counting.count(jax.make_jaxpr(function)(*arguments))
+    with exported_convolutions("stock"):
+        return plan.cost(jax.jit(function).trace(*arguments))
 
 
-def conv(x, w, stride=1, pad=1):
-    return jax.lax.conv_general_dilated(
-        x, w, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-X, W = jnp.zeros((4, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
-# 3 taps on 8 pixels, padded by 1: 22 of the 24 products along an axis meet a pixel.
-FORWARD = 2 * 4 * 5 * 3 * 22 * 22
-
-
-def test_convolution_by_hand():
-    assert counted(conv, X, W).matrix_flops == FORWARD
-    assert counted(lambda x, w: conv(x, w, 1, 0), X, W).matrix_flops == 2 * 4 * 5 * 3 * 18 * 18
+def conv_flops(size, stride, inputs, outputs, taps=3):
+    """Of one image: a multiplication and an addition for each pixel that a tap meets."""
+    # Of 3 taps, padded by 1, one misses at both edges; with stride 2 only at one.
+    along = {1: 3 * size - 2, 2: 3 * size // 2 - 1}[stride] if taps == 3 else size // stride
+    return 2 * inputs * outputs * along**2
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_both_gradients_of_a_convolution_cost_a_forward_pass_each(stride):
-    def loss(x, w):
-        return jnp.sum(conv(x, w, stride) ** 2)
+def test_a_convolution_and_each_of_its_gradients_cost_the_same(stride):
+    def conv(x, w):
+        layout = ("NHWC", "HWIO", "NHWC")
+        pads = ((1, 1), (1, 1))
+        return canonical_conv(x, w, (stride, stride), pads, dimension_numbers=layout)
 
-    forward = counted(lambda x, w: conv(x, w, stride), X, W).matrix_flops
-    assert counted(jax.grad(loss, (0, 1)), X, W).matrix_flops == 3 * forward
-    # The kernel's gradient is not asked for, so it is not counted.
-    assert counted(jax.grad(loss), X, W).matrix_flops == 2 * forward
+    x, w = jnp.zeros((4, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+    y, forward = conv(x, w), 4 * conv_flops(8, stride, 3, 5)
+    assert counted(conv, x, w).flops == forward
+    of_images = counted(lambda w, g: jax.vjp(lambda x: conv(x, w), x)[1](g), w, y)
+    of_kernel = counted(lambda x, g: jax.vjp(lambda w: conv(x, w), w)[1](g), x, y)
+    assert of_images.flops == of_kernel.flops == forward
+
+
+def residual_flops(widths, blocks, first):
+    """Convolutions of a network of stages of two 3x3 convolutions a block, the first after a stem."""
+    total, inputs, size = conv_flops(32, 1, 3, first), first, 32
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            total += conv_flops(size, stride, inputs, width)
+            if inputs != width:
+                total += conv_flops(size, stride, inputs, width, taps=1)
+            size //= stride
+            total += conv_flops(size, 1, width, width)
+            inputs = width
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "billions"),
+    [
+        ("resnet18", ((64, 128, 256, 512), 2, 64), 0.96),
+        ("wrn_34_10", ((160, 320, 640), 5, 16), 12.1),
+    ],
+)
+def test_forward_and_backward_passes_of_networks(name, stages, billions):
+    net = models.create(name, 10, (32, 32, 3))
+    variables = jax.eval_shape(net.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+
+    def logits(variables, image):
+        return net.apply(variables, image, False)[0].sum()
+
+    forward = residual_flops(*stages)
+    assert forward / 1e9 == pytest.approx(billions, rel=0.01)
+    # The rest is BatchNorm, ReLU and sums: 0.4 % of ResNet-18, 0.2 % of WRN-34-10.
+    assert 1.0 < counted(logits, variables, image).flops / forward < 1.005
+    assert 2.0 < counted(jax.grad(logits, 1), variables, image).flops / forward < 2.01
 
 
 def test_loops_count_at_their_length_and_conditionals_as_the_dearest_branch():
-    square = jnp.zeros((16, 16))
+    square, once = jnp.zeros((16, 16)), 2 * 16**3
 
-    def loop(m):
-        return jax.lax.scan(lambda c, _: (c @ m, None), m, None, length=7)[0]
+    def loop(m, inside=lambda c, m: c @ m):
+        return jax.lax.scan(lambda c, _: (inside(c, m), None), m, None, length=7)[0]
 
-    once = 2 * 16**3
     found = counted(loop, square)
-    assert (found.matrix_flops, found.loop_flops) == (7 * once, 7 * once)
+    assert found.flops == pytest.approx(7 * once, rel=1e-3)  # and the loop's own counter
+    assert found.loop_flops == 7 * once
+    nested = counted(lambda m: loop(m, lambda c, _: jax.jit(loop)(c)) @ m, square)
+    assert nested.flops == pytest.approx(50 * once, rel=1e-3)
+    assert nested.loop_flops == pytest.approx(49 * once, rel=1e-3)
+    assert 7 < found.accessed / counted(jnp.matmul, square, square).accessed < 8
     either = counted(lambda p, m: jax.lax.cond(p, lambda: m @ m @ m, lambda: m @ m), True, square)
-    assert either.matrix_flops == 2 * once
-    # XLA's own analysis counts the body of a loop once: why this one exists.
-    compiled = jax.jit(loop).lower(square).compile().cost_analysis()["flops"]
-    assert compiled < 2 * once
+    assert either.flops == pytest.approx(2 * once, rel=1e-3)
 
 
-def test_what_xla_merges_or_drops_is_not_counted():
-    square = jnp.zeros((16, 16))
-    found = counted(lambda m: (m @ m + jax.jit(jnp.matmul)(m, m), (m.T @ m)[:0])[0], square)
-    assert found.matrix_flops == 2 * 16**3
-
-
-@pytest.fixture(scope="module")
-def network():
+def test_a_training_step_agrees_with_the_compiled_one(optimised_programs):
     net = models.create("small_resnet", 10, (16, 16, 3), widths=(8, 16), blocks=1)
     variables = jax.eval_shape(net.init, jax.random.key(0))
-    return net, variables, jax.ShapeDtypeStruct((32, 16, 16, 3), jnp.float32)
-
-
-def test_a_training_step_agrees_with_xla(network, optimised_programs):
-    net, variables, images = network
+    images = jax.ShapeDtypeStruct((32, 16, 16, 3), jnp.float32)
 
     def loss(params, stats, x):
         z, stats = net.apply({"params": params, "batch_stats": stats}, x, True)
@@ -87,17 +109,12 @@ def test_a_training_step_agrees_with_xla(network, optimised_programs):
 
     arguments = (variables["params"], variables["batch_stats"], images)
     step = jax.grad(loss, has_aux=True)
-    with exported_convolutions(
-        "stock"
-    ):  # XLA counts a loop's body once, and ours on CPU have loops
-        found, program = counted(step, *arguments), jax.jit(step).lower(*arguments).compile()
-    cost, memory = program.cost_analysis(), program.memory_analysis()
-    total = found.matrix_flops + found.other_flops
+    found = counted(step, *arguments)
+    with exported_convolutions("stock"):
+        compiled = jax.jit(step).lower(*arguments).compile().cost_analysis()
     # XLA:CPU computes some elementwise work twice, in two fusions: more, but by less than 5 %.
-    assert 0.95 < total / cost["flops"] <= 1.0
-    # An estimate, as the report says: other orders and fusions.
-    assert 0.5 < found.temporary / memory.temp_size_in_bytes < 1.5
-    assert 0.5 < found.traffic / cost["bytes accessed"] < 1.5
+    assert 0.95 < found.flops / compiled["flops"] <= 1.0
+    assert 1.5 < found.accessed / compiled["bytes accessed"] < 2.5  # `Assumptions.fusion`
 
 
 def test_device_names():
@@ -115,40 +132,24 @@ def test_device_names():
 
 
 def test_assumptions():
-    a = time.assumptions(parse("h100-16"), "bfloat16", ["utilisation=0.5"])
+    a = hardware.assumptions(parse("h100-16"), "bfloat16", ["utilisation=0.5"])
     assert (a.flops, a.utilisation) == (989e12, 0.5)
     assert a.link == 50e9  # two hosts: the network, not NVLink
-    assert time.assumptions(parse("8"), "float32", []).flops is None
+    assert hardware.assumptions(parse("8"), "float32", []).flops is None
     for wrong in ("speed=3", "flops", "flops=0", "flops=fast"):
         with pytest.raises(ValueError, match="NAME=NUMBER"):
-            time.assumptions(parse("8"), "float32", [wrong])
+            hardware.assumptions(parse("8"), "float32", [wrong])
 
 
 def test_step_time_by_hand():
-    count = counting.Count(items=[(1e9, 1e3, 10), (0.0, 2e6, 5), (1.0, 1.0, 100)])
-    a = time.Assumptions(1e12, 1e9, 1e9, None, 0.5, 0.5, 0.5, kernel=1e-6, latency=1e-3)
-    found = time.step_time(count, 10**6, 3, parse("4"), a)
-    assert found["compute"] == pytest.approx(10 * 2e-3 + 5 * 4e-3 + 100 * 1e-6)
+    a = hardware.Assumptions(1e12, 1e9, 1e9, None, 0.5, 0.5, 0.5, fusion=2.0, latency=1e-3)
+    found = hardware.step_time(1e10, 4e6, 10**6, 3, parse("4"), a)
+    assert found["compute"] == pytest.approx(2e-2)  # FLOPs; memory takes less
     assert found["communication"] == pytest.approx(2 * 3 / 4 * 1e6 / 5e8 + 3 * 1e-3)
-    assert time.step_time(count, 0, 0, parse("4"), time.Assumptions()) is None
-
-
-HLO = """
-%body.1 (p: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %r = f32[4]{0} all-reduce(%x), to_apply=%add
-}
-
-ENTRY %main (p: f32[4]) -> f32[4] {
-  %g = (f32[8,8]{1,0}, bf16[3]{0}) all-reduce-start(%a, %b), to_apply=%add
-  %d = (f32[8,8]{1,0}, bf16[3]{0}) all-reduce-done(%g)
-  %w = (s32[], f32[4]) while(%t), condition=%c, body=%body.1, backend_config={"known_trip_count":{"n":"10"}}
-}
-"""
-
-
-def test_collectives_of_a_program_text():
-    found = hlo.collectives(HLO)
-    assert found == {"all-reduce": {"count": 11, "small": 10, "bytes": 8 * 8 * 4 + 3 * 2 + 10 * 16}}
+    assert found["total"] == found["compute"] + found["communication"]
+    slow = hardware.step_time(1e10, 4e8, 0, 0, parse("1"), a)
+    assert slow == {"compute": 0.8, "communication": 0.0, "total": 0.8}
+    assert hardware.step_time(1e10, 0.0, 0, 0, parse("4"), hardware.Assumptions()) is None
 
 
 @pytest.fixture(scope="module")
@@ -156,45 +157,49 @@ def experiment(tmp_path_factory):
     return config.build(tiny(tmp_path_factory.mktemp("plan")))
 
 
-def test_the_attacks_share_does_not_depend_on_the_backend(experiment):
-    # On CPU kernel gradients are loops of their own, which are not the attack.
-    shares = [
-        [phase["loop_share"] for phase in plan.make(experiment, d, [], compiled=False)["phases"]]
-        for d in ("v5e-1", "cpu-1")
-    ]
-    assert shares[0] == pytest.approx(shares[1]) and 0.1 < shares[0][-1] < 0.9
+@pytest.fixture(scope="module")
+def paper(experiment):
+    """The plan for four chips, nothing compiled."""
+    return plan.make(experiment, "v5e-4", [], compiled=False)
 
 
-def test_paper_plan_is_arithmetic_and_allocates_nothing(experiment):
-    before = len(jax.live_arrays())
-    made = plan.make(experiment, "v5e-4", [], compiled=False)
-    assert len(jax.live_arrays()) <= before + 2
-    student, robust = (
-        next(n for n in made["networks"] if n["role"] == role) for role in ("student", "robust")
-    )
+def test_the_work_does_not_depend_on_the_backend(experiment, paper):
+    # On CPU kernel gradients are loops of their own, and small networks are attacked by tiles.
+    on_cpu = plan.make(experiment, "cpu-4", [], compiled=False)["phases"]
+    for one, other in zip(paper["phases"], on_cpu, strict=True):
+        assert one["flops_per_step"] == pytest.approx(other["flops_per_step"])
+        assert one["loop_share"] == pytest.approx(other["loop_share"])
+    assert 0.1 < on_cpu[-1]["loop_share"] < 0.9
+
+
+def test_paper_plan_is_arithmetic(experiment, paper):
+    by_role = {n["role"]: n for n in paper["networks"]}
+    student, robust = by_role["student"], by_role["robust"]
     trained = student["parameters"] + robust["parameters"]
-    assert made["collectives"]["gradients"] == 4 * trained
-    parts = made["memory"]["parts"]
-    assert parts["robust: optimiser"] == 4 * robust["parameters"]
-    assert made["memory"]["fits"] and made["memory"]["compiled"] is None
-    forward = {n["role"]: n["forward_flops"] for n in made["networks"]}
+    assert paper["collectives"]["gradients"] == 4 * trained
+    assert paper["memory"]["parts"]["robust: optimiser"] == 4 * robust["parameters"]
+    # Without the compiled step its memory is not known: only what does not fit for sure is told.
+    assert paper["memory"]["fits"] is None and paper["memory"]["step"] is None
+    assert [p["title"] for p in paper["phases"]] == ["robust teacher", "clean teacher", "student"]
+    forward = {role: n["forward_flops"] for role, n in by_role.items()}
     # CIARD: S(x), S(x') forward and backward; three attack steps of forward and input gradient; R(x')
-    # forward and backward; N twice. Images have no gradient: the first layer's is left out.
+    # forward and backward; N twice. Networks of 4 channels are a fifth elementwise work and updates.
     expected = (6 + 2 * 3) * forward["student"] + 3 * forward["robust"] + 2 * forward["clean"]
-    found = made["phases"][-1]["flops_per_step"] / experiment.batch_size
-    assert 0.9 < found / expected <= 1.0
-    assert [p["title"] for p in made["phases"]] == ["robust teacher", "clean teacher", "student"]
-    shown = report.text(made)
-    for told in ("ASSUMED", "counted", "robust: optimiser", "4 chips"):
+    found = paper["phases"][-1]["flops_per_step"] / experiment.batch_size
+    assert 0.9 < found / expected < 1.2
+    shown = plan.text(paper)
+    for told in ("ASSUMED", "counted", "robust: optimiser", "4 chips", "unknown without --compile"):
         assert told in shown
 
 
-def test_number_of_devices_divides_the_work(experiment):
-    one, four = (plan.make(experiment, n, [], compiled=False)["phases"][-1] for n in ("1", "4"))
+def test_number_of_devices_divides_the_work_and_nothing_is_allocated(experiment, paper):
+    before = len(jax.live_arrays())
+    one, four = plan.make(experiment, "1", [], compiled=False)["phases"][-1], paper["phases"][-1]
+    assert len(jax.live_arrays()) <= before + 2
     # Updates of parameters and statistics are done by every device.
     assert four["flops_per_step"] == pytest.approx(one["flops_per_step"], rel=0.01)
     assert four["traffic_per_device"] < 0.5 * one["traffic_per_device"]
-    assert one["step_time"] is None
+    assert one["step_time"] is None and four["step_time"]["communication"] > 0
 
 
 def test_images_of_a_folder_are_not_decoded_for_their_shape(tmp_path, monkeypatch):
@@ -207,12 +212,12 @@ def test_images_of_a_folder_are_not_decoded_for_their_shape(tmp_path, monkeypatc
     raw = tiny(tmp_path, data__name="folder", data__dir=str(tmp_path / "set"))
     raw.update(select_on="test")
     raw.data.update(holdout=0.0, image_size=32)
-    splits = program.shapes_of_data(config.build(raw))
+    splits = plan.shapes_of_data(config.build(raw))
     assert splits.train.image_shape == (32, 32, 3) and len(splits.train) == 2
-    assert len(program.shapes_of_data(config.build(tiny(tmp_path))).test) > 0  # digits: in memory
+    assert len(plan.shapes_of_data(config.build(tiny(tmp_path))).test) > 0  # digits: in memory
 
 
-@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("groups", [2, 8])
 def test_groups_of_batchnorm_keep_their_size(tmp_path, groups):
     grouped = config.build(tiny(tmp_path, bn_groups=groups))
     made = plan.make(grouped, "v4-8", [], compiled=False)  # 4 chips
@@ -224,29 +229,23 @@ def test_batch_that_does_not_divide(experiment):
         plan.make(experiment, "v4-24", [], compiled=False)
 
 
-@pytest.mark.slow
-def test_memory_that_does_not_suffice(experiment, capsys):
-    code = plan.run(experiment, "v5e-1", ["memory=4e6"], compiled=False)
-    shown = capsys.readouterr().out
-    assert code == 1 and "DOES NOT FIT" in shown and "devices or more" in shown
+def test_state_alone_that_does_not_fit(experiment, capsys):
     assert plan.run(experiment, "v5e-1", ["memory=1e4"], compiled=False) == 1
     assert "alone do not fit" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_compiled_plan_reduces_the_gradients_of_what_is_trained(experiment, optimised_programs):
+def test_memory_of_the_compiled_step(experiment, optimised_programs, capsys):
     made = plan.make(experiment, "v4-8", [])
-    found = made["collectives"]
-    assert set(found["compiled"]) == {"all-reduce"}  # nothing gathers images or activations
-    # The student's two passes may be reduced one by one; sums of BatchNorm backward passes are small.
-    student = 4 * made["networks"][0]["parameters"]
-    least = found["gradients"] + found["statistics"]
-    assert least <= found["bytes"] <= 1.1 * (least + student)
     memory = made["memory"]
+    assert memory["fits"] and memory["total"] == memory["state"] + memory["step"]
     # The program's arguments are the state, one batch, the step's number and the key.
     data = memory["parts"]["training set and soft labels"]
     assert memory["compiled"]["arguments"] == memory["state"] - data + 4 + 8
-    assert 0.4 < memory["step_counted"] / memory["step"] < 2.0
+    assert memory["step"] > made["collectives"]["gradients"]
+    code = plan.run(experiment, "v4-8", [f"memory={memory['total'] - 1}"])
+    shown = capsys.readouterr().out
+    assert code == 1 and "DOES NOT FIT" in shown and "devices or more" in shown
 
 
 @pytest.mark.slow

@@ -1,24 +1,35 @@
 """`--mode=plan`: what a run would cost on given devices, on paper. Nothing is trained or allocated.
 
-Parameters and FLOPs are counted in the train step, traced on shapes. Memory and collectives are those of
-this step compiled for CPU with at most two simulated devices and the batch that one device gets: from two
-devices on they do not depend on the number. Times are counts over peak numbers times assumed shares.
+FLOPs and memory are what XLA's own analyses say of the train step, traced on shapes for the batch that one
+device gets. Times are FLOPs over peak numbers times assumed shares.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
 
-from ard_jax.data import Splits, pipeline
+from ard_jax import data, feed, methods, networks, phases, sharding, steps
+from ard_jax.data import ArrayDataset, Splits, pipeline
+from ard_jax.data.split import holdout_count
 from ard_jax.experiment import Experiment
-from ard_jax.plan import hlo, report
-from ard_jax.plan.hardware import Fleet, parse
-from ard_jax.plan.program import Traced, compile_step, recipes, shapes_of_data, simulate, trace
-from ard_jax.plan.time import Assumptions, assumptions, step_time
+from ard_jax.models.canonical_conv import exported_convolutions
+from ard_jax.plan.hardware import Assumptions, Fleet, assumptions, parse, step_time
+
+# (image shape, classes, training images, test images) of data sets whose sizes are fixed.
+_SIZES = {
+    "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
+    "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
+    "tiny_imagenet": ((64, 64, 3), 200, 100_000, 10_000),
+}
 
 
 def run(
@@ -29,8 +40,8 @@ def run(
     Args:
       experiment: what to plan.
       devices: see `hardware.parse`.
-      assume: "name=number" texts, see `time.Assumptions`.
-      compiled: also compile the step, for memory and collectives; tens of seconds for WRN-34-10.
+      assume: "name=number" texts, see `hardware.Assumptions`.
+      compiled: also compile the student's step, for its memory; tens of seconds for WRN-34-10.
       out: file for the plan, or "".
 
     Returns:
@@ -40,7 +51,7 @@ def run(
       ValueError: unknown devices or assumptions, or batches that do not divide by the devices.
     """
     plan = make(experiment, devices, assume, compiled)
-    print(report.text(plan), flush=True)
+    print(text(plan), flush=True)
     if out:
         path = Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,38 +66,199 @@ def make(
     """The plan as a dict of JSON types; `docs/plan.md` says what is in it. Arguments as of `run`."""
     e, fleet = experiment, parse(devices)
     assumed = assumptions(fleet, e.precision, assume)
-    splits, training = shapes_of_data(e), recipes(e)
-    _check_batches([("", e), *training], splits, fleet)
-    simulate(2)
-    student = trace(e, "student", splits, fleet)
-    teachers = [trace(t, f"{role} teacher", splits, fleet) for role, t in training]
-    program = compile_step(student, min(fleet.devices, 2, len(jax.devices()))) if compiled else None
-    collectives = _collectives(student, fleet, program)
-    phases = [_phase(t, fleet, assumed, _collectives(t, fleet, None)) for t in teachers]
-    phases.append(_phase(student, fleet, assumed, collectives))
+    with contextlib.suppress(RuntimeError):  # this process uses devices already
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", 2)
+    splits = shapes_of_data(e)
+    # The teachers that the run trains first, unless it finds them trained.
+    roles = [(r, getattr(e.teachers, r)) for r in methods.TEACHERS[e.method.name]]
+    recipes = [(r, phases.teacher_experiment(e, r, t)) for r, t in roles if not t.checkpoint]
+    titled = [(f"{role} teacher", recipe) for role, recipe in recipes] + [("student", e)]
+    _check_batches(titled, splits, fleet)
+    traced = [Traced(of, title, splits, fleet) for title, of in titled]
     return {
         "experiment": e.name,
         "precision": e.precision,
         "devices": dataclasses.asdict(fleet),
         "batch_size": e.batch_size,
-        "batch_per_device": student.batch,
-        "networks": _networks(student),
-        "phases": phases,
-        "collectives": collectives,
-        "memory": _memory(student, fleet, assumed, program),
+        "batch_per_device": traced[-1].batch,
+        "networks": _networks(traced[-1]),
+        "phases": [_phase(t, assumed) for t in traced],
+        "collectives": _collectives(traced[-1]),
+        "memory": _memory(traced[-1], assumed, compiled),
         "assumed": dataclasses.asdict(assumed),
         "source": fleet.accelerator.source if fleet.accelerator else "",
     }
 
 
-def _check_batches(experiments: list[tuple[str, Experiment]], splits: Splits, fleet: Fleet) -> None:
-    for role, e in experiments:
+def _check_batches(titled: list[tuple[str, Experiment]], splits: Splits, fleet: Fleet) -> None:
+    for title, e in titled:
         try:
             size, last = e.batch_size, e.data.last_batch
             pipeline.check_sharding(len(splits.train), size, fleet.devices, last)
         except ValueError as error:
-            what = f"{role} teacher: " if role else ""
-            raise ValueError(f"On {fleet.explanation}: {what}{error}") from error
+            raise ValueError(f"On {fleet.explanation}: {title}: {error}") from error
+
+
+class Cost(NamedTuple):
+    """What one execution of a program does.
+
+    Attributes:
+      flops: of everything; a multiplication and an addition are 2. Products with padding and with the zeros
+        of dilation are left out.
+      loop_flops: those inside loops: of a train step the attack's.
+      accessed: bytes that its operations read and write, before XLA fuses them.
+    """
+
+    flops: float
+    loop_flops: float
+    accessed: float
+
+
+def cost(traced: Any) -> Cost:
+    """XLA's cost analysis of a traced program, with loops at their full length.
+
+    XLA counts the body of a loop once, so the bodies of `lax.scan` are analysed by themselves and counted
+    for the other rounds too. A `lax.while_loop`, whose length is not in the program, counts once.
+
+    Args:
+      traced: of `jax.jit(f).trace`, called inside `exported_convolutions("stock")`: the gradients that are
+        fast on CPU compute what XLA drops only later.
+    """
+    found = traced.lower().cost_analysis()
+    flops, in_loops, accessed = found["flops"], 0.0, found["bytes accessed"]
+    for body, length in _loops(traced.jaxpr.jaxpr):
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in body.in_avals]
+        inner = jax.jit(core.jaxpr_as_fun(body)).trace(*shapes)
+        once, whole = inner.lower().cost_analysis(), cost(inner)
+        flops += length * whole.flops - once["flops"]
+        in_loops += length * whole.flops
+        accessed += length * whole.accessed - once["bytes accessed"]
+    return Cost(flops, in_loops, accessed)
+
+
+def _loops(jaxpr: core.Jaxpr) -> Iterator[tuple[core.ClosedJaxpr, int]]:
+    """(body, length) of the outermost scans."""
+    kinds = core.Jaxpr | core.ClosedJaxpr
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            yield eqn.params["jaxpr"], eqn.params["length"]
+            continue
+        for inner in jax.tree.leaves(
+            [*eqn.params.values()], is_leaf=lambda v: isinstance(v, kinds)
+        ):
+            if isinstance(inner, kinds):
+                yield from _loops(getattr(inner, "jaxpr", inner))
+
+
+class Traced:
+    """The train step of an experiment, for the batch that one device gets, on shapes.
+
+    Attributes:
+      experiment, title, splits, fleet: the arguments.
+      batch: images per device.
+      steps: updates of the whole training.
+      bundles: role -> network.
+      state: RunState of shapes.
+      nets: role -> its NetState, the student's first.
+      cost: the work of one device in one step.
+    """
+
+    def __init__(self, experiment: Experiment, title: str, splits: Splits, fleet: Fleet):
+        """Traces; compiles and allocates nothing."""
+        self.experiment, self.title, self.splits, self.fleet = experiment, title, splits, fleet
+        self._config = phases.step_config(experiment, splits)
+        self.batch = experiment.batch_size // fleet.devices
+        self.steps = experiment.epochs * self._config.steps_per_epoch
+        self.bundles, self._method = self._build(experiment.batch_size)
+        self._key = jax.eval_shape(lambda: jax.random.key(0))
+        self.state = jax.eval_shape(self._initial, self._key)
+        self.nets = {"student": self.state.student} | self.state.teachers
+        with exported_convolutions("stock"):
+            self.cost = cost(self._trace(1))
+
+    def _build(self, batch: int) -> tuple[dict[str, Any], methods.Method]:
+        e = self.experiment
+        # BatchNorm's groups keep their size, as far as this part of the batch has whole ones.
+        groups = math.gcd(max(1, e.bn_groups * batch // e.batch_size), batch)
+        nets = {"student": networks.describe(e.student, e.precision, self.splits.train)}
+        for role in methods.TEACHERS[e.method.name]:
+            teacher = getattr(e.teachers, role)
+            if teacher.checkpoint:
+                nets[role] = networks.describe_checkpoint(teacher.checkpoint)[0]
+            else:
+                nets[role] = networks.describe(teacher.net, e.precision, self.splits.train)
+        bundles = {role: networks.create(net, groups) for role, net in nets.items()}
+        teachers = {role: b for role, b in bundles.items() if role != "student"}
+        spe = self._config.steps_per_epoch
+        return bundles, phases.make_method(e, bundles["student"], teachers, spe)
+
+    def _initial(self, key: jax.Array) -> Any:
+        variables = {role: bundle.init(key) for role, bundle in self.bundles.items()}
+        state = self._method.init(variables.pop("student"), variables)
+        return steps.start_average(state, self._config)
+
+    def _trace(self, devices: int) -> Any:
+        size, mesh = self.batch * devices, sharding.make_mesh(devices)
+        batch = self.examples(size) | {"index": jax.ShapeDtypeStruct((size,), jnp.int32)}
+        method = self._build(size)[1]
+        step = steps.program(method, self._config, mesh, f"plan {self.title}")
+        return step.trace(self.state, batch, self._key)
+
+    def examples(self, count: int) -> dict[str, Any]:
+        """Shapes of so many training examples: images, labels and the method's columns."""
+        train = self.splits.train
+        logits = jax.ShapeDtypeStruct((count, train.num_classes), jnp.float32)
+        columns = {name: logits for name in self._method.columns}
+        return {
+            "image": jax.ShapeDtypeStruct((count, *train.image_shape), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((count,), jnp.int32),
+        } | columns
+
+    def compile(self) -> Any:
+        """The step compiled for CPU, with the convolutions of the planned devices.
+
+        Two simulated devices, or one for one, get each its batch: from two on their number changes nothing.
+        """
+        devices = min(self.fleet.devices, 2, len(jax.devices()))
+        on_cpu = self.fleet.kind == "cpu"
+        with contextlib.nullcontext() if on_cpu else exported_convolutions("stock"):
+            return self._trace(devices).lower().compile()
+
+    def forward_flops(self, role: str) -> float:
+        """Of one image's prediction."""
+        bundle = self.bundles[role]
+        image = jax.ShapeDtypeStruct((1, *bundle.image_shape), jnp.float32)
+        variables = jax.eval_shape(bundle.init, self._key)
+        with exported_convolutions("stock"):
+            traced = jax.jit(lambda v, x: bundle.apply(v, x, False)[0]).trace(variables, image)
+        return cost(traced).flops
+
+
+def shapes_of_data(e: Experiment) -> Splits:
+    """Splits of the right sizes: zeros that take no memory for known data sets, else the data itself.
+
+    Of the data's images only the shape is wanted, so none is decoded where they need not be.
+
+    Raises:
+      DataError: data that has to be read and cannot be.
+    """
+    d = e.data
+    holdout = d.holdout if d.holdout < 1 else int(d.holdout)
+    if d.name not in _SIZES:
+        reading = data.Reading("grain", d.image_size)
+        if data.reading_problems(d.name, reading):  # arrays already
+            reading = data.Reading(image_size=d.image_size)
+        return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
+    shape, classes, train, test = _SIZES[d.name]
+    names = tuple(str(k) for k in range(classes))
+
+    def split(count: int, name: str) -> ArrayDataset:
+        images = np.broadcast_to(np.zeros((), np.uint8), (count, *shape))
+        return ArrayDataset(images, np.zeros(count, np.int32), names, d.name, name)
+
+    train -= holdout_count(holdout, train, d.name)
+    return Splits(split(train, "train"), None, split(test, "test"))
 
 
 def _bytes(tree: Any) -> int:
@@ -97,10 +269,6 @@ def _size(tree: Any) -> int:
     return sum(math.prod(v.shape) for v in jax.tree.leaves(tree))
 
 
-def _nets(state: Any) -> dict[str, Any]:
-    return {"student": state.student} | state.teachers
-
-
 def _networks(t: Traced) -> list[dict[str, Any]]:
     return [
         {
@@ -109,102 +277,186 @@ def _networks(t: Traced) -> list[dict[str, Any]]:
             "parameters": _size(net.params),
             "statistics": _size(net.batch_stats),
             "trained": net.opt_state is not None,
-            "forward_flops": t.forward[role.removesuffix("_initial")],
+            "forward_flops": t.forward_flops(role.removesuffix("_initial")),
         }
-        for role, net in _nets(t.state).items()
+        for role, net in t.nets.items()
     ]
 
 
-def _phase(t: Traced, fleet: Fleet, a: Assumptions, collectives: dict[str, Any]) -> dict[str, Any]:
-    c, sequential = t.count, collectives["sequential"]
-    time = step_time(c, collectives["bytes"], sequential, fleet, a)
+def _phase(t: Traced, a: Assumptions) -> dict[str, Any]:
+    flops, loop_flops, accessed = t.cost
+    sent = _collectives(t)
+    time = step_time(flops, accessed / a.fusion, sent["bytes"], sent["sequential"], t.fleet, a)
     return {
         "title": t.title,
         "method": t.experiment.method.name,
         "steps": t.steps,
-        "flops_per_step": c.matrix_flops * fleet.devices,
-        "loop_share": c.loop_flops / max(c.matrix_flops, 1.0),
-        "other_flops_per_step": c.other_flops * fleet.devices,
-        "traffic_per_device": c.traffic,
-        "kernels": sum(n for _, _, n in c.items),
-        "unknown_loops": c.unknown_loops,
+        "flops_per_step": flops * t.fleet.devices,
+        "loop_share": loop_flops / flops,
+        "traffic_per_device": accessed / a.fusion,
         "step_time": time,
         "hours": time and time["total"] * t.steps / 3600,
     }
 
 
-def _collectives(t: Traced, fleet: Fleet, program: Any) -> dict[str, Any]:
-    """Bytes that a device gives to reductions in one step; arithmetic where nothing is compiled."""
-    trained = [net for net in _nets(t.state).values() if net.opt_state is not None]
+def _collectives(t: Traced) -> dict[str, int]:
+    """Bytes that a device gives to reductions in one step, and how many wait for one another."""
+    trained = [net for net in t.nets.values() if net.opt_state is not None]
     gradients = _bytes([net.params for net in trained])
     statistics = _bytes([net.batch_stats for net in trained])
-    # A mean and a variance per layer; gradients travel as one.
-    least = 1 + sum(len(jax.tree.leaves(net.batch_stats)) for net in trained)
-    found = {"gradients": gradients, "statistics": statistics, "compiled": None}
-    if fleet.devices == 1:
+    found = {"gradients": gradients, "statistics": statistics}
+    if t.fleet.devices == 1:
         return found | {"bytes": 0, "sequential": 0}
-    if program is None:
-        return found | {"bytes": gradients + statistics, "sequential": least}
-    kinds = hlo.collectives(program.as_text())
-    return found | {
-        "bytes": sum(c["bytes"] for c in kinds.values()),
-        "sequential": 1 + sum(c["small"] for c in kinds.values()),
-        "compiled": kinds,
-    }
+    # A mean and a variance per layer; gradients travel as one.
+    layers = sum(len(jax.tree.leaves(net.batch_stats)) for net in trained)
+    return found | {"bytes": gradients + statistics, "sequential": 1 + layers}
 
 
-def _memory(t: Traced, fleet: Fleet, a: Assumptions, program: Any) -> dict[str, Any]:
-    """Bytes on one device: what is there between steps, by its parts, and what a step needs beside it."""
-    s, parts = t.state, {}
-    for role, net in _nets(s).items():
+def _parts(t: Traced) -> dict[str, int]:
+    """Bytes on one device between steps, by what they are."""
+    parts = {}
+    for role, net in t.nets.items():
         parts[f"{role}: parameters and statistics"] = _bytes([net.params, net.batch_stats])
-        if size := _bytes(net.opt_state):
-            parts[f"{role}: optimiser"] = size
-    if s.ema is not None:
-        parts["student: average"] = _bytes(s.ema)
-    if size := _bytes(s.method):
-        parts["method's own arrays"] = size
-    image = math.prod(next(iter(t.bundles.values())).image_shape) + 4  # with its label
-    if t.examples:
-        parts["training set and soft labels"] = t.examples
-        parts["batch"] = t.batch * image
+        parts[f"{role}: optimiser"] = _bytes(net.opt_state)
+    parts["student: average"] = _bytes(t.state.ema)
+    parts["method's own arrays"] = _bytes(t.state.method)
+    d, train = t.experiment.data, t.splits.train
+    pixels = math.prod(train.image_shape)
+    # As `feed.on_device` decides on the fleet.
+    small = len(train) * pixels <= feed.MAX_BYTES
+    auto = d.loader == "memory" and t.fleet.hosts == 1 and small
+    if d.on_device == "on" or (d.on_device == "auto" and auto):
+        parts["training set and soft labels"] = _bytes(t.examples(len(train)))
+        parts["batch"] = t.batch * (pixels + 4)  # with its labels
     else:
-        parts["batch (this one and two to come)"] = 3 * t.batch * image
-    counted = t.count.temporary
-    compiled = None
-    if program is not None:
-        stats = program.memory_analysis()
-        compiled = {
+        parts["batch (this one and two to come)"] = 3 * t.batch * (pixels + 4)
+    return {name: size for name, size in parts.items() if size}
+
+
+def _memory(t: Traced, a: Assumptions, compiled: bool) -> dict[str, Any]:
+    """Bytes on one device: what is there between steps, and what a step needs beside it (None: unknown)."""
+    parts, found, step = _parts(t), None, None
+    if compiled:
+        stats = t.compile().memory_analysis()
+        found = {
             "arguments": stats.argument_size_in_bytes,
             "temporary": stats.temp_size_in_bytes,
             "outputs_not_in_place": stats.output_size_in_bytes - stats.alias_size_in_bytes,
         }
-    step = compiled["temporary"] + compiled["outputs_not_in_place"] if compiled else counted
-    state, total = sum(parts.values()), sum(parts.values()) + step
-    fits = None if a.memory is None else total <= a.memory
-    advice = _advice(t, fleet, a, state, step) if fits is False else ""
+        step = found["temporary"] + found["outputs_not_in_place"]
+    state = sum(parts.values())
+    total = state + (step or 0)
+    fits, advice = None, ""
+    if a.memory is not None and (compiled or total > a.memory):
+        fits = total <= a.memory
+        advice = "" if fits else _advice(t, a.memory - state, step)
     return {
-        "parts": parts, "state": state, "step": step, "step_counted": counted, "compiled": compiled,
-        "total": total, "fits": fits, "advice": advice,
+        "parts": parts, "state": state, "step": step, "compiled": found, "total": total,
+        "fits": fits, "advice": advice,
     }  # fmt: skip
 
 
-def _advice(t: Traced, fleet: Fleet, a: Assumptions, state: float, step: float) -> str:
+def _advice(t: Traced, free: float, step: int | None) -> str:
     """What to change; the memory of a step is taken to be proportional to the batch."""
-    if state >= a.memory:
+    if free <= 0:
         return (
             "The networks and optimisers alone do not fit, however many devices there are: state is "
             "replicated. Take devices with more memory or a smaller teacher."
         )
-    images = int(t.batch * (a.memory - state) / step)
+    images, size = int(t.batch * free / step), t.experiment.batch_size
     if not images:
         return "Not even one image per device fits. Take devices with more memory."
-    needed = -(-t.experiment.batch_size // images)
-    devices = next(
-        n for n in range(needed, t.experiment.batch_size + 1) if t.experiment.batch_size % n == 0
+    devices = next(n for n in range(-(-size // images), size + 1) if size % n == 0)
+    half = ", or config.precision=bfloat16" if t.experiment.precision == "float32" else ""
+    return (
+        f"About {images} images per device fit: use {devices} devices or more, or config.batch_size="
+        f"{images * t.fleet.devices} (which changes the result){half}."
     )
-    advice = f"About {images} images per device fit: use {devices} devices or more"
-    advice += f", or config.batch_size={images * fleet.devices} (which changes the result)"
-    return advice + (
-        ", or config.precision=bfloat16." if t.experiment.precision == "float32" else "."
+
+
+def _table(title: str, rows: list[list[Any]]) -> str:
+    """Columns of equal width, the first to the left, the others to the right; numbers to three digits."""
+    cells = [[c if isinstance(c, str) else _number(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n  ".join([title, *map(str.rstrip, lines)])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def text(plan: dict[str, Any]) -> str:
+    """The plan for a terminal, each number with where it is from."""
+    fleet, sent = plan["devices"], plan["collectives"]
+    head = (
+        f"Plan of {plan['experiment']} on {fleet['name']}: {fleet['explanation']}\n"
+        f"Global batch {plan['batch_size']} = {fleet['devices']} x {plan['batch_per_device']} images; "
+        f"networks compute in {plan['precision']}; state replicated, batch split (data parallel)."
+    )
+    nets = [["network", "model", "parameters", "BN statistics", "forward, GFLOP/image", "trained"]]
+    for n in plan["networks"]:
+        sizes = (n["parameters"], n["statistics"], n["forward_flops"] / 1e9)
+        nets.append([n["role"], n["model"], *sizes, "yes" if n["trained"] else "no"])
+    exchange = "\n  none: one device"
+    if fleet["devices"] > 1:
+        of = (("gradients", "gradients"), ("BatchNorm statistics", "statistics"))
+        exchange = _table("", [[name, sent[key] / 1e6] for name, key in of])
+    return "\n\n".join([
+        head,
+        _table("NETWORKS (counted)", nets),
+        _training(plan),
+        _memory_text(plan),
+        f"EXCHANGE PER STEP AND DEVICE, student phase, of what is trained, MB{exchange}",
+        _assumed(plan),
+    ])  # fmt: skip
+
+
+def _training(plan: dict[str, Any]) -> str:
+    titles = "phase|method|steps|GFLOP/step|in attack|compute, ms|exchange, ms|step, ms|all, hours"
+    rows: list[list[Any]] = [titles.split("|")]
+    for p in plan["phases"]:
+        t, share = p["step_time"], f"{p['loop_share']:.0%}"
+        times: list[Any] = ["?"] * 4
+        if t:
+            times = [*(1e3 * t[k] for k in ("compute", "communication", "total")), p["hours"]]
+        rows.append([p["title"], p["method"], p["steps"], p["flops_per_step"] / 1e9, share, *times])
+    found = _table("TRAINING (FLOPs of all devices counted in the step; times ASSUMED)", rows)
+    if len(plan["phases"]) > 1:
+        found += "\n  A teacher that is already trained, or a checkpoint, costs nothing."
+    if plan["phases"][-1]["step_time"] is None:
+        found += (
+            "\n  No times: peak numbers are not known. Name the kind of the devices (--devices=h100-8), or "
+            "give --assume=flops=...,bandwidth=...,link=..."
+        )
+    return found + "\n  Evaluation, AutoAttack and compilation are not in it."
+
+
+def _memory_text(plan: dict[str, Any]) -> str:
+    m, available = plan["memory"], plan["assumed"]["memory"]
+    rows: list[list[Any]] = [[name, size / 1e6] for name, size in m["parts"].items()]
+    step = "unknown without --compile" if m["step"] is None else m["step"] / 1e6
+    rows += [
+        ["activations, gradients, work space (compiled for CPU)", step],
+        ["sum", m["total"] / 1e6],
+    ]
+    if available is not None:
+        rows.append(["available to a program", available / 1e6])
+    found = _table("MEMORY PER DEVICE, student phase, MB (state counted)", rows)
+    return found + (f"\n  DOES NOT FIT. {m['advice']}" if m["fits"] is False else "")
+
+
+def _assumed(plan: dict[str, Any]) -> str:
+    a = plan["assumed"]
+    used = [f"{name}={value:g}" for name, value in a.items() if value is not None]
+    source = f"\n  peak numbers are from {plan['source']}" if plan["source"] else ""
+    return (
+        "ASSUMED, not measured (change with --assume=name=number,...; no overlap of compute and exchange)\n"
+        f"  {', '.join(used)} (FLOP/s, bytes/s, bytes, shares, seconds){source}"
     )

@@ -1,6 +1,7 @@
-"""Accelerators by name: their public peak numbers, and what a name such as v4-32 stands for."""
+"""Devices by name, such as v4-32: their public peak numbers, and from FLOPs to seconds on them."""
 
 import dataclasses
+import math
 import re
 
 _TPU = "https://cloud.google.com/tpu/docs/"
@@ -109,3 +110,86 @@ def parse(name: str) -> Fleet:
     unit = "chip" if kind.startswith("v") else "GPU"
     text = f"{cores}{devices} {unit}{'s' * (devices > 1)} = {devices} JAX devices"
     return Fleet(name, kind, devices, hosts, f"{text} on {hosts} host{'s' * (hosts > 1)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """Numbers that are not measured here. The shares and the latency are guesses; give better ones.
+
+    Attributes:
+      flops: peak FLOP/s of a device; bandwidth: of its memory, bytes/s; link: to other devices, bytes/s
+        in one direction; memory: bytes of a device that a program gets. None where not known.
+      utilisation, bandwidth_share, link_share: reached shares of `flops`, `bandwidth` and `link`.
+      fusion: memory traffic of all operations over that of the fused program; compiled for CPU the papers'
+        networks have 1.6 to 1.8.
+      latency: of one collective, seconds.
+    """
+
+    flops: float | None = None
+    bandwidth: float | None = None
+    link: float | None = None
+    memory: float | None = None
+    utilisation: float = 0.35
+    bandwidth_share: float = 0.7
+    link_share: float = 0.6
+    fusion: float = 2.0
+    latency: float = 1e-5
+
+
+def assumptions(fleet: Fleet, precision: str, given: list[str]) -> Assumptions:
+    """The peak numbers of the devices and the default shares, overridden by "name=number" texts.
+
+    Raises:
+      ValueError: not of that form, an unknown name, or a number that is not positive.
+    """
+    values, known = {}, fleet.accelerator
+    if known:
+        crossing = fleet.hosts > 1 and known.network is not None
+        values = {
+            "flops": known.bf16 if precision == "bfloat16" else known.f32,
+            "bandwidth": known.bandwidth,
+            "link": known.network if crossing else known.link,
+            "memory": known.memory * known.usable,
+        }
+    names = [f.name for f in dataclasses.fields(Assumptions)]
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if name not in names or not 0 < value < math.inf:
+            raise ValueError(
+                f"--assume={text}: give NAME=NUMBER with a positive number; NAME is one of "
+                f"{', '.join(names)} (FLOP/s, bytes/s, bytes, shares, seconds)"
+            )
+        values[name] = value
+    return Assumptions(**values)
+
+
+def step_time(
+    flops: float, traffic: float, reduced: int, collectives: int, fleet: Fleet, a: Assumptions
+) -> dict[str, float] | None:
+    """Seconds of one step, None where a peak number is missing.
+
+    Args:
+      flops: of one device.
+      traffic: bytes that it reads and writes.
+      reduced: bytes that are all-reduced.
+      collectives: operations one after another.
+      fleet: the devices.
+      a: peaks, shares and latency.
+
+    Returns:
+      {"compute": the longer of FLOPs and memory traffic; "communication": a ring, 2 (N-1)/N of the bytes
+      through each link, plus the latencies; "total": their sum, nothing overlapped}.
+    """
+    several = fleet.devices > 1
+    if a.flops is None or a.bandwidth is None or (a.link is None and several):
+        return None
+    compute = max(flops / (a.flops * a.utilisation), traffic / (a.bandwidth * a.bandwidth_share))
+    communication = 0.0
+    if several:
+        ring = 2 * (fleet.devices - 1) / fleet.devices * reduced / (a.link * a.link_share)
+        communication = ring + collectives * a.latency
+    return {"compute": compute, "communication": communication, "total": compute + communication}
