@@ -9,7 +9,7 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ard_jax import removed
+from ard_jax import command_line
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, e.g. configs/ciard_digits.py.", lock_config=True
@@ -86,14 +86,6 @@ _COMPILE = flags.DEFINE_bool(
     "compile", True, "For --mode=plan: also compile the step, for its memory and collectives."
 )
 _PLAN_JSON = flags.DEFINE_string("plan_json", "", "For --mode=plan: file to write the plan to.")
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; one of an option that was removed ends in one message and exit code 2."""
-    if problems := removed.on_command_line(argv):
-        print("ERROR:", "; ".join(problems), file=sys.stderr)
-        sys.exit(2)
-    return app.parse_flags_with_usage(argv)
 
 
 def main(argv: list[str]) -> int:
@@ -231,4 +223,4 @@ _RUN = {
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=command_line.parse)

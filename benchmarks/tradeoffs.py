@@ -67,7 +67,7 @@ SETTINGS: dict[str, Callable] = {
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/rslad_digits.py", help="of the baseline")
+    parser.add_argument("--config", default="configs/digits.py:rslad", help="of the baseline")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=0, help="of the student; 0: as configured")
     parser.add_argument("--teacher-epochs", type=int, default=0, help="0: as configured")

@@ -12,23 +12,10 @@ The KL is averaged over classes, which makes it 10 times smaller than on CIFAR-1
 for that: `--config.method.kl_scale=10`.
 """
 
-from configs import common
+from configs import protocol
 
 
-def get_config(variant: str = "") -> common.ml_collections.ConfigDict:
-    config = common.base()
-    config.name = "ciard_cifar100"
-    config.data.name = "cifar100"
-    if variant == "mobilenet_v2":
-        config.name = "ciard_cifar100_mobilenet_v2"
-        config.student = common.net("mobilenet_v2")
-    elif variant:
-        raise ValueError(f"configs/ciard_cifar100.py has no variant {variant!r}: mobilenet_v2")
-    teachers = config.teachers
-    teachers.robust.net = common.net("dm_wrn_70_16")
-    teachers.clean.net = common.net("dm_wrn_22_6")
-    for role in ("robust", "clean"):
-        teachers[role].net.normalization = "cifar100"
-    teachers.robust.min_clean = 0.45
-    teachers.clean.min_clean = 0.65
+def get_config(variant: str = ""):
+    config = protocol.cifar100("ciard", variant)
+    protocol.select_on_test(config)
     return config

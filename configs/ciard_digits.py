@@ -8,18 +8,17 @@ same size, with as many updates, naturally and by PGD adversarial training: the 
 which also says how these settings were found and that they favour CIARD.
 """
 
-from configs import common
+from configs import common, protocol
 
 
-def get_config(variant: str = "") -> common.ml_collections.ConfigDict:
-    config = common.digits()
-    config.method.update(itt_start=7, decay_epochs=(29, 35, 38), temp_rate=5e-3, kl_scale=10.0)
-    if variant in ("natural", "sat"):
-        config.name = f"{variant}_digits"
-        config.method = common.config_dict(name=variant)
-        config.attack = common.attack("pgd_sat", steps=10)
-        config.student_optim.lr = 0.1
-        config.teachers.robust = config.teachers.clean = None
-    elif variant:
-        raise ValueError(f"configs/ciard_digits.py has no variant {variant!r}: natural, sat")
-    return config
+def get_config(variant: str = ""):
+    baselines = {"natural": lambda c: baseline(c, "natural"), "sat": lambda c: baseline(c, "sat")}
+    return protocol.digits("ciard", variant, baselines)
+
+
+def baseline(config, name: str) -> None:
+    config.name = f"{name}_digits"
+    config.method = common.config_dict(name=name)
+    config.attack = common.attack("pgd_sat", steps=10)
+    config.student_optim.lr = 0.1
+    config.teachers.robust = config.teachers.clean = None

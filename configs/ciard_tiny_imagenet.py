@@ -7,21 +7,10 @@ follow MTARD (PreActResNet teachers: 34 robust, 18 clean) and everything else is
 official validation images are the test set, as everywhere in the literature. The repository has not run it.
 """
 
-from configs import common
+from configs import protocol
 
 
-def get_config(variant: str = "") -> common.ml_collections.ConfigDict:
-    config = common.base()
-    config.name = "ciard_tiny_imagenet"
-    config.data.name = "tiny_imagenet"
-    config.student = common.net("resnet18")
-    if variant == "mobilenet_v2":
-        config.name = "ciard_tiny_imagenet_mobilenet_v2"
-        config.student = common.net("mobilenet_v2")
-    elif variant:
-        raise ValueError(f"configs/ciard_tiny_imagenet.py has no variant {variant!r}: mobilenet_v2")
-    config.teachers.robust.net = common.net("preact_resnet34")
-    config.teachers.clean.net = common.net("preact_resnet18")
-    config.teachers.robust.min_clean = 0.3
-    config.teachers.clean.min_clean = 0.5
+def get_config(variant: str = ""):
+    config = protocol.tiny_imagenet("ciard", variant)
+    protocol.select_on_test(config)
     return config

@@ -1,4 +1,4 @@
-"""Every value an experiment has, with the defaults of CIARD's CIFAR-10 experiment.
+"""Every value an experiment has; the method's own come from its registration (`configs/protocol.py`).
 
 `ard_jax/config.py` says what each means. A config file changes some of them; the command line changes
 more: `--config.method.itt_start=10`.
@@ -95,41 +95,10 @@ def _recipe(method, epochs, batch_size, inner, optim) -> ml_collections.ConfigDi
     )
 
 
-def ciard_method() -> ml_collections.ConfigDict:
-    """CIARD's options; `ard_jax/methods/ciard_config.py` explains each."""
-    return config_dict(
-        name="ciard",
-        itt_start=51,
-        itt_every=1,
-        itt_anchor="none",
-        itt_ema_decay=0.999,
-        itt_kl_weight=1.0,
-        forward_order="clean_first",
-        clean_weight=1.0,
-        branch_weights="unit",
-        weight_rate=0.025,
-        temp_balance="on",
-        temp_rate=1e-3,
-        temp_decay="freeze",
-        decay_epochs=(215, 260, 285),
-        push=True,
-        push_lambda=1.0,
-        push_temperature="student_only",
-        push_t=5.0,
-        push_scale="decade",
-        push_warmup=80,
-        kl_eps=1e-5,
-        kl_reduction="mean_classes",
-        kl_scale=1.0,
-        r_label_bn="train",
-        r_clean_forward="drop",
-    )
-
-
 def base() -> ml_collections.ConfigDict:
-    """CIARD on CIFAR-10 as the authors' code runs it; the teachers are recipes."""
+    """CIARD's networks, teachers and evaluation on CIFAR-10; `protocol` adds name, method and attack."""
     return config_dict(
-        name="ciard_cifar10",
+        name="",
         seed=0,
         workdir="",
         epochs=300,
@@ -157,12 +126,12 @@ def base() -> ml_collections.ConfigDict:
             on_device="auto",
         ),
         student=net("resnet18"),
-        student_optim=sgd(schedule="ciard", start=150),
+        student_optim=sgd(),
         robust_teacher_optim=sgd(
             lr=1e-4, momentum=0.1, schedule="ciard", start=50, idle_before_start=True
         ),
-        attack=attack("ciard_train"),
-        method=ciard_method(),
+        attack=attack("sat_train"),
+        method=config_dict(name=""),
         teachers=config_dict(
             cache="runs/teachers",
             robust=teacher(
@@ -207,9 +176,8 @@ def base() -> ml_collections.ConfigDict:
 
 
 def digits() -> ml_collections.ConfigDict:
-    """CIARD on scikit-learn's handwritten digits (8x8), eps 0.2, small networks."""
+    """`base` on scikit-learn's handwritten digits (8x8), eps 0.2, small networks."""
     config = base()
-    config.name = "ciard_digits"
     config.epochs = 40
     config.batch_size = 64
     config.eps = 0.2

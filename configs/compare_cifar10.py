@@ -17,7 +17,6 @@ on all test images. `:ciard,epochs=30` gives every method 30 epochs of one sched
 
 from configs import common, protocol
 
-METHODS = tuple(protocol.METHODS)
 CIARD_TABLE = ("sat", "trades", "rslad", "mtard", "ciard", "dard", "ciard_dard")
 # Under so many epochs a KL that is a mean over classes too (a tenth of the usual one) is too small a step.
 _FEW_EPOCHS = 100
@@ -64,7 +63,7 @@ def get_config(variant: str = ""):
         raise ValueError(
             f"configs/compare_cifar10.py has no variant {variant!r}: cpu, ciard, or ciard,epochs=N"
         )
-    methods = CIARD_TABLE if kind == "ciard" else METHODS
+    methods = CIARD_TABLE if kind == "ciard" else protocol.method_names()
     rows = {m: row for m, row in PUBLISHED["rows"].items() if m in methods}
     return common.config_dict(
         name="compare_cifar10"

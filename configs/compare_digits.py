@@ -14,17 +14,8 @@ takes longer; started in the folder of a finished comparison it only evaluates a
 from configs import common, protocol
 
 METHODS = (
-    "natural",
-    "sat",
-    "trades",
-    "ard",
-    "rslad",
-    "mtard",
-    "b_mtard",
-    "dard",
-    "ciard",
-    "ciard_dard",
-)
+    "natural", "sat", "trades", "ard", "rslad", "mtard", "b_mtard", "dard", "ciard", "ciard_dard",
+)  # fmt: skip
 
 
 def run(name: str, autoattack: bool = False):
@@ -46,8 +37,8 @@ def get_config(variant: str = ""):
     )
     if variant == "all":
         config.name = "compare_digits_all"
-        config.runs = common.config_dict(**{name: run(name) for name in protocol.METHODS})
-        config.methods = tuple(protocol.METHODS)
+        config.runs = common.config_dict(**{name: run(name) for name in protocol.method_names()})
+        config.methods = protocol.method_names()
     elif variant == "search":
         config.name, config.seeds = "search_digits", (10, 11)  # not those of the table
         config.runs = common.config_dict(**searched())

@@ -23,18 +23,8 @@ def paper_compat(config) -> None:
 
 
 def get_config(variant: str = ""):
-    more = dard_cifar10.PRESETS | {
-        "fused": fused,
-        "paper_compat": paper_compat,
-        "wrn34_10": lambda config: None,
-    }
-    if variant == "cpu":
-        raise ValueError(
-            f"configs of dard on CIFAR-100 have no variant 'cpu': {', '.join(sorted(more))}"
-        )
-    config = protocol.cifar10("dard", variant, more)
-    config.name = config.name.replace("cifar10", "cifar100")
-    config.data.name = "cifar100"
+    more = {"fused": fused, "paper_compat": paper_compat, "wrn34_10": lambda config: None}
+    config = protocol.cifar100("dard", variant, dard_cifar10.PRESETS | more)
     config.epochs = 100
     config.eval.dense_from = 80
     config.method.temperature = 1.0

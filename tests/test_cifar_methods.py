@@ -1,6 +1,5 @@
 """Every method on real CIFAR-10 images: two epochs of its `:cpu` variant on 2,000 of them."""
 
-import importlib
 import json
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from ard_jax import config, data, methods, train
 from ard_jax.writers import METRICS_FILE, read_metrics
+from configs import cifar10
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 
@@ -25,7 +25,7 @@ def folder(shared_data, tmp_path_factory):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_two_epochs_with_falling_loss(name, folder):
-    raw = importlib.import_module(f"configs.{name}_cifar10").get_config("cpu")
+    raw = cifar10.get_config(f"{name}:cpu")
     raw.workdir, raw.epochs, raw.run.log_every = str(folder / name), 2, 1
     raw.run.update(devices=1, tensorboard=False)
     raw.data.update(name="npz", dir=str(folder / "cifar.npz"), holdout=100.0)

@@ -12,12 +12,16 @@ from experiments import tiny
 from ard_jax import compare, config, methods
 
 REPOSITORY = Path(__file__).parents[1]
-_PROTOCOL = (
-    "absld", "adaad", "adaiad", "ard", "b_mtard", "fair_rslad", "iad1", "iad2", "kd", "mart", "mtard",
-    "natural", "rslad", "sat", "score", "trades",
-)  # fmt: skip
 _RELEASED = ("absld", "adaiad", "iad1")
+_VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
+_OF_RATE = [f"{name}:{variant}" for name in ("ard", "iad2") for variant in ("paper", "released")]
+_CPU = [f"{name}:cpu" for name in methods.names()]
+# What stands behind the colon of each file.
 FILES = {
+    "digits": (*methods.names(), *_VARIANTS),
+    "cifar10": (*methods.names(), *_VARIANTS, *_OF_RATE, *_CPU),
+    "cifar100": (*methods.names(), *_VARIANTS, *_OF_RATE, "rslad:mobilenet_v2"),
+    "tiny_imagenet": (*methods.names(), *_VARIANTS, *_OF_RATE, "rslad:mobilenet_v2"),
     "ciard_digits": ("", "natural", "sat"),
     "ciard_cifar10": ("", "mobilenet_v2", "cpu"),
     "ciard_cifar100": ("", "mobilenet_v2"),
@@ -28,11 +32,7 @@ FILES = {
     "dard_cifar10": ("", "fixed", "paper_compat", "strong", "wrn34_10", "cpu"),
     "dard_cifar100": ("", "fixed", "fused", "paper_compat", "strong", "wrn34_10"),
 }
-for _name in _PROTOCOL:
-    _both = ("", "paper", "released") if _name in _RELEASED else ("",)
-    _decay = ("paper", "released") if _name in ("ard", "iad2") else ()
-    FILES[f"{_name}_digits"] = _both
-    FILES[f"{_name}_cifar10"] = (*_both, *_decay, "cpu")
+DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
 COMPARISONS = {
     "compare_digits": ("", "all", "autoattack", "search"),
     "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30"),
@@ -46,14 +46,13 @@ def test_every_config_file_is_tested():
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in FILES.items() for v in vs])
 def test_config_files_are_valid_and_survive_json(name, variant):
-    module = importlib.import_module(f"configs.{name}")
-    experiment = config.build(module.get_config(variant))
+    experiment = config.build(importlib.import_module(f"configs.{name}").get_config(variant))
     assert config.build(config.to_dict(experiment)) == experiment
     # A config lists every option of its method, so that each can be overridden on the command line.
     defaults = methods.make_config(experiment.method.name, {})
     options = {f.name for f in dataclasses.fields(defaults)}
     assert options == set(experiment.method.options)
-    if name.endswith("_cifar10") and not variant and not name.startswith("ciard"):
+    if name == "cifar10" and ":" not in variant:
         assert methods.make_config(experiment.method.name, experiment.method.options) == defaults
 
 
@@ -90,7 +89,55 @@ def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
 @pytest.mark.parametrize("name", [*FILES, *COMPARISONS])
 def test_unknown_variant(name):
     with pytest.raises(ValueError, match="no variant 'nonsense'"):
-        importlib.import_module(f"configs.{name}").get_config("nonsense")
+        choice = "rslad:nonsense" if name in DATASETS else "nonsense"
+        importlib.import_module(f"configs.{name}").get_config(choice)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_unknown_method(dataset):
+    get_config = importlib.import_module(f"configs.{dataset}").get_config
+    with pytest.raises(ValueError, match=rf"{dataset}.py needs a method.*trades"):
+        get_config()
+    with pytest.raises(ValueError, match="knows no method 'rsald'.*Methods: rslad, .*trades"):
+        get_config("rsald:cpu")
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [("digits", "rslad_digits"), ("cifar10", "rslad_cifar10"), ("tiny_imagenet", "rslad_tiny_imagenet")],
+)  # fmt: skip
+def test_the_name_holds_method_and_data(choice, name):
+    get_config = importlib.import_module(f"configs.{choice}").get_config
+    assert get_config("rslad").name == name
+
+
+def test_a_file_of_its_own_is_the_experiment_of_its_method():
+    for file in ("ciard_cifar10", "dard_cifar100", "ciard_tiny_imagenet", "ciard_dard_digits"):
+        method, dataset = next(
+            (file.removesuffix(f"_{d}"), d) for d in DATASETS if file.endswith(d)
+        )
+        own = importlib.import_module(f"configs.{file}").get_config()
+        assert (
+            importlib.import_module(f"configs.{dataset}").get_config(method).eq_as_configdict(own)
+        )
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_method_registered_later_needs_nothing_in_configs(dataset, monkeypatch):
+    entry = dataclasses.replace(methods._METHODS["rslad"], attack="trades_train")
+    monkeypatch.setitem(methods._METHODS, "newer", entry)
+    monkeypatch.setitem(methods.TEACHERS, "newer", entry.teachers)
+    monkeypatch.setitem(methods.TRAINED_TEACHERS, "newer", entry.trained_teachers)
+    monkeypatch.setitem(methods.ATTACKS, "newer", entry.attack)
+    raw = importlib.import_module(f"configs.{dataset}").get_config("newer")
+    experiment = config.build(raw)
+    assert (experiment.name, experiment.method.name) == (f"newer_{dataset}", "newer")
+    assert experiment.attack.name == "trades_train"
+    assert experiment.teachers.robust is not None and experiment.teachers.clean is None
+    assert set(experiment.method.options) == {"adv_weight", "kl_reduction", "kl_scale"}
+    assert (
+        importlib.import_module("configs.compare_digits").get_config("all").methods[-1] == "newer"
+    )
 
 
 def test_paper_values():
@@ -218,7 +265,7 @@ def main(*arguments):
         (("--config=configs/ciard_digits.py", "--config.epoch=3"), "epoch"),
         (("--config=configs/ciard_digits.py", "--config.epochs=three"), "three"),
         (("--config=configs/ciard_digits.py", "--config.eps=8"), "config.eps=8.0"),
-        (("--config=configs/nothing.py",), "nothing.py"),
+        (("--config=configs/nothing.py",), "ERROR: --config=configs/nothing.py"),
         (("--mode=export",), "export"),
         ((), "--config is missing"),
         (
@@ -233,3 +280,23 @@ def test_mistakes_on_the_command_line(arguments, message):
     done = main(*arguments)
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--config", "configs/rslad_cifar10.py:cpu", "--config.epochs=3"),
+            "configs/rslad_cifar10.py does not exist; the config of a method is "
+            "--config=configs/cifar10.py:rslad:cpu",
+        ),
+        (("--config=configs/cifar10.py:rsald",), "configs/cifar10.py knows no method 'rsald'"),
+        (("--mod=train",), "Unknown command line flag 'mod'"),
+    ],
+)
+def test_a_mistaken_flag_is_one_message(arguments, message):
+    done = main(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ERROR: {message}") and "Traceback" not in done.stderr
+    assert done.stdout == ""

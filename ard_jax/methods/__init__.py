@@ -36,46 +36,60 @@ class Entry:
       config: its option record.
       make: (options, parts) -> Method.
       teachers: the roles that it takes.
-      attacks: False for methods that make no adversarial examples.
+      attack: its inner attack unless `config.attack` names another; "" for methods that make no
+        adversarial examples.
       trained_teachers: the teachers that it goes on training.
     """
 
     config: type
     make: Callable[[Any, Parts], Method]
     teachers: tuple[str, ...]
-    attacks: bool = True
+    attack: str = "sat_train"
     trained_teachers: tuple[str, ...] = ()
 
 
 _ROBUST = ("robust",)
 _METHODS = {
-    "absld": Entry(absld.AbsldConfig, absld.make, absld.TEACHERS),
-    "adaad": Entry(adaad.AdaadConfig, adaad.make, adaad.TEACHERS),
-    "adaiad": Entry(adaad.AdaiadConfig, adaad.make_adaiad, adaad.TEACHERS),
-    "ard": Entry(ard.ArdConfig, ard.make, ard.TEACHERS),
-    "b_mtard": Entry(b_mtard.BMtardConfig, b_mtard.make, b_mtard.TEACHERS),
-    "ciard": Entry(ciard_config.CiardConfig, ciard.make, ciard.TEACHERS, trained_teachers=_ROBUST),
-    "ciard_dard": Entry(
-        ciard_dard.CiardDardConfig, ciard_dard.make, ciard_dard.TEACHERS, trained_teachers=_ROBUST
+    "absld": Entry(absld.AbsldConfig, absld.make, absld.TEACHERS, "rslad_train"),
+    "adaad": Entry(adaad.AdaadConfig, adaad.make, adaad.TEACHERS, "adaad_train"),
+    "adaiad": Entry(adaad.AdaiadConfig, adaad.make_adaiad, adaad.TEACHERS, "adaad_train"),
+    "ard": Entry(ard.ArdConfig, ard.make, ard.TEACHERS, "ard_train"),
+    "b_mtard": Entry(b_mtard.BMtardConfig, b_mtard.make, b_mtard.TEACHERS, "ciard_train"),
+    "ciard": Entry(
+        ciard_config.CiardConfig,
+        ciard.make,
+        ciard.TEACHERS,
+        "ciard_train",
+        trained_teachers=_ROBUST,
     ),
-    "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS),
-    "fair_rslad": Entry(fair_rslad.FairRsladConfig, fair_rslad.make, fair_rslad.TEACHERS),
-    "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS),
-    "iad2": Entry(iad.Iad2Config, iad.make_iad2, iad.TEACHERS2),
-    "kd": Entry(kd.KdConfig, kd.make, kd.TEACHERS, attacks=False),
-    "mart": Entry(mart.MartConfig, mart.make, mart.TEACHERS),
-    "mtard": Entry(mtard.MtardConfig, mtard.make, mtard.TEACHERS),
-    "natural": Entry(natural.NaturalConfig, natural.make, natural.TEACHERS, attacks=False),
-    "rslad": Entry(rslad.RsladConfig, rslad.make, rslad.TEACHERS),
+    "ciard_dard": Entry(
+        ciard_dard.CiardDardConfig,
+        ciard_dard.make,
+        ciard_dard.TEACHERS,
+        "dpgd",
+        trained_teachers=_ROBUST,
+    ),
+    "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS, "dpgd"),
+    "fair_rslad": Entry(
+        fair_rslad.FairRsladConfig, fair_rslad.make, fair_rslad.TEACHERS, "rslad_train"
+    ),
+    "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS, "ard_train"),
+    "iad2": Entry(iad.Iad2Config, iad.make_iad2, iad.TEACHERS2, "ard_train"),
+    "kd": Entry(kd.KdConfig, kd.make, kd.TEACHERS, attack=""),
+    "mart": Entry(mart.MartConfig, mart.make, mart.TEACHERS, "mart_train"),
+    "mtard": Entry(mtard.MtardConfig, mtard.make, mtard.TEACHERS, "ciard_train"),
+    "natural": Entry(natural.NaturalConfig, natural.make, natural.TEACHERS, attack=""),
+    "rslad": Entry(rslad.RsladConfig, rslad.make, rslad.TEACHERS, "rslad_train"),
     "sat": Entry(sat.SatConfig, sat.make, sat.TEACHERS),
-    "score": Entry(score.ScoreConfig, score.make, score.TEACHERS),
-    "trades": Entry(trades.TradesConfig, trades.make, trades.TEACHERS),
+    "score": Entry(score.ScoreConfig, score.make, score.TEACHERS, "score_train"),
+    "trades": Entry(trades.TradesConfig, trades.make, trades.TEACHERS, "trades_train"),
 }
 
 TRAINED_TEACHERS = {name: entry.trained_teachers for name, entry in _METHODS.items()}
 TEACHERS = {name: entry.teachers for name, entry in _METHODS.items()}
+ATTACKS = {name: entry.attack for name, entry in _METHODS.items()}
 # Methods whose step makes adversarial examples.
-ATTACKING = tuple(name for name, entry in _METHODS.items() if entry.attacks)
+ATTACKING = tuple(name for name, entry in _METHODS.items() if entry.attack)
 
 
 def names() -> list[str]:
@@ -103,7 +117,7 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
 def attack_problems(name: str, attack: Any, bn_stats: str = "discard") -> list[str]:
     """Why the method cannot train with this `attacks.AttackSpec` (or None); empty when it can."""
     entry, found = _METHODS[name], []
-    if not entry.attacks:
+    if not entry.attack:
         return []
     if attack is None:
         return [f"method {name!r} needs an attack"]
@@ -160,6 +174,7 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
 
 __all__ = [
     "ATTACKING",
+    "ATTACKS",
     "TEACHERS",
     "TRAINED_TEACHERS",
     "Awp",

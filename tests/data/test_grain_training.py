@@ -13,7 +13,7 @@ from PIL import Image
 
 from ard_jax import checkpoint, config, data, networks, phases, resume, train
 from ard_jax.data.batches import TrainBatches
-from configs import sat_digits
+from configs import digits
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def digits_folder(tmp_path_factory):
 
 
 def experiment(folder, digits_folder, **options):
-    raw = sat_digits.get_config()
+    raw = digits.get_config("sat")
     raw.workdir = str(folder / "run")
     raw.update(epochs=2, batch_size=64)
     raw.attack.steps = 2
@@ -142,9 +142,9 @@ import sys
 import jax
 jax.config.update("jax_platforms", "cpu")
 from ard_jax import config, train
-from configs import natural_digits
+from configs import digits
 
-raw = natural_digits.get_config()
+raw = digits.get_config("natural")
 raw.workdir, loader, folder = sys.argv[1:4]
 raw.data.update(name="folder", dir=folder, loader=loader, augment="none", last_batch="drop", prefetch=2)
 raw.update(epochs=1, batch_size=8)
