@@ -10,6 +10,8 @@ from ard_jax.evaluate import Evaluator
 from ard_jax.experiment import AttackConfig, Experiment, NetConfig
 from ard_jax.models import ModelBundle
 
+_REMOVED = ("cnn_a", "resnet4b")  # checkpoints of 0.1.0 may hold them
+
 
 def describe(net: NetConfig, precision: str, dataset: ArrayDataset) -> dict[str, Any]:
     """All that is needed to build the network again; saved with every checkpoint."""
@@ -31,6 +33,11 @@ def create(description: dict[str, Any], bn_groups: int = 1) -> ModelBundle:
     Raises:
       ValueError: unknown name, or options or image size that it cannot take.
     """
+    if description["model"] in _REMOVED:
+        raise ValueError(
+            f"model {description['model']!r} is no longer part of ard_jax; attack it as a JAX function of "
+            "your own (attacks.autoattack), or take another network (--mode=import --source=list)"
+        )
     return models.create(
         description["model"],
         description["num_classes"],

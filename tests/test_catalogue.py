@@ -66,13 +66,6 @@ def test_checksum(tmp_path):
     assert catalogue.check_sha256(doubtful, sha, tmp_path).startswith("WARNING")
 
 
-def test_accuracies_measured_here_are_not_called_published():
-    ours = next(e for e in catalogue.entries().values() if not e.published)
-    said = catalogue.check_clean(ours, ours.clean / 100, 10_000)
-    assert "published" not in said and "measured by this project" in said
-    assert catalogue.get("trades_wrn34_10").published
-
-
 def test_clean_accuracy():
     published = entry(clean=90.0)
     assert "within 1%" in catalogue.check_clean(published, 0.891, 10_000)

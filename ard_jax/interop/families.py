@@ -10,9 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# What people train with besides `models.NORMALIZATIONS`: a copied miscalculation of CIFAR-10's std.
-KUANGLIU = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
-
 
 class Guess(NamedTuple):
     """An architecture that tensors look like; whether all of them fit is not checked here.
@@ -89,14 +86,6 @@ def _mobilenet(shapes, classes):
     return Guess("mobilenet_v2", {}, family, None)
 
 
-def _cnn_a(shapes, classes):
-    return Guess("cnn_a", {}, "cnn_a of alpha-beta-CROWN", KUANGLIU)
-
-
-def _resnet4b(shapes, classes):
-    return Guess("resnet4b", {}, "ResNet-4B of alpha-beta-CROWN", "cifar10")
-
-
 def _small_cnn(shapes, classes):
     widths = tuple(_outputs(shapes, name) for name in ("conv1", "conv2"))
     return Guess("small_cnn", {"widths": widths}, "our small_cnn", None)
@@ -142,7 +131,5 @@ _FAMILIES: dict[str, Callable[[dict, int], Guess]] = {
     r"(conv1|block\d\.layer\.\d+|bn1|fc)\..*": _trades_wide,
     r"(conv[12]|bn[12]|layers\.\d+|linear)\..*": _mobilenet,
     r"(conv1|bn1?|layer\d\.\d+|fc|linear)\..*": _resnet,
-    r"(conv1|layer\d\.\d+\.(conv\d|shortcut\.0)|linear[12])\.(weight|bias)": _resnet4b,
-    r"[0257]\.(weight|bias)": _cnn_a,
     r"(conv[12]|bn[12]|fc)\..*": _small_cnn,
 }

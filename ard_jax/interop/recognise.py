@@ -16,7 +16,7 @@ from ard_jax import models
 from ard_jax.interop import families, haiku_names, torch_names
 from ard_jax.models.bundle import normalization_constants
 
-_HEADS = ("fc", "linear", "logits", "linear2", "7")
+_HEADS = ("fc", "linear", "logits")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@
     logits = network(images)          # [B, C, H, W] float32 in [0, 1] -> [B, num_classes] float32
 
 Needs PyTorch and nothing of ard_jax, which never imports this file. Tensors have the names and shapes of the
-published code (CIARD, TRADES, robust_overfitting, RobustBench, akamaster, chenyaofo, alpha-beta-CROWN): the
+published code (CIARD, TRADES, robust_overfitting, RobustBench, akamaster, chenyaofo): the
 state dict loads there too without its "normalization.mean" and "normalization.std". Pooling is global.
 """
 # ruff: noqa: D102, D107
@@ -85,8 +85,7 @@ def conv(inputs, outputs, kernel=3, stride=1, corner=False, **options):
     """A convolution without bias, padded by kernel // 2 on every side; or see CornerConv2d."""
     if corner and kernel == 3:
         return CornerConv2d(inputs, outputs)
-    options = {"padding": kernel // 2, "bias": False} | options
-    return nn.Conv2d(inputs, outputs, kernel, stride, **options)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False, **options)
 
 
 class CornerConv2d(nn.Conv2d):
@@ -104,12 +103,12 @@ def head(name, inputs, classes):
     return {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), name: nn.Linear(inputs, classes)}
 
 
-def stages(name, block, inputs, widths, blocks, first_stride=1):
+def stages(name, block, inputs, widths, blocks):
     """Residual blocks by name; the first of each stage after the first has stride 2."""
     layers = {}
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         for index in range(count):
-            stride = (2 if stage > 0 else first_stride) if index == 0 else 1
+            stride = 2 if stage > 0 and index == 0 else 1
             path = name.format(zero=stage, one=stage + 1, index=index)
             layers[path], inputs = block(inputs, width, stride), width
     return layers
@@ -118,14 +117,14 @@ def stages(name, block, inputs, widths, blocks, first_stride=1):
 class BasicBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, ReLU; shortcut None: zero padding, no parameters."""
 
-    def __init__(self, inputs, outputs, stride, shortcut, norm=nn.BatchNorm2d, bias=False):
+    def __init__(self, inputs, outputs, stride, shortcut):
         super().__init__()
-        self.conv1, self.bn1 = conv(inputs, outputs, 3, stride, bias=bias), norm(outputs)
-        self.conv2, self.bn2 = conv(outputs, outputs, bias=bias), norm(outputs)
+        self.conv1, self.bn1 = conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
         self.stride, self.extra = stride, outputs - inputs
         self.projection = shortcut if self.extra or stride != 1 else None
         if self.projection:
-            layers = conv(inputs, outputs, 1, stride, bias=bias), norm(outputs)
+            layers = conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
             place(self, shortcut, nn.Sequential(*layers))
 
     def forward(self, x):
@@ -269,31 +268,11 @@ def small_cnn(shape, classes, widths=(8, 16)):
     return layers | head("fc", b, classes)
 
 
-def cnn_a(shape, classes):
-    """Two 4x4 convolutions of stride 2 and two linear layers, numbered as in a Sequential."""
-    return {
-        "0": conv(shape[-1], 16, 4, 2, padding=1, bias=True), "1": nn.ReLU(),
-        "2": conv(16, 32, 4, 2, padding=1, bias=True), "3": nn.ReLU(), "4": nn.Flatten(),
-        "5": nn.Linear(32 * (shape[0] // 4) * (shape[1] // 4), 100), "6": nn.ReLU(),
-        "7": nn.Linear(100, classes),
-    }  # fmt: skip
-
-
-def resnet4b(shape, classes):
-    """3x3 stem of stride 2, two stages of biased BasicBlocks without BN, two linear layers."""
-    block = functools.partial(BasicBlock, shortcut="shortcut", norm=nn.Identity, bias=True)
-    features = 32 * -(-shape[0] // 8) * -(-shape[1] // 8)
-    layers = {"conv1": conv(shape[-1], 16, 3, 2, bias=True), "relu": nn.ReLU()}
-    layers |= stages("layer{one}.{index}", block, 16, [32, 32], [2, 2], first_stride=2)
-    layers |= {"flatten": nn.Flatten(), "linear1": nn.Linear(features, 100), "relu1": nn.ReLU()}
-    return layers | {"linear2": nn.Linear(100, classes)}
-
-
 # name -> function (image shape, classes, **options) -> layers
 BUILDERS = {
     "resnet18": functools.partial(resnet, widths=[64, 128, 256, 512], blocks=[2, 2, 2, 2]),
     **{f"resnet{d}": functools.partial(cifar_resnet, depth=d) for d in (20, 32, 44, 56)},
     "preact_resnet18": functools.partial(preact_resnet, blocks=[2, 2, 2, 2]),
     "preact_resnet34": functools.partial(preact_resnet, blocks=[3, 4, 6, 3]),
-    **{f.__name__: f for f in (small_resnet, mobilenet_v2, small_cnn, cnn_a, resnet4b)},
+    **{f.__name__: f for f in (small_resnet, mobilenet_v2, small_cnn)},
 }

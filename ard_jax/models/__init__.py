@@ -12,12 +12,10 @@ import re
 from ard_jax.models.bundle import NORMALIZATIONS, ModelBundle, make_bundle, num_params
 from ard_jax.models.canonical_conv import canonical_conv
 from ard_jax.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
-from ard_jax.models.cnn_a import cnn_a
 from ard_jax.models.layers import Layers
 from ard_jax.models.mobilenet_v2 import mobilenet_v2
 from ard_jax.models.preact_resnet import preact_resnet18, preact_resnet34
 from ard_jax.models.resnet import resnet18
-from ard_jax.models.resnet4b import resnet4b
 from ard_jax.models.small_cnn import small_cnn
 from ard_jax.models.small_resnet import small_resnet
 from ard_jax.models.wide_resnet import dm_wrn, wrn
@@ -52,8 +50,6 @@ MODELS = {
     "dm_wrn_28_10": functools.partial(dm_wrn, depth=28, width=10),
     "dm_wrn_34_10": functools.partial(dm_wrn, depth=34, width=10),
     "dm_wrn_70_16": functools.partial(dm_wrn, depth=70, width=16),
-    "cnn_a": cnn_a,
-    "resnet4b": resnet4b,
 }
 
 

@@ -89,8 +89,8 @@ class Layers:
         if self.bn_groups < 1:
             raise ValueError(f"bn_groups={self.bn_groups}: at least 1, which is the whole batch")
 
-    def conv(self, name, features, kernel=3, stride=1, *, padding=None, groups=1, bias_inputs=None):
-        """A kernel x kernel convolution, without bias unless `bias_inputs` is given.
+    def conv(self, name, features, kernel=3, stride=1, *, padding=None, groups=1):
+        """A kernel x kernel convolution without bias.
 
         Args:
           name: name of the layer.
@@ -100,25 +100,19 @@ class Layers:
           padding: (before, after) in both directions; None: kernel // 2 on each side, as in PyTorch.
             ("SAME" would pad 0 and 1 where the stride is 2.)
           groups: feature groups; the number of input channels for a depthwise convolution.
-          bias_inputs: channels of the input, for a convolution with bias: PyTorch draws the bias by the
-            fan-in, which flax does not tell a bias initialiser. None: no bias.
 
         Returns:
           A module: [B, H, W, C] -> [B, H', W', features] in `dtype`.
         """
         pad = (kernel // 2, kernel // 2) if padding is None else padding
         torch_like = self.init == "torch"
-        bias_init = nn.initializers.zeros
-        if torch_like and bias_inputs is not None:
-            bias_init = torch_uniform(kernel * kernel * bias_inputs // groups)
         return nn.Conv(
             features,
             (kernel, kernel),
             strides=(stride, stride),
             padding=(pad, pad),
             feature_group_count=groups,
-            use_bias=bias_inputs is not None,
-            bias_init=bias_init,
+            use_bias=False,
             dtype=jnp.dtype(self.dtype),
             param_dtype=jnp.float32,
             kernel_init=torch_uniform() if torch_like else nn.initializers.lecun_normal(),

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from verification_networks import registered  # noqa: F401
 
 from ard_jax import attacks, models
 from ard_jax.interop import files, recognise

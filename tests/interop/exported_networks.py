@@ -12,11 +12,9 @@ TOLERANCE = 1e-4
 FAST = [
     ("small_cnn", {}),
     ("small_resnet", {}),
-    ("cnn_a", {}),
     ("dm_wrn_10_1", {}),
 ]
 SLOW = [
-    ("resnet4b", {}),
     ("resnet20", {"shortcut": "A"}),
     ("wrn_10_1", {"normalization": "imagenet"}),
     ("resnet18", {}),

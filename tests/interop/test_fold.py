@@ -28,7 +28,6 @@ def test_same_logits(name, kwargs):
         ("mobilenet_v2", 57, 0),
         ("resnet20", 21, 0),
         ("small_cnn", 2, 0),
-        ("cnn_a", 0, 0),
         ("preact_resnet18", 8, 9),
         ("wrn_10_1", 3, 4),
         ("dm_wrn_10_1", 3, 4),

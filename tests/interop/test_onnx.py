@@ -3,10 +3,11 @@ import importlib.util
 import jax
 import numpy as np
 import pytest
+import verification_networks
 from exported_networks import ALL, TOLERANCE, logits, make, relative, untrained
 
 from ard_jax import attacks, data, models
-from ard_jax.interop import from_torch, onnx
+from ard_jax.interop import onnx, torch_names
 
 for package in onnx.NEEDS:
     pytest.importorskip(package, reason=f"{package} of the extra `export` is not installed")
@@ -48,11 +49,11 @@ def test_robust_accuracy_on_stored_adversarial_images(shared_data, tmp_path):
     if not weights.is_file():
         pytest.skip(f"no trained robust network: {weights} does not exist")
     stored = np.load(weights)
-    bundle = models.create(
+    bundle = verification_networks.create(
         "cnn_a", normalization={"mean": stored["mean"].tolist(), "std": stored["std"].tolist()}
     )
     state = {k.removeprefix("m."): stored[k] for k in stored.files if k.startswith("m.")}
-    variables = from_torch("cnn_a", state, normalization=bundle.normalization)
+    variables = torch_names.to_variables(bundle, state)
     images, labels = _cifar10_test(shared_data, 1000)
     predict = jax.jit(lambda x: bundle.apply(variables, x, False)[0])
     attack = jax.jit(lambda x, y: attacks.pgd(predict, x, y, jax.random.key(0), unroll=1))

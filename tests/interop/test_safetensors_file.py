@@ -58,17 +58,6 @@ def test_names_and_header_are_as_documented(exported):
     assert metadata["made_by"] == "a test" and json.loads(metadata["description"]) == DESCRIPTION
 
 
-def test_a_network_without_batch_norm(tmp_path):
-    description = DESCRIPTION | {"model": "cnn_a", "kwargs": {}, "image_shape": [32, 32, 3],
-                                 "normalization": None}  # fmt: skip
-    bundle, variables = network(description)
-    path = tmp_path / "x.safetensors"
-    safetensors_file.export(bundle, variables, path, {"description": json.dumps(description)})
-    loaded = safetensors_file.load(path)[1]
-    assert loaded["batch_stats"] == {}
-    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
-
-
 def test_transposed_views_are_written_in_order(tmp_path):
     bundle, variables = network()
     kernel = np.asarray(variables["params"]["linear"]["kernel"])

@@ -1,15 +1,11 @@
-"""cnn_a and resnet4b: networks with biased convolutions and channel-first flattening."""
-
-import math
+"""cnn_a and resnet4b (`verification_networks`): biased convolutions and channel-first flattening."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import verification_networks
 
-from ard_jax import interop, models
-
-NETWORKS = ("cnn_a", "resnet4b")
+from ard_jax import interop, models, networks
 
 
 def conv(x, state, name, stride, pad):
@@ -46,10 +42,12 @@ def resnet4b(x, state):
 @pytest.mark.parametrize(("name", "definition"), [("cnn_a", cnn_a), ("resnet4b", resnet4b)])
 def test_logits_by_definition(name, definition):
     shape = (16, 24, 3)  # not square: height and width must not be exchanged in flattening
-    bundle = models.create(name, 7, shape)
-    variables = jax.jit(bundle.init)(jax.random.key(1))
-    state = interop.to_torch(bundle, variables)
-    x = np.random.default_rng(0).uniform(size=(3, *shape)).astype(np.float32)
+    bundle = verification_networks.create(name, 7, shape)
+    rng = np.random.default_rng(0)
+    layout = interop.torch_layout(bundle)
+    state = {key: rng.normal(size=size).astype(np.float32) for key, size in layout.items()}
+    variables = interop.torch_names.to_variables(bundle, state)
+    x = rng.uniform(size=(3, *shape)).astype(np.float32)
     with jax.default_matmul_precision("highest"):
         logits, stats = jax.jit(lambda v, x: bundle.apply(v, x, False))(variables, x)
     expected = definition(x.transpose(0, 3, 1, 2).astype(np.float64), state)
@@ -59,41 +57,20 @@ def test_logits_by_definition(name, definition):
 
 @pytest.mark.parametrize(("name", "count"), [("cnn_a", 214_918), ("resnet4b", 123_734)])
 def test_published_sizes(name, count):
-    assert models.num_params(models.create(name)) == count
+    assert models.num_params(verification_networks.create(name)) == count
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_training_mode_and_bfloat16(name):
-    x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 8, 8, 3)), jnp.float32)
-    bundle = models.create(name, 4, (8, 8, 3))
-    variables = jax.jit(bundle.init)(jax.random.key(0))
-    assert variables["batch_stats"] == {}
-    evaluated, _ = bundle.apply(variables, x, False)
-    trained, stats = bundle.apply(variables, x, True)
-    np.testing.assert_allclose(evaluated, trained, rtol=0, atol=1e-6)
-    assert stats == {}
-    half, _ = models.create(name, 4, (8, 8, 3), dtype="bfloat16").apply(variables, x, False)
-    assert half.dtype == jnp.float32
-    assert 0 < float(jnp.max(jnp.abs(half - evaluated))) < 0.03 * float(jnp.max(jnp.abs(evaluated)))
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_initial_biases_fill_the_range_of_pytorch(name):
-    bundle = models.create(name)
-    state = interop.to_torch(bundle, jax.jit(bundle.init)(jax.random.key(0)))
-    biases = {key: value for key, value in state.items() if key.endswith("bias")}
-    for key, bias in biases.items():
-        weight = state[key.replace("bias", "weight")]
-        bound = 1 / math.sqrt(math.prod(weight.shape[1:]))
-        assert np.abs(bias).max() <= bound, key
-        # Of 10 or more uniform values the largest is above half the bound, except once in 1000 draws.
-        assert np.abs(bias).max() > 0.5 * bound, key
-
-
-def test_initial_biases_of_flax_are_zero():
-    bundle = models.create("cnn_a", init="flax")
-    params = jax.jit(bundle.init)(jax.random.key(0))["params"]
-    assert not np.any(params["0"]["bias"]) and np.any(params["0"]["kernel"])
+@pytest.mark.parametrize("name", verification_networks.NETWORKS)
+def test_the_package_does_not_have_them(name):
+    with pytest.raises(ValueError, match=f"unknown model '{name}'"):
+        models.create(name)
+    description = {"model": name, "kwargs": {}, "init": "torch", "normalization": None,
+                   "precision": "float32", "num_classes": 10, "image_shape": [32, 32, 3]}  # fmt: skip
+    with pytest.raises(ValueError, match=f"'{name}' is no longer part.*attacks.autoattack"):
+        networks.create(description)
+    layout = interop.torch_layout(verification_networks.create(name))
+    with pytest.raises(ValueError, match="no classifier of ours"):
+        interop.recognise.recognise({key: np.ones(size) for key, size in layout.items()})
 
 
 def test_other_networks_have_no_convolution_bias():
