@@ -187,7 +187,7 @@ def digits() -> ml_collections.ConfigDict:
     config.student_optim = sgd(lr=0.2, schedule="cosine", weight_decay=5e-4)
     config.robust_teacher_optim.update(lr=1e-3, start=6)
     # PGD-5 with longer steps: half the cost of PGD-10.
-    recipe = sat_recipe(120, batch_size=64, steps=5, weight_decay=5e-4)
+    recipe = sat_recipe(60, batch_size=64, steps=5, weight_decay=5e-4)
     recipe.attack.step_size = 0.4 * config.eps
     config.teachers.robust = teacher(
         net("small_resnet", widths=(24, 48), blocks=1), recipe, min_clean=0.9
