@@ -6,7 +6,6 @@ depend on our networks.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
@@ -59,7 +58,7 @@ def small_predict(weights):
 
 def cnn_a_predict(weights):
     """cnn_a (alpha-beta-CROWN's adversarially trained CIFAR-10 net) as images -> logits [B,10]."""
-    w = {k: jnp.asarray(np.asarray(v)) for k, v in weights.items()}
+    w = {k: jnp.asarray(v) for k, v in weights.items()}
 
     def predict(images):
         x = (images - w["mean"]) / w["std"]

@@ -194,3 +194,17 @@ def network_errors(
         )
         for part, key in names.items()
     }
+
+
+def network_tolerance(noise: float) -> float:
+    """What parameters or statistics of two right float32 programs may differ by.
+
+    Args:
+      noise: what the original code itself differs by between float32 and float64. It is one sample of a
+        quantity that chance decides (how many signs of the attack's gradients fall within rounding, and
+        when), so ten times that; there is no other limit, or the original would not pass its own test.
+
+    Returns:
+      The tolerance, not below 1e-5: one sign that happened not to be decided by rounding in the stored runs.
+    """
+    return max(10 * noise, 1e-5)

@@ -8,18 +8,15 @@ import nets
 import numpy as np
 import pytest
 from make_slice_autoattack import start_of
-from shared_files import load
+from shared_files import autoattack_rounding, load
 
 from ard_jax.attacks.apgd import apgd, checkpoint_lengths
 
 pytestmark = pytest.mark.golden
 
 LOSSES = {"ce": "cross_entropy", "dlr": "dlr", "dlr-targeted": "targeted_dlr"}
-# A gradient entry at rounding level may take the other sign, and then the path of that image forks. In
-# float64 our loop gives the stored noise fields back to 10 %, and two of the sixteen images fork from the
-# float32 run under dlr-targeted, whose denominator gets near 0; none does under ce.
-FORKED = {"ce": 0, "dlr-targeted": 2}
-DLR_STEPS = 10  # plain dlr is ill-conditioned on this network
+# What the loss of a float32 network itself is rounded by, where its value counts and where its inputs do.
+LOSS_ROUNDING = 1e-6
 
 
 @functools.cache
@@ -58,48 +55,38 @@ def run(name):
     return jax.tree.map(np.asarray, call(*(jnp.asarray(golden()[f"apgd/{n}"]) for n in names)))
 
 
-def deviation(name, trace):
-    """(|ours - stored| [steps+1,B], what two right float32 runs may differ by [steps+1,1])."""
-    want = golden()[f"apgd/{name}/{trace}"]
-    noise = np.maximum.accumulate(golden()[f"apgd/{name}/noise_loss_best_abs"])[: len(want), None]
-    return np.abs(getattr(run(name), trace)[: len(want)] - want), 3 * noise + 1e-5
+def rounding(name, what):
+    """How far two right runs may be apart: each may be off the float64 run by as much as a member.
+
+    A sign of a gradient, a ReLU unit or a step-size decision within rounding of its boundary falls either
+    way, by the processor, and there a path forks. Which images can, when, and how far they then differ comes
+    from our loop in float64 on slightly moved networks (make_rounding.py), not from any processor.
+    """
+    return 2 * autoattack_rounding(f"apgd/{name}/{what}", len(golden()["apgd/y"]))
 
 
 @pytest.mark.parametrize("trace", ("loss", "loss_best"))
-@pytest.mark.parametrize("name", FORKED)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_loss_at_every_step(name, trace):
-    difference, noise = deviation(name, trace)
-    allowed = noise + 1e-5 * np.abs(golden()[f"apgd/{name}/{trace}"])
-    forked = np.any(difference > allowed, axis=0)
-    assert np.sum(forked) <= FORKED[name]
-    assert np.all(difference[:20] <= allowed[:20])  # none forks early
-    # A forked path finds nearly the same maximum.
-    last = golden()[f"apgd/{name}/loss_best"][-1]
-    assert np.all(np.abs(run(name).loss_best[-1] - last) <= 0.05 * np.abs(last))
+    want = golden()[f"apgd/{name}/{trace}"]
+    steps = len(want)  # the slice holds the first ones of dlr only
+    difference = np.abs(getattr(run(name), trace)[:steps] - want)
+    allowed = rounding(name, trace)[:steps] + LOSS_ROUNDING * (1 + np.abs(want))
+    assert np.all(difference <= allowed), (difference / allowed).max(axis=0)
 
 
-@pytest.mark.parametrize("name", FORKED)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_step_size_of_every_step(name):
-    want, ours = golden()[f"apgd/{name}/step_size"], run(name).step_size
-    assert golden()[f"apgd/{name}/noise_step_mismatch"].max() == 0
-    np.testing.assert_allclose(ours, want, rtol=1e-6)
-    assert np.unique(want).size > 3  # it did halve
-
-
-def test_plain_dlr_starts_on_the_stored_path():
-    for trace in ("loss", "loss_best"):
-        difference, _ = deviation("dlr", trace)
-        want = np.abs(golden()[f"apgd/dlr/{trace}"][: DLR_STEPS + 1])
-        forked = np.any(difference[: DLR_STEPS + 1] > 1e-4 * np.maximum(want, 1.0), axis=0)
-        assert np.sum(forked) <= len(forked) // 2, forked
-        assert not np.any(difference[:2] > 1e-5)
-    want = golden()["apgd/dlr/step_size"][:DLR_STEPS]
-    np.testing.assert_allclose(run("dlr").step_size[:DLR_STEPS], want, rtol=1e-6)
+    want = golden()[f"apgd/{name}/step_size"]
+    sure = rounding(name, "step_size")[: len(want)] == 0
+    np.testing.assert_allclose(run(name).step_size[: len(want)][sure], want[sure], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_which_images_stay_correct(name):
-    np.testing.assert_array_equal(~run(name).success, golden()[f"apgd/{name}/still_correct"])
+    sure = rounding(name, "success") == 0
+    want = golden()[f"apgd/{name}/still_correct"]
+    np.testing.assert_array_equal(~run(name).success[sure], want[sure])
 
 
 def test_the_adversarial_images_are_the_stored_ones():

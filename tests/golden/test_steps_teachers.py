@@ -91,7 +91,7 @@ def test_adversarial_fingerprints(name):
 def test_parameters_and_statistics(name, after):
     golden, result = run(name)
     for part, (error, noise) in steps_common.network_errors(result, golden, after).items():
-        assert error <= max(10 * noise, 1e-5), (part, error, noise)
+        assert error <= steps_common.network_tolerance(noise), (part, error, noise)
 
 
 @pytest.mark.parametrize("name", CASES)
