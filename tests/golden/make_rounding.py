@@ -10,15 +10,14 @@ float64 run, of each image at each step: rounding where no decision is near, and
 one is. Nothing in it depends on the processor. All sixteen images, in the order of the full file.
 """
 
-import contextlib
 import sys
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import nets
 import numpy as np
+from float64 import in_float64
 
 from ard_jax import losses
 from ard_jax.attacks.apgd import apgd
@@ -30,13 +29,6 @@ SIZE = 3 * 2.0**-24
 LOSSES = {"ce": "cross_entropy", "dlr": "dlr", "dlr-targeted": "targeted_dlr"}
 EPS = 8 / 255
 FAR = 2.0  # stands for the distance of an image for which FAB has found nothing
-
-
-@contextlib.contextmanager
-def in_float64():
-    """ard_jax computes in float64, also where it names float32."""
-    with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
-        yield
 
 
 def moved(weights, rng):

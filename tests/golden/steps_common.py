@@ -73,7 +73,8 @@ def weights(golden: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
     state = {
         k.removeprefix(prefix + "/"): v for k, v in golden.items() if k.startswith(prefix + "/")
     }
-    return torch_names.from_torch("small_cnn", state, widths=WIDTHS[prefix.split("/")[1]])
+    found = torch_names.from_torch("small_cnn", state, widths=WIDTHS[prefix.split("/")[1]])
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), found)
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -131,7 +132,7 @@ def run(
     with jax.default_matmul_precision("highest"):
         for i in range(STEPS):
             batch = {
-                "image": jnp.asarray(clean[i]),
+                "image": jnp.asarray(clean[i], jnp.float32),
                 "label": jnp.asarray(golden["labels"][i]),
                 "epoch": jnp.asarray(1 if epoch is None else epoch[i], jnp.int32),
                 "start_noise": jnp.asarray(start[i], jnp.float32),

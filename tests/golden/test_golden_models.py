@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float64 import in_float64
 
 from ard_jax import interop, models
 
@@ -40,6 +41,10 @@ OURS = {
 }
 SHAPES_ONLY = {"dm_wrn34_10_silu_c10", "dm_wrn70_16_silu_c100", "dm_wrn22_6_silu_c100"}
 LARGE = {"ciard_wrn34_10", "dm_wrn28_10_silu"}
+MOVE = 3e-7  # of running means, by test_input_gradient
+# How far the stored float32 logits in train mode are from ours in float64 (with `in_float64`), of their
+# largest, where that is more than a third of 1e-5.
+TRAIN_ROUNDING = {"ciard_mobilenet_v2": 7.2e-6}
 DEEP = {"ciard_resnet56", "akamaster_resnet56"}  # 7 s each to compile the gradient
 
 
@@ -132,24 +137,26 @@ def test_logits_in_both_modes(arch):
     with jax.default_matmul_precision("highest"):
         logits_eval, logits_train = both(variables, x)
     assert relative_error(logits_eval, golden()[f"{arch}/logits_eval"]) < 1e-5
-    # MobileNetV2 is the closest call, 9.07e-6: the reference's own float32 error is 6.3e-6 of it.
-    assert relative_error(logits_train, golden()[f"{arch}/logits_train"]) < 1e-5
+    # Ours may be off by twice as much as the reference.
+    allowed = max(1e-5, 3 * TRAIN_ROUNDING.get(arch, 0.0))
+    assert relative_error(logits_train, golden()[f"{arch}/logits_train"]) < allowed
 
 
 @pytest.mark.parametrize("arch", runnable(LARGE | DEEP))
 def test_input_gradient(arch):
-    """d(logit 1 - logit 7)/dx of image 0 in eval mode.
+    """d(logit 1 - logit 7)/dx of image 0 in eval mode, ours in float64 against the stored float32.
+
+    In float64 the result depends on no processor, and what remains is the rounding of the stored one, at
+    most 6.8e-6 (dm_wrn28_10_silu). Float32 programs of ours are compared by their logits.
 
     A ReLU network is piecewise linear. Where one of its millions of pre-activations is zero up to rounding,
     the gradients on both sides are right. That is so on this input for MobileNetV2 and WRN-34-10, which
-    differ from the reference by 0.2 % as they stand; in WRN-34-10 flipping the derivative of one unit (its
-    pre-activation is 1e-6 of the layer's mean) leaves 1.4e-6. So the reference must be the gradient of our
-    network itself or of one whose running means are moved by rounding, 1e-7.
+    differ from the reference by 0.2 % and 0.9 % as they stand, and by 1.5e-6 once the unit has fallen on the
+    other side. So the reference must be the gradient of our network itself or of one whose running means
+    are moved by what the float32 sums before them are rounded by, 3e-7.
     """
     name, options = OURS[arch]
     bundle = models.create(name, **options)
-    variables = interop.from_torch(name, filled_state(arch), **options)
-    x = jnp.asarray(golden()["input"][:1])
     expected = golden()[f"{arch}/grad_input_z1_minus_z7_img0"]
 
     @jax.jit
@@ -170,13 +177,17 @@ def test_input_gradient(arch):
         return jax.grad(difference)(x)[0]
 
     errors = []
-    for attempt in range(40 if "silu" not in arch else 1):
-        with jax.default_matmul_precision("highest"):
-            size = 1e-7 if attempt else 0.0
+    with in_float64(), jax.default_matmul_precision("highest"):
+        variables = interop.from_torch(name, filled_state(arch), **options)
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
+        x = jnp.asarray(golden()["input"][:1], jnp.float64)
+        for attempt in range(40 if "silu" not in arch else 1):
+            size = MOVE if attempt else 0.0
             actual = gradient(variables, x, jax.random.key(attempt), size)
-        errors.append(relative_error(actual, expected))
-        if errors[-1] < 1e-5:
-            break
+            assert actual.dtype == jnp.float64
+            errors.append(relative_error(actual, expected))
+            if errors[-1] < 1e-5:
+                break
     assert errors[-1] < 1e-5, f"smallest relative errors of {len(errors)}: {sorted(errors)[:5]}"
     # A wrong gradient, unlike one flipped unit, is not near the reference to begin with.
     assert errors[0] < 0.02
