@@ -276,7 +276,9 @@ def main(*arguments):
         (("--config=configs/ciard_cifar10.py", "--config.data.dir=/nowhere"), "/nowhere"),
     ],
 )
-def test_mistakes_on_the_command_line(arguments, message):
+def test_mistakes_on_the_command_line(arguments, message, tmp_path):
+    if any("ciard" in argument for argument in arguments):
+        arguments += (f"--config.workdir={tmp_path}",)  # the checkout may be read-only
     done = main(*arguments)
     assert done.returncode != 0
     assert message in done.stderr + done.stdout
