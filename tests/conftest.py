@@ -14,6 +14,18 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the same options
+def pytest_cmdline_main(config):
+    """One process per core, at most four, unless -n says otherwise or pytest-xdist is not there."""
+    option = config.option
+    if hasattr(config, "workerinput") or "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the processes themselves start none
+    if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
+        option.numprocesses, option.maxprocesses = "auto", option.maxprocesses or 4
+        if option.dist == "no":
+            option.dist = "loadfile"
+
+
 @pytest.fixture(scope="module")
 def optimised_programs():
     """Compiles as outside the tests; what was compiled before is not reused."""
