@@ -192,7 +192,7 @@ def digits() -> ml_collections.ConfigDict:
     config.teachers.robust = teacher(
         net("small_resnet", widths=(24, 48), blocks=1), recipe, min_clean=0.9
     )
-    recipe = natural_recipe(40, batch_size=64, weight_decay=5e-4)
+    recipe = natural_recipe(20, batch_size=64, weight_decay=5e-4)
     config.teachers.clean = teacher(
         net("small_resnet", widths=(16, 32), blocks=1), recipe, min_clean=0.95
     )
