@@ -7,12 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments import tiny
 
-from ard_jax import config, data, evaluate, final, report, report_html, suites, train
+from ard_jax import (
+    config,
+    data,
+    evaluate,
+    final,
+    networks,
+    report,
+    report_html,
+    sharding,
+    suites,
+    train,
+)
 from ard_jax.evaluate import Evaluator
 
 SUITES = ("autoattack_fast", "square100")
@@ -26,6 +38,7 @@ def finished(tmp_path_factory):
         "attacks": ("fgsm", "pgd_sat", *SUITES),
         "max_examples": 60,
         "autoattack_examples": 30,
+        "autoattack_nets": "students",
         "batch_size": 32,
         "save_images": True,
     }
@@ -149,6 +162,41 @@ def test_only_the_chosen_networks_are_attacked(finished, monkeypatch):
         final._run_suites(e, test, subjects, ["autoattack"], {}, {}, None)
         assert chosen == list(roles)[:expected]
         chosen.clear()
+
+
+def test_equal_networks_are_evaluated_once(finished, monkeypatch):
+    experiment, folder = finished
+    bundle, variables, _, _ = networks.load(str(folder))
+    evaluator = networks.evaluator("equal", bundle, experiment, sharding.make_mesh(1))
+    moved = jax.tree.map(lambda leaf: 1.1 * leaf, variables)
+    nets = {"student (best)": variables, "student (last)": variables, "student EMA (best)": moved}
+    subjects = [
+        final.Subject(title, "student", bundle, v, evaluator, sweep=title == "student (best)")
+        for title, v in nets.items()
+    ]
+    experiment = dataclasses.replace(
+        experiment, eval=dataclasses.replace(experiment.eval, autoattack_nets="best")
+    )
+    ran = []
+    original = Evaluator.run
+    monkeypatch.setattr(
+        Evaluator, "run", lambda self, v, *a, **k: ran.append(v) or original(self, v, *a, **k)
+    )
+    test = data.load("digits").test.subset(np.arange(40))
+    record, flags = final.evaluate_all(experiment, test, subjects, {}, ("fgsm", "square100"))
+    assert (
+        sum(v is variables for v in ran) == 2 and sum(v is moved for v in ran) == 1
+    )  # with the sweep
+    best, last, average = (record["nets"][title] for title in nets)
+    assert best["attacks"] == last["attacks"] and set(best["attacks"]) == {"fgsm", "square100"}
+    assert set(average["attacks"]) == {"fgsm"} and set(flags) == set(nets)
+    same, left = record["notes"]
+    assert same == "student (last) is the same network as student (best): evaluated once."
+    assert (
+        "Square, 100 queries not run on student EMA (best) (config.eval.autoattack_nets='best')"
+        in left
+    )
+    assert all(note in report.summary_table(record) for note in record["notes"])
 
 
 def test_interrupted_evaluation_continues(finished, monkeypatch):

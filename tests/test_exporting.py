@@ -272,6 +272,9 @@ def test_an_exported_file_says_what_it_is_when_imported_again(tmp_path, form):
     net = meta["config"]["net"]
     assert net["kwargs"]["stem_stride"] == 2 and net["class_names"] == ["a", "b", "c"]
     images = np.random.default_rng(0).random((4, 16, 16, 1), np.float32)
-    np.testing.assert_array_equal(
-        again.apply(restored, images, False)[0], bundle.apply(variables, images, False)[0]
-    )
+    jax.tree.map(np.testing.assert_array_equal, restored, variables)
+    # Equal arrays in two places of memory: some processors' products round by how an array is aligned.
+    np.testing.assert_allclose(
+        again.apply(restored, images, False)[0], bundle.apply(variables, images, False)[0],
+        rtol=0, atol=1e-6,
+    )  # fmt: skip
