@@ -186,7 +186,10 @@ def test_initialisation_depends_on_the_key_only(small):
         other["params"]["conv1"]["kernel"], variables["params"]["conv1"]["kernel"]
     )
     jitted = jax.jit(bundle.init)(jax.random.key(0))
-    assert all(np.array_equal(v, flat(jitted)[k]) for k, v in flat(variables).items())
+    for name, value in flat(
+        variables
+    ).items():  # two programs: a product may be rounded once or twice
+        np.testing.assert_allclose(flat(jitted)[name], value, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("train", [False, True])
