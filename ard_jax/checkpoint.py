@@ -151,7 +151,7 @@ def _join(out: Any, template: RunState) -> RunState:
 
 
 def _copy_to_save(leaf: jax.Array) -> jax.Array:
-    """A copy; of a single process's replicated array on one device, which Orbax need not cut into slices."""
+    """Copies an array; in a single process one replica is enough, and Orbax writes it in one piece."""
     if jax.process_count() == 1 and leaf.is_fully_replicated:
         leaf = leaf.addressable_data(0)
     return jnp.copy(leaf)

@@ -110,7 +110,7 @@ class Evaluator:
         if self._unroll == 1 and merged.is_mergeable(spec):
             start = images if spec.start == "none" else self._start(spec, images, key)
             return self._program(merged.program(spec), spec)(
-                variables, images, labels, start, merged.numbers(spec)
+                variables, images, labels, start, merged.settings_of(spec)
             )
         return self._program(spec.program, spec)(
             variables, images, labels, key, jnp.float32(spec.eps), jnp.float32(spec.step_size)
@@ -127,19 +127,20 @@ class Evaluator:
         def start(variables, images, key, eps):
             return spec.own_start(images, key, eps)
 
-        name = f"start {spec.start} {spec.norm} {spec.sigma} {spec.clip_start}"
+        fields = (spec.norm, spec.sigma, spec.clip_start, spec.clip_min, spec.clip_max)
+        name = f"start {spec.start} {fields}"
         return self.transform(name, start, (), images, key, spec.eps)
 
     def _compile_merged(self, title: str, spec: Any) -> Callable:
         clip, devices = (spec.clip_min, spec.clip_max), sharding.num_devices(self.mesh)
 
-        def run(variables, images, labels, start, given):
+        def run(variables, images, labels, start, settings):
             TRACES[title] += 1
 
             def one(rows):
                 return merged.run(
                     lambda x: self._apply(variables, x), rows["images"], rows["labels"], rows["start"],
-                    given, norm=spec.norm, clip=clip,
+                    settings, norm=spec.norm, clip=clip,
                 )  # fmt: skip
 
             count = tiles.number(spec, len(images), variables, devices)

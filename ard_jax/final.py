@@ -107,14 +107,16 @@ def evaluate_all(
         if same in sweeps:
             net["eps_sweep"] = sweeps[same]
         nets[title] = net
-        warnings += _warnings(title, net, specs) + suites.warnings(title, flags[title], net, specs)
+        if title == same:
+            warnings += _warnings(title, net, specs)
+            warnings += suites.warnings(title, flags[title], net, specs)
     ordered = {s.title: dataclasses.replace(flags[s.title], others={}) for s in subjects}
     notes = _notes(e, subjects, first, chosen, suite_records)
     return _record(e, dataset, records, nets, warnings, notes), ordered
 
 
 def _first_equal(subjects: list[Subject], sources: dict[str, Subject]) -> dict[str, Subject]:
-    """Title -> the subject that stands for it: itself, or an earlier one with the same arrays."""
+    """Returns, by title, the first subject that has the same arrays; mostly the subject itself."""
     found: dict[str, Subject] = {}
     for subject in [*sources.values(), *subjects]:
         equal = (o for o in found.values() if _is_equal(o, subject))
@@ -123,7 +125,7 @@ def _first_equal(subjects: list[Subject], sources: dict[str, Subject]) -> dict[s
 
 
 def _is_equal(a: Subject, b: Subject) -> bool:
-    # On the devices, and one answer for all leaves: of several processes none has to read whole arrays.
+    # The comparison runs on the devices: a process reads its answer, not the arrays.
     if a.evaluator is not b.evaluator or a.role != b.role:
         return False
     leaves = zip(*map(jax.tree.leaves, (a.variables, b.variables)), strict=True)
@@ -131,7 +133,7 @@ def _is_equal(a: Subject, b: Subject) -> bool:
 
 
 def _notes(e, subjects, first, chosen, suite_records) -> list[str]:
-    """What a reader must know of rows that are copies, and of attacks that were not made."""
+    """Returns the notes on rows that are copies, and on networks that AutoAttack did not attack."""
     notes = [
         f"{s.title} is the same network as {first[s.title].title}: evaluated once."
         for s in subjects

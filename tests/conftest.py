@@ -16,10 +16,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the same options
 def pytest_cmdline_main(config):
-    """One process per core, at most four, unless -n says otherwise or pytest-xdist is not there."""
+    """Starts one process per core, at most four, where pytest-xdist is installed and -n is not given."""
     option = config.option
     if hasattr(config, "workerinput") or "PYTEST_XDIST_WORKER" in os.environ:
-        return  # the processes themselves start none
+        return  # a worker starts no workers of its own
     if config.pluginmanager.hasplugin("xdist") and option.numprocesses is None:
         option.numprocesses, option.maxprocesses = "auto", option.maxprocesses or 4
         if option.dist == "no":

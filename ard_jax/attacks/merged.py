@@ -15,23 +15,23 @@ import numpy as np
 from ard_jax.attacks import base, loop, objectives
 from ard_jax.attacks.registry import AttackSpec
 
-# Functions of the logits, of which each step takes one.
+# Losses that are functions of the logits alone; a setting chooses among them.
 _LOSSES = ("cross_entropy", "cw", "least_likely")
 
 
 def is_mergeable(spec: AttackSpec) -> bool:
-    """Whether `run` can make this attack: one start, steps of constant size, a loss of `_LOSSES`."""
+    """Returns whether `run` can make this attack: one start, constant steps, a loss of `_LOSSES`."""
     plain = spec.alpha_schedule == "const" and not spec.channel_mask_rho
     return plain and spec.loss in _LOSSES and spec.restarts == 1 and spec.steps > 0
 
 
 def program(spec: AttackSpec) -> tuple[Any, ...]:
-    """What stays static, hashable: mergeable attacks with the same share one compiled function."""
+    """Returns what stays static, hashable: attacks with equal programs share one compiled function."""
     return ("merged", spec.norm, spec.clip_min, spec.clip_max)
 
 
-def numbers(spec: AttackSpec) -> dict[str, np.ndarray]:
-    """What is an argument of the program: scalars."""
+def settings_of(spec: AttackSpec) -> dict[str, np.ndarray]:
+    """Returns the program's scalar arguments: float32 or, for steps, loss and order, int32."""
     real = {"eps": spec.eps, "step_size": spec.step_size, "confidence": spec.confidence}
     whole = {
         "steps": spec.steps,
@@ -46,19 +46,19 @@ def run(
     images: jax.Array,
     labels: jax.Array,
     start: jax.Array,
-    given: dict[str, jax.Array],
+    settings: dict[str, jax.Array],
     *,
     norm: str,
     clip: tuple[float, float],
 ) -> jax.Array:
-    """`AttackSpec.run` of any mergeable attack, up to rounding.
+    """Runs any mergeable attack; equals `AttackSpec.run` up to rounding.
 
     Args:
       predict: images -> logits [B,K], pure, eval mode; its gradient has to be fast inside a loop.
       images: [B,H,W,C] float32.
       labels: [B] int.
       start: first iterate [B,H,W,C], `AttackSpec.own_start`.
-      given: `numbers` of the attack, traced.
+      settings: `settings_of` the attack, traced.
       norm: "linf" or "l2".
       clip: (lowest, highest) pixel value.
 
@@ -66,21 +66,22 @@ def run(
       [B,H,W,C] float32.
     """
     clean = predict(images)
-    eps, step_size = (given[name].astype(images.dtype) for name in ("eps", "step_size"))
+    eps, step_size = (settings[name].astype(images.dtype) for name in ("eps", "step_size"))
     values_of = [
-        objectives.of_logits(loss, lambda: clean, labels, given["confidence"]) for loss in _LOSSES
+        objectives.of_logits(loss, lambda: clean, labels, settings["confidence"])
+        for loss in _LOSSES
     ]
 
     def total(z):
         logits = predict(z).astype(jnp.float32)
         values = [value_of(logits) for value_of in values_of]
-        return jnp.sum(jax.lax.select_n(given["loss"], *values))
+        return jnp.sum(jax.lax.select_n(settings["loss"], *values))
 
     def step(_, z):
         z = z + step_size * base.ascent_direction(jax.grad(total)(z), norm)
         cuts = [loop.cut(z, images, eps, norm, order, clip) for order in base.ORDERS]
-        return jax.lax.select_n(given["order"], *cuts)
+        return jax.lax.select_n(settings["order"], *cuts)
 
-    z = jax.lax.fori_loop(0, given["steps"], step, start.astype(images.dtype))
-    # Cutting to the range at the end is all that the first two orders do in their last step, or nothing.
-    return jnp.where(given["order"] == base.ORDERS.index("range_at_end"), jnp.clip(z, *clip), z)
+    z = jax.lax.fori_loop(0, settings["steps"], step, start.astype(images.dtype))
+    # The other orders cut to the range in every step.
+    return jnp.where(settings["order"] == base.ORDERS.index("range_at_end"), jnp.clip(z, *clip), z)

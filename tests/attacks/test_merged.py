@@ -45,13 +45,13 @@ def test_equals_the_attack_alone(network, name, norm, monkeypatch):
         key = jax.random.key(3)
 
         @jax.jit
-        def both(images, labels, numbers):
+        def both(images, labels, settings):
             start = spec.own_start(images, key)
             return spec.run(predict, images, labels, key), merged.run(
-                predict, images, labels, start, numbers, norm=norm, clip=(0.0, 1.0)
+                predict, images, labels, start, settings, norm=norm, clip=(0.0, 1.0)
             )
 
-        want, found = both(images, labels, merged.numbers(spec))
+        want, found = both(images, labels, merged.settings_of(spec))
     assert np.abs(want - images).max() > 0.01
     # eps and step size are float32 numbers in the merged program.
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
@@ -66,16 +66,39 @@ def test_what_it_cannot_do_keeps_a_program_of_its_own(changed):
     assert not merged.is_mergeable(attacks.make("pgd_sat", EPS, **changed))
 
 
-def test_the_evaluation_attacks_of_a_network_are_one_program():
+@pytest.fixture(scope="module")
+def evaluator():
+    """(evaluator of a small network, its variables, images, labels)."""
     net = models.create("small_cnn", 4, (8, 8, 1), widths=(2, 3))
     variables = net.init(jax.random.key(0))
     apply = lambda v, x: net.apply(v, x, False)[0]  # noqa: E731
     evaluator = Evaluator("merged", apply, mesh=sharding.make_mesh(1), batch_size=8, unroll=1)
     batch = {"image": np.random.default_rng(1).random((8, 8, 8, 1), np.float32)}
     batch = sharding.put_batch(evaluator.mesh, batch | {"label": np.arange(8, dtype=np.int32) % 4})
-    images, labels = batch["image"], batch["label"]
+    return evaluator, variables, batch["image"], batch["label"]
+
+
+def test_the_evaluation_attacks_of_a_network_are_one_program(evaluator):
+    evaluator, variables, images, labels = evaluator
     for name in attacks.evaluation_names():
         found = evaluator.attack(attacks.make(name, EPS), variables, images, labels, 0)
         assert 0 < np.abs(found - images).max() <= EPS + 1e-6
     programs = [title for title in steps.TRACES if title.startswith("merged attack")]
     assert len(programs) == 1 and steps.TRACES[programs[0]] == 1
+
+
+def test_a_start_is_cut_to_the_range_of_its_attack(evaluator):
+    evaluator, variables, images, labels = evaluator
+    for low, high in ((0.0, 1.0), (-1.0, 2.0)):
+        spec = attacks.make(
+            "pgd_sat",
+            0.3,
+            steps=1,
+            step_size=0.0,
+            clip_min=low,
+            clip_max=high,
+            order="range_at_end",
+        )
+        found = evaluator.attack(spec, variables, images, labels, 0)
+        assert low <= found.min() and found.max() <= high
+        assert (low == 0.0) == bool(found.min() >= 0.0)
