@@ -9,7 +9,7 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ard_jax import command_line
+from ard_jax.cli import command_line
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, e.g. configs/ciard_digits.py.", lock_config=True
@@ -97,7 +97,8 @@ def main(argv: list[str]) -> int:
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     import jax
 
-    from ard_jax import distributed, loop, preemption, sharding
+    from ard_jax.runtime import distributed, preemption, sharding
+    from ard_jax.training import loop
 
     try:
         if _MODE.value == "plan":  # needs neither devices nor other hosts
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
 
 
 def _train() -> int:
-    from ard_jax import train
+    from ard_jax.cli import train
 
     if _CONFIG.value is None:
         raise ValueError("--config is missing; try --config=configs/ciard_digits.py")
@@ -130,7 +131,7 @@ def _train() -> int:
 
 
 def _compare() -> int:
-    from ard_jax import compare, train
+    from ard_jax.cli import compare, train
 
     if _CONFIG.value is None:
         raise ValueError("--config is missing; try --config=configs/compare_digits.py")
@@ -140,7 +141,7 @@ def _compare() -> int:
 
 
 def _evaluate() -> int:
-    from ard_jax import train
+    from ard_jax.cli import train
 
     path, experiment = _CHECKPOINT.value, _experiment()
     if experiment is None:
@@ -156,13 +157,13 @@ def _evaluate() -> int:
 
 def _import() -> int:
     if _SOURCE.value == "list":
-        from ard_jax import catalogue
+        from ard_jax.interop import catalogue
 
         print(catalogue.table())
         return 0
-    from ard_jax import importing
+    from ard_jax.cli import import_network
 
-    importing.run(
+    import_network.run(
         source=_SOURCE.value,
         file=_FILE.value,
         out=_OUT.value,
@@ -177,9 +178,9 @@ def _import() -> int:
 
 
 def _export() -> int:
-    from ard_jax import exporting
+    from ard_jax.cli import export
 
-    exporting.run(
+    export.run(
         checkpoint=_CHECKPOINT.value,
         out=_OUT.value,
         formats=tuple(_FORMAT.value),
@@ -191,14 +192,15 @@ def _export() -> int:
 
 
 def _plan() -> int:
-    from ard_jax import config, plan
+    from ard_jax.cli import plan
+    from ard_jax.config import parse
 
     if _CONFIG.value is None or not _DEVICES.value:
         raise ValueError(
             "--mode=plan needs --config and --devices, e.g. --config=configs/ciard_cifar10.py "
             "--devices=v4-32"
         )
-    experiment = config.build(_CONFIG.value)
+    experiment = parse.build(_CONFIG.value)
     return plan.run(experiment, _DEVICES.value, _ASSUME.value, _COMPILE.value, _PLAN_JSON.value)
 
 
@@ -206,9 +208,10 @@ def _experiment():
     """The experiment of --config, with its compilation cache in use; None without --config."""
     if _CONFIG.value is None:
         return None
-    from ard_jax import config, train
+    from ard_jax.cli import train
+    from ard_jax.config import parse
 
-    experiment = config.build(_CONFIG.value)
+    experiment = parse.build(_CONFIG.value)
     train.use_compilation_cache(experiment)
     return experiment
 

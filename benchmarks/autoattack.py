@@ -67,9 +67,9 @@ def ours(args, weights, images, labels):
     """Attack name -> function that runs it and returns the number of robust images."""
     from torch_networks import jax_cnn_a
 
-    from ard_jax.attacks.autoattack import run as run_autoattack
-    from ard_jax.attacks.autoattack_engine import Engine
-    from ard_jax.attacks.autoattack_versions import members
+    from ard_jax.attacks.auto_attack.attack import run as run_autoattack
+    from ard_jax.attacks.auto_attack.engine import Engine
+    from ard_jax.attacks.auto_attack.versions import members
 
     network = jax_cnn_a(weights)
     # `attacks.autoattack` makes such an engine for every call; one that stays keeps its programs.

@@ -53,8 +53,9 @@ def jax_passes(shape, arrays, devices, stock=False):
     import jax
     from jax import lax
 
-    from ard_jax import models, sharding
+    from ard_jax import models
     from ard_jax.models.cpu_conv import splits_batch
+    from ard_jax.runtime import sharding
 
     *_, kernel, stride, groups = shape
     conv = lax.conv_general_dilated if stock else models.canonical_conv
@@ -141,7 +142,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", default="", help="part of a title, e.g. 'depthwise'")
     args = parser.parse_args()
-    from ard_jax import sharding
+    from ard_jax.runtime import sharding
 
     sharding.use_cores()
     import jax

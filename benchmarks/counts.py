@@ -4,7 +4,7 @@
     python -m benchmarks.counts --update    # writes benchmarks/counts.json anew, for a change that is meant
 
 Counted for each method on small networks: FLOPs of the traced step as on an accelerator, those of the attack
-and the bytes that its operations read and write (XLA's analysis, `ard_jax.plan.cost`); convolutions, matrix
+and the bytes that its operations read and write (`ard_jax.cli.plan.cost`); convolutions, matrix
 products and temporary memory of the program that XLA makes of it for CPU; what two simulated devices send
 each other; and how often a run of two epochs traces each of its programs. None of it depends on the number
 of cores or on what else the machine does. Under another version of JAX than the baseline's, FLOPs are
@@ -69,10 +69,12 @@ def convolutions(text):
 
 def traces():
     """Program -> how often a small run of two epochs, teachers and evaluation included, traces it."""
-    from ard_jax import config, steps, train
+    from ard_jax.cli import train
+    from ard_jax.config import parse
+    from ard_jax.training import train_step
     from configs import ciard_digits
 
-    steps.TRACES.clear()
+    train_step.TRACES.clear()
     with tempfile.TemporaryDirectory() as folder:
         raw = ciard_digits.get_config()
         raw.update(workdir=f"{folder}/run", epochs=2, batch_size=256)
@@ -90,9 +92,9 @@ def traces():
         raw.run.update(devices=1, tensorboard=False, compilation_cache="off")
         silent = io.StringIO()
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
-            train.run(config.build(raw))
+            train.run(parse.build(raw))
     found = {}
-    for name, times in sorted(steps.TRACES.items()):
+    for name, times in sorted(train_step.TRACES.items()):
         name = re.sub(r" attack [0-9a-f]{8}$", " attack", name)  # a checksum of its settings
         found[name] = max(times, found.get(name, 0))
     return found

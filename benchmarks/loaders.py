@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ard_jax import data
-from ard_jax.data.batches import TrainBatches
+from ard_jax.data.train_batches import TrainBatches
 
 BATCH = 128
 CASES = [  # folder, loader, image_size, workers

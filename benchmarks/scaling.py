@@ -72,14 +72,14 @@ def compiled(args, mesh, batch, bn_groups=1):
     import jax
     import jax.numpy as jnp
 
-    from ard_jax import steps
+    from ard_jax.training import train_step
 
     method, initial = ciard(args, bn_groups)
     arrays = {
         "image": jax.ShapeDtypeStruct((batch, 32, 32, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
-    program = steps.program(method, steps.StepConfig(0, 100, "crop_flip"), mesh)
+    program = train_step.program(method, train_step.StepConfig(0, 100, "crop_flip"), mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return program.lower(jax.eval_shape(initial), arrays, key).compile()
 
@@ -117,7 +117,8 @@ def worker(args):
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", args.worker)
-    from ard_jax import sharding, steps
+    from ard_jax.runtime import sharding
+    from ard_jax.training import train_step
 
     mesh = sharding.make_mesh(args.worker)
     program = compiled(args, mesh, args.batch)
@@ -130,7 +131,7 @@ def worker(args):
         facts["trained"] = trained_bytes(args)
     method, initial = ciard(args)
     state = jax.tree.map(lambda x: x.copy(), sharding.put_replicated(mesh, initial()))
-    step = steps.build(method, steps.StepConfig(0, 100, "crop_flip"), mesh)
+    step = train_step.build(method, train_step.StepConfig(0, 100, "crop_flip"), mesh)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (args.batch, 32, 32, 3), np.uint8)
     labels = rng.integers(0, 10, args.batch, np.int32)

@@ -6,7 +6,7 @@
     python -m benchmarks.step --linear      # cost against batch, attack steps and classes
     python -m benchmarks.step --quick       # shows that it runs, measures nothing
 
-The step is the product's (`ard_jax.steps.program`): augmentation, attack, teachers, updates. The twin
+The step is the product's (`train_step.program`): augmentation, attack, teachers, updates. The twin
 (benchmarks/torch_steps.py) is our own PyTorch: eager and torch.compile, channels-last, on CPU also in
 PyTorch's default layout. All start from the same weights, with the data in memory, and take turns in one
 process, A B C A B C, so that a slower machine is slower for all. Two steps that warm up are not counted.
@@ -83,7 +83,7 @@ def prepare(args, folder):
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "inductor"))
     import jax
 
-    from ard_jax import sharding
+    from ard_jax.runtime import sharding
 
     sharding.use_cores()  # as ard_jax.main does
     try:

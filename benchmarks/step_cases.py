@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax import attacks, methods, models, optim, plan, sharding, steps
+from ard_jax import attacks, methods, models, optim
+from ard_jax.cli import plan
 from ard_jax.models.canonical_conv import exported_convolutions
+from ard_jax.runtime import sharding
+from ard_jax.training import train_step as steps
 
 EPS = 8 / 255
 STUDENT_SGD = optim.OptimConfig(lr=0.1, momentum=0.9, weight_decay=2e-4)

@@ -27,9 +27,10 @@ from pathlib import Path
 
 import jax
 
-from ard_jax import sharding, train
-from ard_jax.config import build
-from ard_jax.writers import write_text_atomic
+from ard_jax.cli import train
+from ard_jax.config.parse import build
+from ard_jax.io.writers import write_text_atomic
+from ard_jax.runtime import sharding
 
 ATTACKS = ("pgd20", "autoattack")
 

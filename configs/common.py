@@ -1,6 +1,6 @@
 """Every value an experiment has; the method's own come from its registration (`configs/protocol.py`).
 
-`ard_jax/config.py` says what each means. A config file changes some of them; the command line changes
+`ard_jax/config/parse.py` says what each means. A config file changes some of them; the command line changes
 more: `--config.method.itt_start=10`.
 """
 

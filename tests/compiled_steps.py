@@ -7,8 +7,10 @@ import re
 import jax
 import jax.numpy as jnp
 
-from ard_jax import attacks, methods, models, optim, sharding, steps
+from ard_jax import attacks, methods, models, optim
+from ard_jax.runtime import sharding
 from ard_jax.state import NetState
+from ard_jax.training import train_step
 
 SHAPE, CLASSES = (8, 8, 1), 10
 
@@ -42,7 +44,7 @@ def initial(method, parts):
     return method.init(student, teachers)
 
 
-CONFIG = steps.StepConfig(seed=0, steps_per_epoch=5, augment="crop", pad=1)
+CONFIG = train_step.StepConfig(seed=0, steps_per_epoch=5, augment="crop", pad=1)
 
 
 def compiled(devices, batch=32, attack_steps=2, **options):
@@ -53,7 +55,7 @@ def compiled(devices, batch=32, attack_steps=2, **options):
         "image": jax.ShapeDtypeStruct((batch, *SHAPE), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
-    program = steps.program(method, CONFIG, sharding.make_mesh(devices))
+    program = train_step.program(method, CONFIG, sharding.make_mesh(devices))
     key = jax.eval_shape(lambda: jax.random.key(0))
     lowered = program.lower(state, arrays, key)
     return lowered.compile().as_text(), state, lowered.out_info[1]

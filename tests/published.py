@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ard_jax import data, importing, models
+from ard_jax import data, models
+from ard_jax.cli import import_network
 from ard_jax.interop import torch_names
 
 NORMALIZATION = {"mean": [0.3], "std": [0.1]}  # not among those that the import tries by itself
@@ -49,4 +50,4 @@ def write(path, bundle, variables):
 def run(file, tmp_path, **kwargs):
     """Imports it into tmp_path/imported, unless kwargs say otherwise."""
     kwargs = {"out": str(tmp_path / "imported"), "model": "small_cnn"} | kwargs
-    return importing.run(file=str(file), **kwargs)
+    return import_network.run(file=str(file), **kwargs)

@@ -324,7 +324,7 @@ def test_slurm_finds_the_repository_from_slurms_copy(machine, tmp_path):
 
 
 def test_xpk_restarts_on_our_code(machine):
-    from ard_jax.distributed import EXIT_PREEMPTED
+    from ard_jax.runtime.distributed import EXIT_PREEMPTED
 
     common = (LAUNCH / "common.sh").read_text()
     assert f"readonly EXIT_PREEMPTED={EXIT_PREEMPTED}\n" in common

@@ -4,17 +4,10 @@
 any other objective. `autoattack` is the evaluation to publish; apgd, fab and square are its parts.
 """
 
-from ard_jax.attacks.apgd import ApgdResult, apgd
-from ard_jax.attacks.autoattack import AutoAttackResult, autoattack
-from ard_jax.attacks.autoattack_versions import SUITES, suite_names
-from ard_jax.attacks.cw import cw_linf
-from ard_jax.attacks.dpgd import dpgd
-from ard_jax.attacks.fab import FabResult, fab
-from ard_jax.attacks.loop import pgd_loop
-from ard_jax.attacks.objectives import lambda_values, least_likely_class
-from ard_jax.attacks.pgd import bim, ciard_pgd, fgsm, pgd, targeted_pgd, trades_pgd
-from ard_jax.attacks.registry import ATTACKS, AttackSpec, evaluation_names, make, names
-from ard_jax.attacks.square import (
+from ard_jax.attacks.auto_attack.apgd import ApgdResult, apgd
+from ard_jax.attacks.auto_attack.attack import AutoAttackResult, autoattack
+from ard_jax.attacks.auto_attack.fab import FabResult, fab
+from ard_jax.attacks.auto_attack.square import (
     SquareResult,
     SquareState,
     square,
@@ -22,6 +15,13 @@ from ard_jax.attacks.square import (
     square_run,
     square_start,
 )
+from ard_jax.attacks.auto_attack.versions import SUITES, suite_names
+from ard_jax.attacks.cw import cw_linf
+from ard_jax.attacks.dpgd import dpgd
+from ard_jax.attacks.loop import pgd_loop
+from ard_jax.attacks.objectives import lambda_values, least_likely_class
+from ard_jax.attacks.pgd import bim, ciard_pgd, fgsm, pgd, targeted_pgd, trades_pgd
+from ard_jax.attacks.registry import ATTACKS, AttackSpec, evaluation_names, make, names
 
 __all__ = [
     "ATTACKS",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax.attacks import base
+from ard_jax.attacks import threat_model
 
 ALPHA_SCHEDULES = ("const", "linear", "cosine", "apgd")
 _MOST_UNROLLED = 20
@@ -43,8 +43,8 @@ def apgd_checkpoints(steps: int) -> list[int]:
 def cut(z, x, eps, norm, order, clip):
     """`z` cut back to the ball around `x` and to the range, in the given order."""
     if order == "range_then_ball":
-        return base.project(jnp.clip(z, *clip), x, eps, norm)
-    z = base.project(z, x, eps, norm)
+        return threat_model.project(jnp.clip(z, *clip), x, eps, norm)
+    z = threat_model.project(z, x, eps, norm)
     return z if order == "range_at_end" else jnp.clip(z, *clip)
 
 
@@ -128,10 +128,10 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
     Raises:
       ValueError: bad static values, or an objective that does not return [B].
     """
-    base.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
-    base.check_choice("order", order, base.ORDERS)
-    base.check_choice("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES)
-    base.check_number("channel_mask_rho", channel_mask_rho, 0.0, 1.0)
+    threat_model.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
+    threat_model.check_choice("order", order, threat_model.ORDERS)
+    threat_model.check_choice("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES)
+    threat_model.check_number("channel_mask_rho", channel_mask_rho, 0.0, 1.0)
     if x_start.shape != x.shape:
         raise ValueError(f"start of shape {x_start.shape} for images of shape {x.shape}")
     eps, step_size = jnp.asarray(eps, x.dtype), jnp.asarray(step_size, x.dtype)
@@ -151,7 +151,7 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
             length = step_size * memory[0].reshape(per_image)
         elif alpha_schedule != "const":
             length = step_size * _fixed_factors(alpha_schedule, steps)[i]
-        z = z + length * base.ascent_direction(gradient, norm)
+        z = z + length * threat_model.ascent_direction(gradient, norm)
         return (cut(z, x, eps, norm, order, clip), state, memory), None
 
     z = jax.lax.stop_gradient(x_start.astype(x.dtype))
@@ -200,7 +200,7 @@ def pgd_loop(
       norm: "linf" or "l2".
       clip_min: lowest pixel value.
       clip_max: highest pixel value.
-      order: one of `base.ORDERS`.
+      order: one of `threat_model.ORDERS`.
       unroll: of lax.scan; None chooses by backend (`resolve_unroll`).
 
     Returns:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax.attacks import base, loop, objectives
+from ard_jax.attacks import loop, objectives, threat_model
 from ard_jax.attacks.registry import AttackSpec
 
 # Losses that are functions of the logits alone; a setting chooses among them.
@@ -36,7 +36,7 @@ def settings_of(spec: AttackSpec) -> dict[str, np.ndarray]:
     whole = {
         "steps": spec.steps,
         "loss": _LOSSES.index(spec.loss),
-        "order": base.ORDERS.index(spec.order),
+        "order": threat_model.ORDERS.index(spec.order),
     }
     return {k: np.float32(v) for k, v in real.items()} | {k: np.int32(v) for k, v in whole.items()}
 
@@ -78,10 +78,12 @@ def run(
         return jnp.sum(jax.lax.select_n(settings["loss"], *values))
 
     def step(_, z):
-        z = z + step_size * base.ascent_direction(jax.grad(total)(z), norm)
-        cuts = [loop.cut(z, images, eps, norm, order, clip) for order in base.ORDERS]
+        z = z + step_size * threat_model.ascent_direction(jax.grad(total)(z), norm)
+        cuts = [loop.cut(z, images, eps, norm, order, clip) for order in threat_model.ORDERS]
         return jax.lax.select_n(settings["order"], *cuts)
 
     z = jax.lax.fori_loop(0, settings["steps"], step, start.astype(images.dtype))
     # The other orders cut to the range in every step.
-    return jnp.where(settings["order"] == base.ORDERS.index("range_at_end"), jnp.clip(z, *clip), z)
+    return jnp.where(
+        settings["order"] == threat_model.ORDERS.index("range_at_end"), jnp.clip(z, *clip), z
+    )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import losses
-from ard_jax.attacks import base
+from ard_jax.attacks import threat_model
 
 LOSSES = (
     "cross_entropy", "cw", "least_likely", "kl", "teacher_kl", "teacher_moving_kl", "squared",
@@ -49,7 +49,7 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
     Raises:
       ValueError: unknown schedule.
     """
-    base.check_choice("lambda_schedule", schedule, LAMBDA_SCHEDULES)
+    threat_model.check_choice("lambda_schedule", schedule, LAMBDA_SCHEDULES)
     i = np.arange(steps)
     if schedule == "const":
         return np.full(steps, value, np.float32)
@@ -58,17 +58,17 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
 
 def check_dice_options(options: dict[str, Any]) -> None:
     """Raises ValueError for a bad value among `DICE_OPTIONS`."""
-    base.check_choice("lambda_schedule", options["lambda_schedule"], LAMBDA_SCHEDULES)
-    base.check_number("lambda_value", options["lambda_value"], -1.0, 1.0)
-    base.check_choice("dice", options["dice"], losses.DICE_KINDS)
-    base.check_choice("dice_form", options["dice_form"], losses.DICE_FORMS)
-    base.check_count("dice_groups", options["dice_groups"], 1)
-    base.check_number("smoothing", options["smoothing"])
+    threat_model.check_choice("lambda_schedule", options["lambda_schedule"], LAMBDA_SCHEDULES)
+    threat_model.check_number("lambda_value", options["lambda_value"], -1.0, 1.0)
+    threat_model.check_choice("dice", options["dice"], losses.DICE_KINDS)
+    threat_model.check_choice("dice_form", options["dice_form"], losses.DICE_FORMS)
+    threat_model.check_count("dice_groups", options["dice_groups"], 1)
+    threat_model.check_number("smoothing", options["smoothing"])
 
 
 def check_available(loss: str, labels, teacher_logits, teacher, dice: str = "batch") -> None:
     """Raises ValueError when an argument that the loss needs is None."""
-    base.check_choice("attack loss", loss, LOSSES)
+    threat_model.check_choice("attack loss", loss, LOSSES)
     if labels is None and loss not in WITHOUT_LABELS:
         raise ValueError(f"labels are None; the attack loss {loss!r} needs them")
     if loss == "teacher_moving_kl" and teacher is None:

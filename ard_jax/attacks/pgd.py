@@ -8,7 +8,7 @@ Options that all of them take:
   eps: radius in pixel units, [0,1] for usual images ("l2": length of the whole perturbation).
   step_size: in pixel units; None keeps the paper's ratio to eps.
   steps: static number of steps.
-  start: "none", "uniform" or "gauss" (`base.random_start`); or an array, the first iterate itself
+  start: "none", "uniform" or "gauss" (`threat_model.random_start`); or an array, the first iterate itself
     ([B,...], or [R,B,...] for restarts=R), taken as it is.
   restarts: independent starts, run side by side by vmap (memory grows with them). Per example the
     worst is kept: misclassified first, then the largest loss. The first restart is the run that
@@ -21,7 +21,7 @@ Options that all of them take:
   sigma: of start "gauss", in pixel units.
   clip_start: cut a random start to the pixel range.
   clip_min, clip_max: the pixel range.
-  order: of cutting to ball and range (`base.ORDERS`).
+  order: of cutting to ball and range (`threat_model.ORDERS`).
   alpha_schedule, channel_mask_rho: step sizes that change over the steps, and channels that do not
     move (`loop.ascend`); both are off by default, no paper's training here uses them.
   teacher_logits: [B,K], of loss "teacher_kl" and of loss "dice" with dice="soft".
@@ -40,7 +40,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ard_jax.attacks import base, loop, objectives
+from ard_jax.attacks import loop, objectives, threat_model
 
 Predict = Callable[..., Any]  # images -> logits, or (images, state) -> (logits, state)
 
@@ -56,9 +56,9 @@ def _starts(start, key, images, eps, restarts, norm, sigma, clip):
                 f"restarts={restarts}; give one start for each restart, or start='uniform'"
             )
         return start
-    base.check_choice("start", start, base.STARTS)
+    threat_model.check_choice("start", start, threat_model.STARTS)
     make = functools.partial(
-        base.random_start, start, images=images, eps=eps, norm=norm, sigma=sigma, clip=clip
+        threat_model.random_start, start, images=images, eps=eps, norm=norm, sigma=sigma, clip=clip
     )
     if start == "none" or key is None:  # without a key random_start explains itself
         return jnp.broadcast_to(make(key=None), (restarts, *images.shape))
@@ -135,11 +135,11 @@ def pgd(  # noqa: D417 (the options are described at the top of this file)
     Raises:
       ValueError: a bad value, shape or dtype; the message names it.
     """
-    base.check_images(images, labels)
-    base.check_count("restarts", restarts, 1)
-    base.check_number("eps", eps)
+    threat_model.check_images(images, labels)
+    threat_model.check_count("restarts", restarts, 1)
+    threat_model.check_number("eps", eps)
     step_size = eps / 4 if step_size is None else step_size
-    base.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
+    threat_model.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
     _check_combination(loss, labels, restarts, state, dice_options)
     objective = objectives.make_objective(
         loss, predict, images, labels, state=state, steps=steps, confidence=confidence,
@@ -249,7 +249,7 @@ def trades_pgd(
     None keeps the ratio 7/31 to eps. `labels` are not used. Source: yaodongyu/TRADES, trades.py.
     Arguments, result and errors otherwise as `pgd`.
     """
-    base.check_number("eps", eps)
+    threat_model.check_number("eps", eps)
     step_size = eps * (0.007 / 0.031) if step_size is None else step_size
     options = {
         "start": "gauss", "clip_start": False, "order": "ball_then_range", "loss": "kl",

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ard_jax.attacks import base, loop, objectives
+from ard_jax.attacks import loop, objectives, threat_model
 from ard_jax.attacks.pgd import Predict, pgd
 
 # Fields that may differ between two runs of one compiled program.
@@ -27,7 +27,7 @@ class AttackSpec:
       start: "none", "uniform" or "gauss".
       restarts: independent starts, of which the worst is kept per example.
       norm: "linf" or "l2".
-      order: of cutting to ball and range (`base.ORDERS`).
+      order: of cutting to ball and range (`threat_model.ORDERS`).
       confidence: of loss "cw", in logit units.
       sigma: of start "gauss", in pixel units.
       clip_start: cut a random start to the pixel range.
@@ -74,17 +74,17 @@ class AttackSpec:
                     raise ValueError(
                         f"{name} is a JAX array; give a Python number, or pass it to run()"
                     )
-            base.check_threat(
+            threat_model.check_threat(
                 self.eps, self.step_size, self.steps, self.norm, self.clip_min, self.clip_max
             )
-            base.check_count("restarts", self.restarts, 1)
-            base.check_choice("attack loss", self.loss, objectives.LOSSES)
-            base.check_choice("start", self.start, base.STARTS)
-            base.check_choice("order", self.order, base.ORDERS)
-            base.check_number("confidence", self.confidence)
-            base.check_number("sigma", self.sigma)
-            base.check_choice("alpha_schedule", self.alpha_schedule, loop.ALPHA_SCHEDULES)
-            base.check_number("channel_mask_rho", self.channel_mask_rho, 0.0, 1.0)
+            threat_model.check_count("restarts", self.restarts, 1)
+            threat_model.check_choice("attack loss", self.loss, objectives.LOSSES)
+            threat_model.check_choice("start", self.start, threat_model.STARTS)
+            threat_model.check_choice("order", self.order, threat_model.ORDERS)
+            threat_model.check_number("confidence", self.confidence)
+            threat_model.check_number("sigma", self.sigma)
+            threat_model.check_choice("alpha_schedule", self.alpha_schedule, loop.ALPHA_SCHEDULES)
+            threat_model.check_number("channel_mask_rho", self.channel_mask_rho, 0.0, 1.0)
             self._check_dice()
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
@@ -131,7 +131,7 @@ class AttackSpec:
         """The first iterate [B,H,W,C] that `run` takes with this key and eps, for one restart."""
         key = None if key is None else jax.random.fold_in(key, 0)
         clip = (self.clip_min, self.clip_max) if self.clip_start else None
-        return base.random_start(
+        return threat_model.random_start(
             self.start, key, images, self.eps if eps is None else eps, norm=self.norm,
             sigma=self.sigma, clip=clip,
         )  # fmt: skip
@@ -265,7 +265,7 @@ def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) 
         )
     values = dict(ATTACKS[name])
     ratio = values.pop("step_per_eps")
-    base.check_number("eps", eps)
+    threat_model.check_number("eps", eps)
     if norm == "l2":
         values["label"] = f"{values['label'].replace('_inf', '')} (L2)"
     values |= {"step_size": ratio * eps} | overrides

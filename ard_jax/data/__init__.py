@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ard_jax.data import digits, image_folder, npz_source, tfds_source, tiny_imagenet
 from ard_jax.data.base import ArrayDataset, DataError, Splits
-from ard_jax.data.lazy import LazyDataset, Reading
+from ard_jax.data.lazy_dataset import LazyDataset, Reading
+from ard_jax.data.sources import digits, image_folder, npz, tfds, tiny_imagenet
 from ard_jax.data.split import check_seed, holdout_count, validation_indices
 
 __all__ = [
@@ -24,12 +24,12 @@ _SMALL = ("digits", "npz")  # arrays already: nothing to decode
 # name -> (loader of data_dir and reading, what data_dir must be; None where it may be left out)
 _SOURCES: dict[str, tuple[Callable[..., Splits], str | None]] = {
     "digits": (lambda data_dir, reading: digits.load(), None),
-    "cifar10": (functools.partial(tfds_source.load, "cifar10"), None),
-    "cifar100": (functools.partial(tfds_source.load, "cifar100"), None),
+    "cifar10": (functools.partial(tfds.load, "cifar10"), None),
+    "cifar100": (functools.partial(tfds.load, "cifar100"), None),
     "tiny_imagenet": (tiny_imagenet.load, "the folder that contains wnids.txt, train/ and val/"),
     "folder": (image_folder.load, "a folder of class subfolders, or of train/ and test/"),
-    "tfds": (tfds_source.load_directory, "the directory of a version that TFDS prepared"),
-    "npz": (lambda data_dir, reading: npz_source.load(data_dir), "the path of an .npz file"),
+    "tfds": (tfds.load_directory, "the directory of a version that TFDS prepared"),
+    "npz": (lambda data_dir, reading: npz.load(data_dir), "the path of an .npz file"),
 }
 
 

@@ -17,7 +17,7 @@ use the plain form.
 import jax
 import jax.numpy as jnp
 
-from ard_jax.losses import _checks
+from ard_jax.losses import checks
 
 DICE_KINDS = ("batch", "per_sample", "unsquared", "soft")
 DICE_FORMS = ("stable", "plain")
@@ -61,14 +61,14 @@ def dice_loss(
     Raises:
       ValueError: shapes do not fit, unknown kind or form, or B is not divisible by groups.
     """
-    _checks.logits_and_labels(logits, labels)
-    _checks.choice(kind, "dice kind", DICE_KINDS[:3])
-    _checks.choice(form, "dice form", DICE_FORMS)
+    checks.logits_and_labels(logits, labels)
+    checks.choice(kind, "dice kind", DICE_KINDS[:3])
+    checks.choice(form, "dice form", DICE_FORMS)
     batch = logits.shape[0]
     if groups < 1 or batch % groups:
         raise ValueError(f"groups={groups}: a batch of {batch} cannot be cut into equal groups")
     mask = jnp.ones(batch) if mask is None else jnp.asarray(mask, jnp.float32)
-    _checks.logits_and_labels(logits, mask)
+    checks.logits_and_labels(logits, mask)
     p = jax.nn.softmax(logits.astype(jnp.float32))
     p_label = jnp.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
     q = p * (1.0 - jax.nn.one_hot(labels, p.shape[-1], dtype=jnp.float32))
@@ -110,8 +110,8 @@ def soft_dice(
     Raises:
       ValueError: shapes differ, or unknown form.
     """
-    _checks.same_logits(logits, targets, "soft_dice")
-    _checks.choice(form, "dice form", DICE_FORMS)
+    checks.same_logits(logits, targets, "soft_dice")
+    checks.choice(form, "dice form", DICE_FORMS)
     p, t = jax.nn.softmax(logits.astype(jnp.float32)), targets.astype(jnp.float32)
     whole = jnp.sum(jnp.square(p), -1) + jnp.sum(jnp.square(t), -1) + smoothing
     if form == "stable":
@@ -152,8 +152,8 @@ def dpgd_objective(
     Raises:
       ValueError: shapes do not fit, an unknown name, or targets missing.
     """
-    _checks.logits_and_labels(logits, labels)
-    _checks.choice(dice, "dice kind", DICE_KINDS)
+    checks.logits_and_labels(logits, labels)
+    checks.choice(dice, "dice kind", DICE_KINDS)
     right = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     if dice == "soft":
         if targets is None:

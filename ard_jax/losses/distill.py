@@ -8,7 +8,7 @@ zibojia/RSLAD.
 import jax
 import jax.numpy as jnp
 
-from ard_jax.losses import _checks
+from ard_jax.losses import checks
 
 REDUCTIONS = ("batchmean", "mean_classes", "scaled10")
 WEIGHT_RULES = ("ciard", "mtard")
@@ -42,9 +42,9 @@ def kl_divergence(
     Raises:
       ValueError: shapes differ, or a temperature that is a number is not positive.
     """
-    _checks.same_logits(student_logits, teacher_logits, "kl_divergence")
-    _checks.positive(teacher_temperature, "teacher_temperature")
-    _checks.positive(student_temperature, "student_temperature")
+    checks.same_logits(student_logits, teacher_logits, "kl_divergence")
+    checks.positive(teacher_temperature, "teacher_temperature")
+    checks.positive(student_temperature, "student_temperature")
     log_student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / student_temperature)
     teacher = jax.nn.softmax(teacher_logits.astype(jnp.float32) / teacher_temperature)
     return jnp.sum(teacher * (jnp.log(teacher + log_eps) - log_student), axis=-1)
@@ -69,7 +69,7 @@ def reduce_kl(
     Raises:
       ValueError: unknown reduction.
     """
-    _checks.choice(reduction, "KL reduction", REDUCTIONS)
+    checks.choice(reduction, "KL reduction", REDUCTIONS)
     divisor = {"batchmean": 1.0, "mean_classes": float(num_classes), "scaled10": 10.0}[reduction]
     return jnp.mean(per_example) / divisor
 
@@ -90,7 +90,7 @@ def negative_entropy(
     Returns:
       [B] float32, nats.
     """
-    _checks.positive(temperature, "temperature")
+    checks.positive(temperature, "temperature")
     p = jax.nn.softmax(logits.astype(jnp.float32) / temperature)
     return jnp.sum(p * jnp.log(p + log_eps), axis=-1)
 
@@ -108,7 +108,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit.
     """
-    _checks.logits_and_labels(logits, labels)
+    checks.logits_and_labels(logits, labels)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 
@@ -185,7 +185,7 @@ def balance_weights(
     Raises:
       ValueError: unknown rule.
     """
-    _checks.choice(rule, "weight rule", WEIGHT_RULES)
+    checks.choice(rule, "weight rule", WEIGHT_RULES)
     ratio_adv, ratio_nat = loss_adv / first_adv, loss_nat / first_nat
     total = ratio_adv + ratio_nat
     w_nat = w_nat - rate * (w_nat - ratio_nat / total)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ard_jax.losses import _checks
+from ard_jax.losses import checks
 
 
 def _of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def cw_margin(logits: jax.Array, labels: jax.Array, confidence: float = 50.0) ->
     Raises:
       ValueError: shapes do not fit.
     """
-    _checks.logits_and_labels(logits, labels)
+    checks.logits_and_labels(logits, labels)
     logits = logits.astype(jnp.float32)
     return jnp.maximum(_of_label(logits, labels) - _best_other(logits, labels) + confidence, 0.0)
 
@@ -56,7 +56,7 @@ def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit, or K < 3.
     """
-    _checks.logits_and_labels(logits, labels, 3)
+    checks.logits_and_labels(logits, labels, 3)
     logits = logits.astype(jnp.float32)
     ordered = jnp.sort(logits, axis=-1)
     margin = _of_label(logits, labels) - _best_other(logits, labels)
@@ -79,8 +79,8 @@ def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> ja
     Raises:
       ValueError: shapes do not fit, or K < 4.
     """
-    _checks.logits_and_labels(logits, labels, 4)
-    _checks.logits_and_labels(logits, targets, 4)
+    checks.logits_and_labels(logits, labels, 4)
+    checks.logits_and_labels(logits, targets, 4)
     logits = logits.astype(jnp.float32)
     ordered = jnp.sort(logits, axis=-1)
     margin = _of_label(logits, labels) - _of_label(logits, targets)

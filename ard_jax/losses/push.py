@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax.losses import _checks
+from ard_jax.losses import checks
 from ard_jax.losses.distill import kl_divergence
 
 _LOWEST, _HIGHEST = -37, 38  # the decades of normal float32 numbers
@@ -55,8 +55,8 @@ def push_loss(
     Raises:
       ValueError: shapes do not fit.
     """
-    _checks.logits_and_labels(student_logits_adv, labels)
-    _checks.same_logits(student_logits_adv, clean_teacher_logits_adv, "push_loss")
+    checks.logits_and_labels(student_logits_adv, labels)
+    checks.same_logits(student_logits_adv, clean_teacher_logits_adv, "push_loss")
     teacher = jax.lax.stop_gradient(clean_teacher_logits_adv)
     wrong = jnp.argmax(teacher, axis=-1) != labels
     finite = jnp.all(jnp.isfinite(student_logits_adv) & jnp.isfinite(teacher), axis=-1)
@@ -170,9 +170,9 @@ def bounded_push(
     Raises:
       ValueError: shapes do not fit.
     """
-    _checks.same_logits(student_logits_adv, clean_teacher_logits_adv, "bounded_push")
+    checks.same_logits(student_logits_adv, clean_teacher_logits_adv, "bounded_push")
     weights = jnp.asarray(mask, jnp.float32)
-    _checks.logits_and_labels(student_logits_adv, weights)
+    checks.logits_and_labels(student_logits_adv, weights)
     chosen = weights > 0
     student = jnp.where(chosen[:, None], student_logits_adv.astype(jnp.float32), 0.0)
     pushed_from = jnp.argmax(jax.lax.stop_gradient(clean_teacher_logits_adv), axis=-1)

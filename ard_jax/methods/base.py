@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ard_jax.attacks import tiles
+from ard_jax.attacks import cpu_tiling
 from ard_jax.losses.distill import REDUCTIONS
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.models.bundle import ModelBundle
@@ -34,7 +34,7 @@ class Method:
         random one (parity tests), and the `columns` of the method. `state.step`
         is advanced by the caller. Metrics are float32 scalars, means over the batch.
       columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
-        the run (`ard_jax.labels`).
+        the run (`ard_jax.training.soft_labels`).
     """
 
     name: str
@@ -118,12 +118,12 @@ def run_attack(
 ):
     """The configured attack on any predict function of `params`; the images are a constant afterwards.
 
-    `params` is None where predict looks at the whole batch: see `tiles.run`.
+    `params` is None where predict looks at the whole batch: see `cpu_tiling.run`.
 
     Our networks' convolutions have gradients that are fast inside loops on every backend, so the
     attack loop is a plain scan here (unroll=1).
     """
-    result = tiles.run(
+    result = cpu_tiling.run(
         parts.attack, predict, batch["image"], batch["label"], key, params=params,
         devices=devices_of_batch(), unroll=1, **arguments,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ard_jax.attacks.apgd import LOSSES, apgd, checkpoint_lengths
+from ard_jax.attacks.auto_attack.apgd import LOSSES, apgd, checkpoint_lengths
 
 BATCH, SHAPE, CLASSES, STEPS = 8, (5, 5, 3), 5, 20
 EPS = {"linf": 0.04, "l2": 0.25}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ard_jax import attacks, losses
-from ard_jax.attacks import base
+from ard_jax.attacks import threat_model
 
 BATCH, SHAPE, CLASSES, EPS = 6, (5, 5, 3), 4, 0.1
 LINF = sorted(attacks.ATTACKS)
@@ -148,7 +148,9 @@ def test_only_range_at_end_lets_iterates_leave_the_range(order, want):
 @pytest.mark.parametrize("tiny", [1e-30, 1e30])
 def test_l2_direction_of_extreme_gradients_has_unit_length(tiny):
     gradient = tiny * jax.random.normal(jax.random.key(0), (3, *SHAPE))
-    np.testing.assert_allclose(base.l2_norm(base.ascent_direction(gradient, "l2")), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        threat_model.l2_norm(threat_model.ascent_direction(gradient, "l2")), 1.0, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -164,8 +166,8 @@ def test_zero_steps_of_a_named_attack_without_a_start_return_the_images(name):
     np.testing.assert_array_equal(run(spec), batch()[0])
 
 
-@pytest.mark.parametrize("norm", base.NORMS)
-@pytest.mark.parametrize("order", base.ORDERS)
+@pytest.mark.parametrize("norm", threat_model.NORMS)
+@pytest.mark.parametrize("order", threat_model.ORDERS)
 def test_zero_steps_without_a_start_return_the_images(norm, order):
     spec = attacks.make("pgd_sat", eps=EPS, norm=norm, steps=0, start="none", order=order)
     np.testing.assert_array_equal(run(spec), batch()[0])
@@ -179,7 +181,7 @@ def test_zero_steps_with_a_start_stay_in_ball_and_range(start):
     assert x_adv.min() >= 0.0 and x_adv.max() <= 1.0
 
 
-@pytest.mark.parametrize("norm", base.NORMS)
+@pytest.mark.parametrize("norm", threat_model.NORMS)
 def test_zero_radius_returns_the_images(norm):
     spec = attacks.make("pgd_sat", eps=0.0, norm=norm)
     np.testing.assert_allclose(run(spec), batch()[0], atol=1e-7)
@@ -187,17 +189,19 @@ def test_zero_radius_returns_the_images(norm):
 
 def test_starts():
     images, key = jnp.full((200, *SHAPE), 0.5), jax.random.key(0)
-    uniform = base.random_start("uniform", key, images, 0.2) - images
+    uniform = threat_model.random_start("uniform", key, images, 0.2) - images
     assert np.max(np.abs(uniform)) <= 0.2 + 1e-6
     np.testing.assert_allclose(np.std(uniform), 0.2 / np.sqrt(3), rtol=0.02)
-    gauss = base.random_start("gauss", key, images, 0.2, sigma=0.01) - images
+    gauss = threat_model.random_start("gauss", key, images, 0.2, sigma=0.01) - images
     np.testing.assert_allclose(np.std(gauss), 0.01, rtol=0.02)
-    length = base.l2_norm(base.random_start("uniform", key, images, 0.2, norm="l2") - images)
+    length = threat_model.l2_norm(
+        threat_model.random_start("uniform", key, images, 0.2, norm="l2") - images
+    )
     assert np.max(length) <= 0.2 + 1e-6
     np.testing.assert_allclose(np.mean(length), 0.1, rtol=0.1)
     low = jnp.zeros((4, *SHAPE))
-    assert np.min(base.random_start("gauss", key, low, 0.2, clip=None)) < 0.0
-    assert np.min(base.random_start("gauss", key, low, 0.2, clip=(0.0, 1.0))) == 0.0
+    assert np.min(threat_model.random_start("gauss", key, low, 0.2, clip=None)) < 0.0
+    assert np.min(threat_model.random_start("gauss", key, low, 0.2, clip=(0.0, 1.0))) == 0.0
 
 
 @pytest.mark.parametrize("name", ["pgd_sat", "dpgd_strong"])

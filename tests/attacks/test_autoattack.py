@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ard_jax import attacks, sharding
-from ard_jax.attacks import autoattack_run, autoattack_versions
-from ard_jax.attacks.autoattack import run
-from ard_jax.attacks.autoattack_engine import Engine
-from ard_jax.attacks.autoattack_versions import members
+from ard_jax import attacks
+from ard_jax.attacks.auto_attack import cascade, versions
+from ard_jax.attacks.auto_attack.attack import run
+from ard_jax.attacks.auto_attack.engine import Engine
+from ard_jax.attacks.auto_attack.versions import members
+from ard_jax.runtime import sharding
 
 SHAPE, CLASSES = (6, 6, 1), 6
 FAST = {"steps": 8, "queries": 60, "progress": False}
@@ -102,7 +103,7 @@ def test_worst_case_is_never_above_a_single_attack():
     predict = network(2)
     images, labels = data(predict, 48)
     together = attack(2, images, labels)
-    for name in autoattack_versions.VERSIONS["standard"]:
+    for name in versions.VERSIONS["standard"]:
         alone = attack(2, images, labels, version="custom", names=(name,))
         assert not np.any(together.robust & ~alone.robust), name
         assert alone.upper_bound and list(alone.stages) == [name]
@@ -177,8 +178,8 @@ def killed_after(monkeypatch, calls):
 
 @pytest.mark.parametrize("calls", [1, 4, 14])
 def test_continues_where_it_was(tmp_path, monkeypatch, calls):
-    monkeypatch.setattr(autoattack_run, "_CHUNK", 20)
-    monkeypatch.setattr(autoattack_run, "_SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(cascade, "_CHUNK", 20)
+    monkeypatch.setattr(cascade, "_SAVE_SECONDS", -1.0)
     predict = network(8)
     images, labels = data(predict, 30)
     arguments = {"eps": 0.06, "batch_size": 16}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ard_jax.attacks import projections
-from ard_jax.attacks.fab import NOT_FOUND, _random_starts, fab
+from ard_jax.attacks.auto_attack import fab_projections
+from ard_jax.attacks.auto_attack.fab import NOT_FOUND, _random_starts, fab
 
 BATCH, SHAPE, CLASSES, STEPS = 6, (5, 5, 3), 4, 15
 EPS = {"linf": 0.06, "l2": 0.3}
@@ -19,7 +19,7 @@ _SECOND = _RNG.normal(size=(16, CLASSES)).astype(np.float32)
 _IMAGES = _RNG.uniform(size=(BATCH, *SHAPE)).astype(np.float32)
 _IMAGES[0], _IMAGES[1] = 0.0, 1.0  # both ends of the range
 
-PROJECT = {"linf": projections.project_linf_box, "l2": projections.project_l2_box}
+PROJECT = {"linf": fab_projections.project_linf_box, "l2": fab_projections.project_l2_box}
 
 
 def predict(images):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ard_jax.attacks import square_moves, square_windows
-from ard_jax.attacks.square import square, square_result, square_run, square_start
+from ard_jax.attacks.auto_attack import square_moves, square_windows
+from ard_jax.attacks.auto_attack.square import square, square_result, square_run, square_start
 
 BATCH, SHAPE, CLASSES, QUERIES = 6, (8, 8, 3), 4, 40
 EPS = {"linf": 0.2, "l2": 2.0}

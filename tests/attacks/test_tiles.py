@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from compiled_steps import collectives
 
-from ard_jax import attacks, models, sharding
-from ard_jax.attacks import tiles
+from ard_jax import attacks, models
+from ard_jax.attacks import cpu_tiling
 from ard_jax.methods import base
+from ard_jax.runtime import sharding
 
 SHAPE, CLASSES, BATCH = (8, 8, 3), 5, 64
 
@@ -40,7 +41,7 @@ def attacked(network, spec, devices=1, batch=BATCH, params=None, **options):
     def run(images, labels, key):
         predict = lambda x: net.apply(variables, x, False)[0]  # noqa: E731
         given = {"params": params, "devices": devices, "unroll": 1} | options
-        return tiles.run(spec, predict, images, labels, key, **given)
+        return cpu_tiling.run(spec, predict, images, labels, key, **given)
 
     return jax.jit(run), (images, labels, jax.random.key(1))
 
@@ -90,7 +91,9 @@ def test_other_radius_and_given_start(network):
         predict = lambda x: net.apply(variables, x, False)[0]  # noqa: E731
         given = (spec, predict, images, labels, jax.random.key(3))
         whole = spec.run(*given[1:], unroll=1, **options)
-        return whole, tiles.run(*given, params=variables["params"], devices=1, unroll=1, **options)
+        return whole, cpu_tiling.run(
+            *given, params=variables["params"], devices=1, unroll=1, **options
+        )
 
     for options in ({"eps": 0.02}, {"eps": 0.02, "step_size": 0.001}, {"start": images * 0.9}):
         whole, tiled = both(**options)

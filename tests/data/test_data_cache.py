@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from ard_jax.data import cache
+from ard_jax.io import cache_folder
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def source(tmp_path):
             built.append(1)
             return {"x": np.frombuffer(file.read_bytes(), np.uint8)}
 
-        return cache.cached("toy", directory, [file], {"x"}, build)["x"].tolist()
+        return cache_folder.cached("toy", directory, [file], {"x"}, build)["x"].tolist()
 
     read.built, read.file = built, file
     return read
@@ -78,15 +78,15 @@ def test_errors_of_the_source_are_passed_on_and_not_stored(source, cache_dir):
         raise ValueError("bad original")
 
     with pytest.raises(ValueError, match="bad original"):
-        cache.cached("toy", source.file.parent, [source.file], {"x"}, fail)
+        cache_folder.cached("toy", source.file.parent, [source.file], {"x"}, fail)
     assert not cache_dir.exists()
 
 
 def test_places(monkeypatch, tmp_path):
-    assert cache.cache_dir() == tmp_path / "cache"
+    assert cache_folder.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("ARD_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(cache.cache_dir()) == "/xdg/ard_jax"
+    assert str(cache_folder.cache_dir()) == "/xdg/ard_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(cache.cache_dir()) == "/home/me/.cache/ard_jax"
+    assert str(cache_folder.cache_dir()) == "/home/me/.cache/ard_jax"

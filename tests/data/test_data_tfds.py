@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ard_jax import data
-from ard_jax.data import tfds_source
+from ard_jax.data.sources import tfds as tfds_source
 
 pytest.importorskip("array_record")
 SHARDS, PER_SHARD = 2, 5

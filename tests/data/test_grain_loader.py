@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ard_jax import data
-from ard_jax.data import batches, image_files, pipeline
+from ard_jax.data import batching, train_batches
+from ard_jax.data.sources import image_files
 
 GRAIN = data.Reading("grain", prefetch=2)
 
@@ -32,7 +33,7 @@ def assert_same_batch(one, other):
 
 def source(dataset, process=(0, 1), total=12, **kwargs):
     options = {"batch_size": 16, "seed": 5, "last_batch": "keep"} | kwargs
-    return batches.TrainBatches(dataset, total=total, process=process, **options)
+    return train_batches.TrainBatches(dataset, total=total, process=process, **options)
 
 
 @pytest.mark.parametrize("last_batch", ["keep", "drop"])
@@ -83,7 +84,7 @@ def test_reads_this_hosts_part_ahead_but_not_further(folder, monkeypatch):
         time.sleep(0.01)
     time.sleep(0.2)  # for one too many to show
     # The batch asked for and two more, each of 4 images: half of 8.
-    expected = [pipeline.batch_indices(len(lazy), 8, 5, step)[4:] for step in range(3)]
+    expected = [batching.batch_indices(len(lazy), 8, 5, step)[4:] for step in range(3)]
     assert sorted(read) == sorted(np.concatenate(expected).tolist())
     mine.close()
 
@@ -91,12 +92,12 @@ def test_reads_this_hosts_part_ahead_but_not_further(folder, monkeypatch):
 def test_evaluation_batches_and_an_abandoned_evaluation(folder):
     memory, lazy = both(folder)
     for process in ((0, 1), (1, 2)):
-        want = list(pipeline.eval_batches(memory.train, 12, *process))
-        got = list(pipeline.eval_batches(lazy.train, 12, *process))
+        want = list(batching.eval_batches(memory.train, 12, *process))
+        got = list(batching.eval_batches(lazy.train, 12, *process))
         assert len(want) == len(got) == 4
         for one, other in zip(want, got, strict=True):
             assert_same_batch(one, other)
-    stream = pipeline.eval_batches(lazy.train, 12)
+    stream = batching.eval_batches(lazy.train, 12)
     next(stream)
     stream.close()
     deadline = time.monotonic() + 20

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ard_jax import checkpoint, config, data, networks, phases, resume, train
-from ard_jax.data.batches import TrainBatches
+from ard_jax import data
+from ard_jax.checkpoints import manager, resume
+from ard_jax.cli import train
+from ard_jax.config import networks, parse
+from ard_jax.data.train_batches import TrainBatches
+from ard_jax.training import phases
 from configs import digits
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,12 +44,12 @@ def experiment(folder, digits_folder, **options):
     raw.eval.update(attacks=("fgsm",), select_attack="fgsm", every=1, eps_sweep=(), batch_size=48)
     raw.eval.update(grid=4, transfer=False)
     raw.run.update(devices=1, log_every=2, save_every=1, tensorboard=False)
-    return config.build(raw)
+    return parse.build(raw)
 
 
 def last_state(built):
     """Student's and teachers' arrays of the newest checkpoint, and its metadata."""
-    step = checkpoint.find(train.workdir_of(built) / "last")
+    step = manager.find(train.workdir_of(built) / "last")
     _, variables, meta, _ = networks.load(step)
     return jax.tree.map(np.asarray, variables), meta
 
@@ -95,7 +99,7 @@ def test_a_finished_run_stays_finished_however_its_data_is_read(
     built = experiment(tmp_path, digits_folder)
     folder = train.workdir_of(built)
     folder.mkdir()
-    record = json.dumps({"config": config.to_dict(built)})
+    record = json.dumps({"config": parse.to_dict(built)})
     (folder / "evaluation.json").write_text(record)
     found = train.finished(experiment(tmp_path, digits_folder, **change))
     assert (found is not None) is same

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from test_data_tfds import write_prepared
 
-from ard_jax import config, data
+from ard_jax import data
+from ard_jax.config import parse
 from configs import ciard_digits
 
 GRAIN = data.Reading("grain")
@@ -156,7 +157,7 @@ def test_checksum_is_of_the_files(folder, write_image):
 def test_configurations_that_cannot_run(options, message):
     raw = ciard_digits.get_config()
     raw.data.update(options)
-    with pytest.raises(config.ConfigError, match=message):
-        config.build(raw)
+    with pytest.raises(parse.ConfigError, match=message):
+        parse.build(raw)
     with pytest.raises(data.DataError, match=message):
         data.load("digits", reading=data.Reading(**options))

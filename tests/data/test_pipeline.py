@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ard_jax.data import pipeline
+from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
 
 
@@ -18,10 +18,10 @@ SIZES = [(10, 10), (10, 3), (97, 8), (64, 16), (7, 1)]
 @pytest.mark.parametrize(("n", "batch"), SIZES)
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 def test_keep_covers_each_example_once_per_epoch(n, batch, seed):
-    steps = pipeline.steps_per_epoch(n, batch, "keep")
+    steps = batching.steps_per_epoch(n, batch, "keep")
     for epoch in (0, 1, 5):
         batches = [
-            pipeline.batch_indices(n, batch, seed, epoch * steps + i, "keep") for i in range(steps)
+            batching.batch_indices(n, batch, seed, epoch * steps + i, "keep") for i in range(steps)
         ]
         assert sorted(np.concatenate(batches)) == list(range(n))
         assert [len(b) for b in batches] == [batch] * (n // batch) + [n % batch] * (n % batch > 0)
@@ -30,22 +30,22 @@ def test_keep_covers_each_example_once_per_epoch(n, batch, seed):
 
 @pytest.mark.parametrize(("n", "batch"), SIZES)
 def test_drop_gives_full_batches_without_repeats(n, batch):
-    steps = pipeline.steps_per_epoch(n, batch)
+    steps = batching.steps_per_epoch(n, batch)
     assert steps == n // batch
     for epoch in (0, 3):
-        batches = [pipeline.batch_indices(n, batch, 0, epoch * steps + i) for i in range(steps)]
+        batches = [batching.batch_indices(n, batch, 0, epoch * steps + i) for i in range(steps)]
         assert {len(b) for b in batches} == {batch}
         assert len(set(np.concatenate(batches).tolist())) == steps * batch
 
 
 def test_what_is_dropped_differs_between_epochs():
-    left = [set(range(10)) - set(pipeline.batch_indices(10, 9, 0, e).tolist()) for e in range(20)]
+    left = [set(range(10)) - set(batching.batch_indices(10, 9, 0, e).tolist()) for e in range(20)]
     assert len(set(map(frozenset, left))) > 3
 
 
 def test_epochs_and_seeds_differ():
     orders = [
-        tuple(pipeline.batch_indices(50, 50, seed, epoch))
+        tuple(batching.batch_indices(50, 50, seed, epoch))
         for seed in range(4)
         for epoch in range(4)
     ]
@@ -53,32 +53,32 @@ def test_epochs_and_seeds_differ():
 
 
 def test_any_step_can_be_asked_for_first():
-    forward = [pipeline.batch_indices(50, 8, 3, s, "keep") for s in range(30)]
-    pipeline._epoch_order.cache_clear()
+    forward = [batching.batch_indices(50, 8, 3, s, "keep") for s in range(30)]
+    batching._epoch_order.cache_clear()
     for step in reversed(range(30)):
-        np.testing.assert_array_equal(pipeline.batch_indices(50, 8, 3, step, "keep"), forward[step])
+        np.testing.assert_array_equal(batching.batch_indices(50, 8, 3, step, "keep"), forward[step])
 
 
 def test_the_caller_cannot_spoil_the_cached_order():
-    first = pipeline.batch_indices(50, 8, 0, 0)
+    first = batching.batch_indices(50, 8, 0, 0)
     want = first.copy()
     first[:] = 0
-    np.testing.assert_array_equal(pipeline.batch_indices(50, 8, 0, 0), want)
+    np.testing.assert_array_equal(batching.batch_indices(50, 8, 0, 0), want)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 @pytest.mark.parametrize("last_batch", ["drop", "keep"])
 def test_hosts_together_make_the_same_global_batch(hosts, last_batch):
     for step in range(12):
-        whole = pipeline.batch_indices(52, 16, 0, step, last_batch)
-        parts = [pipeline.host_slice(whole, p, hosts) for p in range(hosts)]
+        whole = batching.batch_indices(52, 16, 0, step, last_batch)
+        parts = [batching.host_slice(whole, p, hosts) for p in range(hosts)]
         assert len({len(p) for p in parts}) == 1
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_get_batch():
     dataset = toy(20)
-    batch = pipeline.get_batch(dataset, np.array([3, 17, 3]))
+    batch = batching.get_batch(dataset, np.array([3, 17, 3]))
     assert {k: (v.dtype.name, v.shape) for k, v in batch.items()} == {
         "image": ("uint8", (3, 4, 4, 1)),
         "label": ("int32", (3,)),
@@ -91,7 +91,7 @@ def test_get_batch():
 @pytest.mark.parametrize(("n", "batch", "hosts"), [(10, 4, 1), (10, 4, 4), (8, 8, 2), (3, 8, 4)])
 def test_eval_batches_cover_each_example_once_in_order(n, batch, hosts):
     dataset = toy(n)
-    per_host = [list(pipeline.eval_batches(dataset, batch, p, hosts)) for p in range(hosts)]
+    per_host = [list(batching.eval_batches(dataset, batch, p, hosts)) for p in range(hosts)]
     assert {len(batches) for batches in per_host} == {-(-n // batch)}
     seen = []
     for parts in zip(*per_host, strict=True):
@@ -109,19 +109,19 @@ def test_eval_batches_cover_each_example_once_in_order(n, batch, hosts):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: pipeline.steps_per_epoch(5, 6), "batch_size=6 is more than the 5 .*'keep'"),
-        (lambda: pipeline.batch_indices(5, 6, 0, 0), "batch_size=6"),
-        (lambda: pipeline.steps_per_epoch(5, 0), "at least 1"),
-        (lambda: pipeline.steps_per_epoch(5, 2, "pad"), "last_batch='pad': choose"),
-        (lambda: pipeline.batch_indices(5, 2, 0, -1), "step=-1"),
-        (lambda: pipeline.batch_indices(5, 2, -1, 0), "seed=-1"),
-        (lambda: pipeline.host_slice(np.arange(6), 0, 4), "6 examples does not divide by 4"),
-        (lambda: pipeline.host_slice(np.arange(6), 2, 2), r"process_index=2 is not in 0\.\.1"),
-        (lambda: pipeline.eval_batches(toy(5), 6, 0, 4), "6 examples does not divide by 4"),
-        (lambda: pipeline.eval_batches(toy(5), 0), "batch_size=0"),
-        (lambda: pipeline.check_sharding(100, 30, 8), "batch_size=30 does not divide by 8 .* 24"),
-        (lambda: pipeline.check_sharding(100, 16, 8, "keep"), "100 mod 16 = 4 .*'drop'"),
-        (lambda: pipeline.check_sharding(10, 16, 8), "more than the 10"),
+        (lambda: batching.steps_per_epoch(5, 6), "batch_size=6 is more than the 5 .*'keep'"),
+        (lambda: batching.batch_indices(5, 6, 0, 0), "batch_size=6"),
+        (lambda: batching.steps_per_epoch(5, 0), "at least 1"),
+        (lambda: batching.steps_per_epoch(5, 2, "pad"), "last_batch='pad': choose"),
+        (lambda: batching.batch_indices(5, 2, 0, -1), "step=-1"),
+        (lambda: batching.batch_indices(5, 2, -1, 0), "seed=-1"),
+        (lambda: batching.host_slice(np.arange(6), 0, 4), "6 examples does not divide by 4"),
+        (lambda: batching.host_slice(np.arange(6), 2, 2), r"process_index=2 is not in 0\.\.1"),
+        (lambda: batching.eval_batches(toy(5), 6, 0, 4), "6 examples does not divide by 4"),
+        (lambda: batching.eval_batches(toy(5), 0), "batch_size=0"),
+        (lambda: batching.check_sharding(100, 30, 8), "batch_size=30 does not divide by 8 .* 24"),
+        (lambda: batching.check_sharding(100, 16, 8, "keep"), "100 mod 16 = 4 .*'drop'"),
+        (lambda: batching.check_sharding(10, 16, 8), "more than the 10"),
     ],
 )
 def test_bad_sizes(call, message):
@@ -131,4 +131,4 @@ def test_bad_sizes(call, message):
 
 def test_check_sharding_accepts_what_divides():
     for last, shards in itertools.product(("drop", "keep"), (1, 2, 4, 8, 16)):
-        pipeline.check_sharding(50000, 128, shards, last)  # the paper's CIFAR: a last batch of 80
+        batching.check_sharding(50000, 128, shards, last)  # the paper's CIFAR: a last batch of 80

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ard_jax.distributed import EXIT_PREEMPTED
+from ard_jax.runtime.distributed import EXIT_PREEMPTED
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

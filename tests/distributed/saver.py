@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax import distributed, sharding
-from ard_jax.checkpoint import Checkpoints
+from ard_jax.checkpoints.manager import Checkpoints
+from ard_jax.runtime import distributed, sharding
 from ard_jax.state import NetState, RunState
 
 STEPS = (1, 2)

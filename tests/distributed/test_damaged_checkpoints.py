@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from ard_jax import resume
-from ard_jax.checkpoint import CheckpointError, Checkpoints, find, load_variables
+from ard_jax.checkpoints import resume
+from ard_jax.checkpoints.manager import CheckpointError, Checkpoints, find, load_variables
 from ard_jax.state import NetState, RunState
 
 CONFIG = {"net": "tiny"}

@@ -21,8 +21,11 @@ from run_processes import (
     wait_for,
 )  # fmt: skip
 
-from ard_jax import checkpoint, config, networks, preemption, train
-from ard_jax.writers import read_metrics
+from ard_jax.checkpoints import manager
+from ard_jax.cli import train
+from ard_jax.config import networks, parse
+from ard_jax.io.writers import read_metrics
+from ard_jax.runtime import preemption
 
 
 def evaluations(folder):
@@ -32,22 +35,22 @@ def evaluations(folder):
 @pytest.mark.slow
 def test_stops_at_many_questions_change_nothing(tmp_path, monkeypatch):
     """Stops are counted from each start, so that they fall on steps, evaluations and the final one."""
-    expected = train.run(config.build(tiny(tmp_path / "a", "natural"))).parent
+    expected = train.run(parse.build(tiny(tmp_path / "a", "natural"))).parent
     raw, seen = tiny(tmp_path / "b", "natural"), {"mid-epoch": 0, "unevaluated": 0, "at the end": 0}
     for stop in (1, 4, 3, 4, 9, 3, 8, 7, 12):
         left = iter(range(stop - 1, -1, -1))
         monkeypatch.setattr(preemption, "requested", lambda left=left: next(left, 0) == 0)
         with pytest.raises(preemption.PreemptedError, match="stopped"):
-            train.run(config.build(raw))
+            train.run(parse.build(raw))
         last = tmp_path / "b" / "run" / "last"
         if last.is_dir():
-            meta = checkpoint.read_meta(checkpoint.find(last))
+            meta = manager.read_meta(manager.find(last))
             seen["mid-epoch"] += bool(meta["step"] % 5)
             seen["unevaluated"] += "unevaluated" in meta
             seen["at the end"] += meta["step"] == 10
     assert all(seen.values()), seen
     monkeypatch.undo()
-    actual = train.run(config.build(raw)).parent
+    actual = train.run(parse.build(raw)).parent
     for which in ("last", "best"):
         states = [networks.load(str(folder / which))[1] for folder in (expected, actual)]
         for a, b in zip(*map(jax.tree.leaves, states), strict=True):
@@ -60,7 +63,7 @@ def test_stops_at_many_questions_change_nothing(tmp_path, monkeypatch):
         assert set(a) == set(b)
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
-    assert "unevaluated" not in checkpoint.read_meta(checkpoint.find(actual / "last"))
+    assert "unevaluated" not in manager.read_meta(manager.find(actual / "last"))
 
 
 def test_nothing_is_noticed_before_install():
@@ -90,7 +93,7 @@ def test_sigterm_at_every_stage(tmp_path):
     stop_at("save last 10", folder, variant="natural", **SUITES)
     assert newest(folder) == 10
     stop_at("evaluation", folder, variant="natural", **SUITES)
-    assert "unevaluated" in checkpoint.read_meta(folder / "run" / "last" / "20")
+    assert "unevaluated" in manager.read_meta(folder / "run" / "last" / "20")
     stop_at("evaluation", folder, times=2, variant="natural", **SUITES)  # the first makes up for it
     assert "evaluating student (best)" in log(folder)
     stop_at("autoattack batch", folder, variant="natural", **SUITES)

@@ -28,9 +28,9 @@ from run_processes import (
     wait_for,
 )  # fmt: skip
 
-from ard_jax import checkpoint
-from ard_jax.train_log import AHEAD
-from ard_jax.writers import read_metrics
+from ard_jax.checkpoints import manager
+from ard_jax.io.writers import read_metrics
+from ard_jax.training.train_log import AHEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -174,7 +174,7 @@ def test_sigterm_to_one_process_in_a_save_and_in_evaluations(folder, natural):
     stop_at("save last 10", here, 2, only=1, variant="natural", **SUITES)
     assert 10 <= newest(here) <= 10 + AHEAD
     stop_at("evaluation", here, 2, only=1, variant="natural", **SUITES)
-    meta = checkpoint.read_meta(here / "run" / "last" / "20")
+    meta = manager.read_meta(here / "run" / "last" / "20")
     assert meta["unevaluated"] and "evaluating" not in log(here)
     # The first evaluation makes up for that one; the second is the final one.
     stop_at("evaluation", here, 2, only=1, times=2, variant="natural", **SUITES)

@@ -39,10 +39,11 @@ def wrap(owner, name, before=None, after=None):
 
 def watch():
     """Hooks into the loop."""
-    from ard_jax import evaluate, loop, steps
-    from ard_jax.attacks.autoattack_run import Cascade
-    from ard_jax.checkpoint import Checkpoints
-    from ard_jax.data.batches import TrainBatches
+    from ard_jax.attacks.auto_attack.cascade import Cascade
+    from ard_jax.checkpoints.manager import Checkpoints
+    from ard_jax.data.train_batches import TrainBatches
+    from ard_jax.evaluation import evaluator
+    from ard_jax.training import loop, train_step
 
     seen = {"index": [], "label": [], "image_sum": []}
     evaluated, attacked = [np.zeros(0, int)], [np.zeros(0, int)]
@@ -68,13 +69,13 @@ def watch():
         before=lambda self, step, *_, **__: mark(f"{building[-1]} step {step}"),
     )
     for name in ("build", "build_indexed"):
-        wrap(steps, name, before=lambda *_: mark(f"{building[-1]} compile"))
+        wrap(train_step, name, before=lambda *_: mark(f"{building[-1]} compile"))
     wrap(
         Checkpoints,
         "save",
         before=lambda self, step, *_, **__: mark(f"save {self.folder.name} {step}"),
     )
-    wrap(evaluate.Evaluator, "run", before=lambda *_, **__: mark("evaluation"))
+    wrap(evaluator.Evaluator, "run", before=lambda *_, **__: mark("evaluation"))
     wrap(Cascade, "_apply", before=lambda *_: mark("autoattack batch"))
 
     def batches_of(original):
@@ -90,8 +91,8 @@ def watch():
         if "index" in local and "margin" not in local:
             attacked.append(local["index"][local["index"] >= 0])
 
-    evaluate.pipeline.eval_batches = batches_of(evaluate.pipeline.eval_batches)
-    wrap(evaluate.sharding, "put_batch", before=place)
+    evaluator.pipeline.eval_batches = batches_of(evaluator.pipeline.eval_batches)
+    wrap(evaluator.sharding, "put_batch", before=place)
 
     def began(title):
         building.append(title.split()[0])

@@ -20,8 +20,8 @@ import numpy as np
 from float64 import in_float64
 
 from ard_jax import losses
-from ard_jax.attacks.apgd import apgd
-from ard_jax.attacks.fab import fab
+from ard_jax.attacks.auto_attack.apgd import apgd
+from ard_jax.attacks.auto_attack.fab import fab
 
 MEMBERS = 32
 # Relative size of the moves, in float32 roundings (2^-24). `check_size` measures that it is enough.

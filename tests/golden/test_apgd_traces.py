@@ -10,7 +10,7 @@ import pytest
 from make_slice_autoattack import start_of
 from shared_files import autoattack_rounding, load
 
-from ard_jax.attacks.apgd import apgd, checkpoint_lengths
+from ard_jax.attacks.auto_attack.apgd import apgd, checkpoint_lengths
 
 pytestmark = pytest.mark.golden
 

@@ -10,9 +10,9 @@ import pytest
 from make_rounding import FAR
 from shared_files import autoattack_rounding, load
 
-from ard_jax.attacks import projections, square_windows
-from ard_jax.attacks.fab import fab
-from ard_jax.attacks.square import SquareDraws, square, square_run, square_start
+from ard_jax.attacks.auto_attack import fab_projections, square_windows
+from ard_jax.attacks.auto_attack.fab import fab
+from ard_jax.attacks.auto_attack.square import SquareDraws, square, square_run, square_start
 
 pytestmark = pytest.mark.golden
 
@@ -58,7 +58,7 @@ def highest(function):
 
 def test_box_projection():
     """Zero weights, tiny weights and planes that miss the box are among the cases."""
-    d = highest(projections.project_linf_box)(*(golden()[f"proj_linf/{n}"] for n in "twb"))
+    d = highest(fab_projections.project_linf_box)(*(golden()[f"proj_linf/{n}"] for n in "twb"))
     # The gap <w,t> - b is a float32 sum of 60 terms; so is its error in units of the displacement.
     np.testing.assert_allclose(d, golden()["proj_linf/d"], rtol=0, atol=1e-6)
 

@@ -8,7 +8,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ard_jax import models, networks
+from ard_jax import models
+from ard_jax.config import networks
 from ard_jax.interop import safetensors_file
 
 DESCRIPTION = {

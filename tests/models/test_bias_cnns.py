@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import verification_networks
 
-from ard_jax import interop, models, networks
+from ard_jax import interop, models
+from ard_jax.config import networks
 
 
 def conv(x, state, name, stride, pad):

@@ -7,9 +7,13 @@ import pytest
 from compiled_steps import collectives, numbers
 from experiments import tiny
 
-from ard_jax import config, models, phases, sharding, train
+from ard_jax import models
+from ard_jax.cli import train
+from ard_jax.config import parse
 from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.models.norm import BatchNorm
+from ard_jax.runtime import sharding
+from ard_jax.training import phases
 
 SHAPE, BATCH = (8, 8, 1), 16
 
@@ -117,20 +121,20 @@ def test_the_result_is_the_same_on_any_number_of_devices(variables, images):
 
 def test_configuration(tmp_path):
     raw = tiny(tmp_path, bn_groups=3)
-    with pytest.raises(config.ConfigError) as error:
-        config.build(raw)
+    with pytest.raises(parse.ConfigError) as error:
+        parse.build(raw)
     for name in ("config.batch_size", "robust.recipe.batch_size", "clean.recipe.batch_size"):
         assert f"{name}=256 does not divide by config.bn_groups=3" in str(error.value)
-    with pytest.raises(config.ConfigError, match="bn_groups=-1"):
-        config.build(tiny(tmp_path, bn_groups=-1))
-    experiment = config.build(tiny(tmp_path, bn_groups=4, data__last_batch="keep"))
+    with pytest.raises(parse.ConfigError, match="bn_groups=-1"):
+        parse.build(tiny(tmp_path, bn_groups=-1))
+    experiment = parse.build(tiny(tmp_path, bn_groups=4, data__last_batch="keep"))
     splits = train.load_data(experiment)
     with pytest.raises(ValueError, match=r"last batch .*bn_groups=4; use .*last_batch=drop"):
         phases.step_config(experiment, splits)
 
 
 def test_checkpoints_from_before_there_were_groups_still_fit(tmp_path):
-    experiments = [config.build(tiny(tmp_path, bn_groups=groups)) for groups in (1, 4)]
+    experiments = [parse.build(tiny(tmp_path, bn_groups=groups)) for groups in (1, 4)]
     splits = train.load_data(experiments[0])
     one, four = (phases.comparable(e, {}, splits) for e in experiments)
     assert "bn_groups" not in one and four["bn_groups"] == 4

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ard_jax import sharding
 from ard_jax.models import canonical_conv, cpu_conv
+from ard_jax.runtime import sharding
 
 # The package exports the function under the module's name.
 MODULE = importlib.import_module("ard_jax.models.canonical_conv")

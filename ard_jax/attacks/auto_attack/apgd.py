@@ -1,0 +1,269 @@
+"""Auto-PGD (Croce and Hein 2020, arXiv 2003.01690), as AutoAttack runs it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ard_jax import losses
+from ard_jax.attacks import threat_model
+
+LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
+_MOMENTUM = 0.75  # share of the new step; the rest is the previous move
+
+
+class ApgdResult(NamedTuple):
+    """What `apgd` returns.
+
+    Attributes:
+      images: [B,H,W,C] float32, the latest misclassified iterate; the clean image where none was.
+      success: [B] bool, some iterate was misclassified.
+      loss: [steps+1,B] float32, the loss at every iterate, or None without `trace`.
+      loss_best: [steps+1,B] float32, the largest so far, or None.
+      step_size: [steps,B] float32, that every step used, or None.
+    """
+
+    images: jax.Array
+    success: jax.Array
+    loss: jax.Array | None = None
+    loss_best: jax.Array | None = None
+    step_size: jax.Array | None = None
+
+
+class _State(NamedTuple):
+    """Carried from one evaluation to the next; everything is per image."""
+
+    x: jax.Array  # where the network is evaluated next
+    x_before: jax.Array  # where the last step began
+    x_best: jax.Array
+    gradient_best: jax.Array
+    adversarial: jax.Array
+    success: jax.Array
+    loss: jax.Array
+    loss_best: jax.Array
+    loss_best_checked: jax.Array  # loss_best at the last checkpoint
+    rises: jax.Array  # steps since the last checkpoint that raised the loss
+    reduced: jax.Array  # the step size was halved at the last checkpoint
+    step_size: jax.Array
+
+
+def checkpoint_lengths(steps: int) -> np.ndarray:
+    """Auto-PGD's checkpoints as fra31/auto-attack counts them (int(), not the paper's ceil()).
+
+    Args:
+      steps: number of steps N >= 1.
+
+    Returns:
+      [steps+1] int32: entry j is the number of steps since the previous checkpoint where one comes
+      after step j, else 0. For 100 steps: after 22, 41, 57, 70, 80, 87, 93 and 99.
+    """
+    length, shortest, less = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
+    lengths, done = np.zeros(steps + 1, np.int32), length
+    while done <= steps:
+        lengths[done] = length
+        length = max(length - less, shortest)
+        done += length
+    return lengths
+
+
+def _row_keys(key: jax.Array, batch: int) -> jax.Array:
+    """One key per image, of one key or of [B] keys."""
+    if key.ndim:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def _inside(z, images, eps, norm):
+    return jnp.clip(threat_model.project(z, images, eps, norm), 0.0, 1.0)
+
+
+def _first_iterate(start, key, images, eps, norm):
+    """The given start, or one whose largest entry (Linf) or length (L2) is eps, cut to the range."""
+    if start is None:
+        draw = {
+            "linf": lambda k: jax.random.uniform(k, images.shape[1:], images.dtype, -1.0, 1.0),
+            "l2": lambda k: jax.random.normal(k, images.shape[1:], images.dtype),
+        }[norm]
+        noise = jax.vmap(draw)(_row_keys(key, images.shape[0]))
+        flat = noise.reshape(noise.shape[0], -1)
+        size = jnp.max(jnp.abs(flat), axis=1) if norm == "linf" else threat_model.l2_norm(noise)
+        start = images + eps * (noise / (threat_model.per_image(size, images) + 1e-12))
+    return _inside(start.astype(images.dtype), images, eps, norm)
+
+
+def _evaluator(predict, labels, loss, targets, eot, key):
+    """(x, j) -> (gradient, loss [B], wrong [B]), with one forward and one backward pass per key."""
+    losses_of = {
+        "cross_entropy": lambda z: losses.cross_entropy(z, labels),
+        "dlr": lambda z: losses.dlr(z, labels),
+        "targeted_dlr": lambda z: losses.targeted_dlr(z, labels, targets),
+    }
+
+    def once(x, *keys):
+        def total(x):
+            logits = predict(x, *keys)
+            if logits.ndim != 2 or logits.shape[0] != x.shape[0]:
+                raise ValueError(
+                    f"predict returned shape {logits.shape} for {x.shape[0]} images; it must "
+                    "return logits [B,K]"
+                )
+            values = losses_of[loss](logits)
+            return jnp.sum(values), (values, jnp.argmax(logits, axis=-1) != labels)
+
+        gradient, (values, wrong) = jax.grad(total, has_aux=True)(x)
+        return gradient, values, wrong
+
+    def averaged(x, j):
+        keys = jax.random.split(jax.random.fold_in(_row_keys(key, 1)[0], j), eot)
+
+        def add(total, one):
+            gradient, values, wrong = once(x, one)
+            return total + gradient, (values, wrong)
+
+        total, (values, wrong) = jax.lax.scan(add, jnp.zeros_like(x), keys)
+        return total / eot, values[-1], wrong[-1]
+
+    return averaged if eot > 1 else lambda x, j: once(x)
+
+
+def _review(state, length, rho):
+    """Where the step size is halved: `state` at a checkpoint after `length` steps -> [B] bool."""
+    few_rises = state.rises <= rho * length
+    stuck = ~state.reduced & (state.loss_best_checked >= state.loss_best)
+    return (length > 0) & (few_rises | stuck)
+
+
+def _after_evaluation(state, gradient, loss, wrong, j, length, rho, compat):
+    """Bookkeeping after evaluation j of `state.x`: (state, gradient of the iterate to step from)."""
+    # Iterate 0 is no step, so it is no rise. AutoAttack compares iterate 1 with a 0 that stands in
+    # its buffer, not with the loss of iterate 0.
+    before = jnp.where(j == 1, 0.0, state.loss) if compat else state.loss
+    better = loss > state.loss_best
+    pick = lambda where, a, b: jnp.where(threat_model.per_image(where, a), a, b)  # noqa: E731
+    state = state._replace(
+        adversarial=pick(wrong, state.x, state.adversarial),
+        success=state.success | wrong,
+        x_best=pick(better, state.x, state.x_best),
+        gradient_best=pick(better, gradient, state.gradient_best),
+        loss_best=jnp.where(better, loss, state.loss_best),
+        rises=state.rises + ((j > 0) & (loss > before)),
+        loss=loss,
+    )
+    halve = _review(state, length, rho)
+    state = state._replace(
+        x=pick(halve, state.x_best, state.x),
+        step_size=jnp.where(halve, state.step_size / 2.0, state.step_size),
+        reduced=jnp.where(length > 0, halve, state.reduced),
+        loss_best_checked=jnp.where(length > 0, state.loss_best, state.loss_best_checked),
+        rises=jnp.where(length > 0, 0, state.rises),
+    )
+    return state, pick(halve, state.gradient_best, gradient)
+
+
+def _check(images, labels, key, eps, norm, loss, targets, steps, rho, eot, start):
+    threat_model.check_images(images, labels)
+    threat_model.check_threat(eps, 0.0, steps, norm)
+    threat_model.check_count("steps", steps, 1)
+    threat_model.check_count("eot", eot, 1)
+    threat_model.check_number("rho", rho, 0.0, 1.0)
+    threat_model.check_choice("APGD loss", loss, LOSSES)
+    if loss == "targeted_dlr" and targets is None:
+        raise ValueError("targets are None; the loss 'targeted_dlr' needs them, [B] int")
+    if key is None and (start is None or eot > 1):
+        what = "draws a random start" if start is None else "gives a key to predict (eot > 1)"
+        raise ValueError(f"key is None, but APGD {what}; pass a jax PRNG key")
+    if key is not None and key.shape not in ((), images.shape[:1]):
+        raise ValueError(f"key of shape {key.shape}: give one typed key, or one per image")
+    if start is not None and start.shape != images.shape:
+        raise ValueError(f"start of shape {start.shape} for images of shape {images.shape}")
+
+
+def apgd(
+    predict: Callable[..., jax.Array],
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array,
+    norm: str = "linf",
+    loss: str = "cross_entropy",
+    targets: jax.Array | None = None,
+    steps: int = 100,
+    rho: float = 0.75,
+    eot: int = 1,
+    start: jax.Array | None = None,
+    compat: bool = True,
+    trace: bool = False,
+) -> ApgdResult:
+    """One run of Auto-PGD: momentum, a step size that halves per image, return to the best iterate.
+
+    The first step size is 2 eps. At the checkpoints (`checkpoint_lengths`) it halves where at most
+    rho of the steps since the last one raised the loss, or where the best loss has not grown since
+    and it was not halved then; such an image goes on from its best iterate. Everything follows
+    fra31/auto-attack (commit a392200) but for two things: a given start is cut to the ball as well
+    as to the range, and in L2 a tiny gradient is normalised too (there 1e-12 is added to its length).
+
+    All steps run, for all images: 1 + steps forward and backward passes in one loop, of which the
+    program holds one copy. On CPU the gradient of a stock convolution is slow inside a loop
+    (`ard_jax.models.canonical_conv` is not).
+
+    Args:
+      predict: images [B,H,W,C] -> logits [B,K], pure, eval mode; with eot > 1 (images, key) ->
+        logits, called with another key every time.
+      images: [B,H,W,C] float32 in [0,1].
+      labels: [B] int. An image that is misclassified when clean is attacked like any other, but only
+        the iterates decide on its `success`.
+      key: typed PRNG key, or [B] of them, one per image (the start of an image then depends on
+        nothing but its key; predict gets keys made from the first one).
+      eps: radius in pixel units (8/255); may be traced.
+      norm: "linf" or "l2".
+      loss: what is maximised: "cross_entropy", "dlr" (K >= 3) or "targeted_dlr" (K >= 4).
+      targets: [B] int, of "targeted_dlr". Success is any misclassification.
+      steps: static, at least 1.
+      rho: share of steps that must have raised the loss.
+      eot: predictions whose gradients are averaged, for randomised networks. The loss and the
+        predicted class are those of the last one.
+      start: [B,H,W,C] first iterate in place of the random one.
+      compat: count the first step as a rise where its loss is above 0, as fra31/auto-attack does;
+        False compares it with the loss of the start.
+      trace: also return the losses and step sizes.
+
+    Returns:
+      ApgdResult.
+
+    Raises:
+      ValueError: a bad argument, logits of a wrong shape, or too few classes for the loss.
+    """
+    _check(images, labels, key, eps, norm, loss, targets, steps, rho, eot, start)
+    eps, batch = jnp.asarray(eps, images.dtype), images.shape[0]
+    evaluate = _evaluator(predict, labels, loss, targets, eot, key)
+
+    def one_step(state, inputs):
+        j, length = inputs
+        gradient, value, wrong = evaluate(state.x, j)
+        state, gradient = _after_evaluation(state, gradient, value, wrong, j, length, rho, compat)
+        x, share = state.x, jnp.where(j == 0, 1.0, _MOMENTUM)
+        direction = threat_model.ascent_direction(gradient, norm)
+        plain = _inside(
+            x + threat_model.per_image(state.step_size, x) * direction, images, eps, norm
+        )
+        moved = x + (plain - x) * share + (x - state.x_before) * (1.0 - share)
+        state = state._replace(x=_inside(moved, images, eps, norm), x_before=x)
+        return state, (value, state.loss_best, state.step_size) if trace else None
+
+    x = _first_iterate(start, key, images, eps, norm)
+    row = jnp.zeros(batch, jnp.float32)
+    state = _State(
+        x=x, x_before=x, x_best=x, gradient_best=jnp.zeros_like(x), adversarial=images,
+        success=jnp.zeros(batch, jnp.bool_), loss=row, loss_best=row - jnp.inf,
+        loss_best_checked=row, rises=jnp.zeros(batch, jnp.int32),
+        reduced=jnp.ones(batch, jnp.bool_), step_size=row + 2.0 * eps,
+    )  # fmt: skip
+    schedule: Any = (jnp.arange(steps + 1), jnp.asarray(checkpoint_lengths(steps)))
+    state, traces = jax.lax.scan(one_step, state, schedule)
+    result = ApgdResult(state.adversarial, state.success)
+    if trace:
+        result = ApgdResult(*result[:2], traces[0], traces[1], traces[2][:-1])
+    return jax.lax.stop_gradient(result)

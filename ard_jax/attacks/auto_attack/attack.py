@@ -1,0 +1,284 @@
+"""AutoAttack (Croce and Hein 2020, arXiv 2003.01690) on any JAX function from images to logits."""
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ard_jax.attacks.auto_attack import diagnostics as checks
+from ard_jax.attacks.auto_attack.cascade import Cascade
+from ard_jax.attacks.auto_attack.engine import Engine
+from ard_jax.attacks.auto_attack.store import Store, fingerprint
+from ard_jax.attacks.auto_attack.versions import Member, members
+
+_REPEATS = 5  # predictions on the first batch that must agree
+_FORMAT = 1  # of the stored batches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AutoAttackResult:
+    """What AutoAttack found on N images.
+
+    Attributes:
+      images: [N,H,W,C] float32, the adversarial image; the clean one where none was found.
+      robust: [N] bool, right on the clean image and on everything that was tried: the worst case.
+      clean: [N] bool, right on the clean image.
+      stages: attack name -> [N] bool, `robust` after that attack, in order.
+      broken_by: [N] text, the attack that broke the image; "" where robust or wrong when clean.
+      predicted: [N] int32, the class of `images`.
+      queries: [N] int32, Square's evaluations, of those it broke the queries to success; 0 where it
+        did not run.
+      warnings: reasons to doubt the number, for people.
+      version: "standard", "plus", "rand", "fast" or "custom".
+      attacks: the names of the attacks, in order.
+      eps: radius in pixel units.
+      norm: "linf" or "l2".
+      identity: of settings, images, labels and network; names the folder of stored batches.
+      reduced: fewer steps or queries than AutoAttack's.
+    """
+
+    images: np.ndarray
+    robust: np.ndarray
+    clean: np.ndarray
+    stages: dict[str, np.ndarray]
+    broken_by: np.ndarray
+    predicted: np.ndarray
+    queries: np.ndarray
+    warnings: list[str]
+    version: str
+    attacks: tuple[str, ...]
+    eps: float
+    norm: str
+    identity: str
+    reduced: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """Robust accuracy."""
+        return float(self.robust.mean())
+
+    @property
+    def upper_bound(self) -> bool:
+        """True for all but the published versions: the number may not be called AutoAttack's."""
+        return self.reduced or self.version not in ("standard", "plus", "rand")
+
+    def broken_counts(self) -> dict[str, int]:
+        """Attack name -> images that it broke."""
+        return {name: int((self.broken_by == name).sum()) for name in self.attacks}
+
+    def square_curve(self, budgets: Iterable[int] = ()) -> dict[str, list]:
+        """Accuracy after a number of Square's queries, {"queries": [...], "accuracy": [...]}.
+
+        Images that earlier attacks broke count as wrong from the start, so only Square alone gives
+        the black-box curve.
+
+        Args:
+          budgets: numbers of queries; () for 0, 1, 2, 5, 10, ... up to what was used.
+        """
+        by_square = self.broken_by == "square"
+        alive = self.robust | by_square
+        most = int(self.queries.max(initial=1))
+        budgets = list(budgets) or _budgets(most)
+        left = [float((alive & ~(by_square & (self.queries <= n))).mean()) for n in budgets]
+        return {"queries": budgets, "accuracy": left}
+
+    def summary(self) -> str:
+        """A few lines for a terminal."""
+        name = {"custom": "attacks", "fast": "AutoAttack fast"}.get(
+            self.version, f"AutoAttack {self.version}"
+        )
+        bound = " (an upper bound of the robust accuracy)" if self.upper_bound else ""
+        lines = [f"{name}, {self.norm} eps {self.eps:.4g}, {len(self.robust)} images{bound}"]
+        lines.append(f"  clean     {self.clean.mean():8.2%}")
+        lines += [f"  {stage:<9} {flags.mean():8.2%}" for stage, flags in self.stages.items()]
+        return "\n".join(lines + [f"  ! {text}" for text in self.warnings])
+
+
+def _budgets(most: int) -> list[int]:
+    found = [0] + [d * 10**p for p in range(6) for d in (1, 2, 5) if d * 10**p < most]
+    return [*found, most]
+
+
+def autoattack(
+    predict: Callable[..., jax.Array],
+    images: Any,
+    labels: Any,
+    *,
+    eps: float = 8 / 255,
+    norm: str = "linf",
+    version: str = "standard",
+    attacks: Iterable[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    steps: int = 100,
+    queries: int = 5000,
+    mesh: Any = None,
+    state_dir: str | os.PathLike | None = None,
+    progress: bool | None = None,
+) -> AutoAttackResult:
+    """Robust accuracy under AutoAttack, with the images that break the network.
+
+    standard: APGD-CE, APGD-T (nine targets), FAB-T (nine targets), Square (5,000 queries), each on
+    the images that the ones before left robust. plus: also APGD-DLR and untargeted FAB, five
+    restarts. rand: APGD-CE and APGD-DLR with gradients averaged over 20 predictions. fast: APGD-CE
+    and APGD-T; its robust accuracy is an UPPER BOUND of AutoAttack's and may not be called
+    AutoAttack. custom: `attacks`, in that order; one of them alone is the result of that attack.
+
+    Follows fra31/auto-attack (commit a392200), with these differences: random numbers are drawn per
+    image from its position (there per batch), so that results depend neither on the batch size nor
+    on the devices, up to rounding; Square's windows depend on the query only and are the same in all
+    batches; every target class goes over all images before the next one.
+
+    Args:
+      predict: images [B,H,W,C] float32 in [0,1] -> logits [B,K]; pure, in evaluation mode. It is
+        compiled for a few batch sizes. On CPU the gradient of a stock convolution is slow in a
+        loop: see `ard_jax.models.canonical_conv`. With version "rand" it may take (images, key).
+      images: [N,H,W,C] float, in [0,1].
+      labels: [N] int, the true classes.
+      eps: radius in pixel units: 8/255, not 8.
+      norm: "linf" or "l2".
+      version: see above.
+      attacks: of version "custom": "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square".
+      seed: of all random numbers.
+      batch_size: images per compiled batch.
+      steps: iterations of APGD and FAB; anything but 100 is not AutoAttack.
+      queries: Square's budget; papers also use 100.
+      mesh: devices (`sharding.make_mesh`); None for all.
+      state_dir: folder that keeps finished batches: a second call with the same arguments continues.
+      progress: show a progress bar; None where there is a terminal, and plain lines elsewhere.
+
+    Returns:
+      AutoAttackResult; `warnings` says why its number might be too high.
+
+    Raises:
+      ValueError: images outside [0,1] or not float, labels that are no class, NaN logits, an eps of 0
+        or not below 1, a wrong output shape, too few classes for DLR, an unknown name.
+    """
+    chosen = members(version, tuple(attacks or ()) or None, steps=steps, queries=queries)
+    takes_key = version == "rand" and _takes_key(predict)
+    engine = Engine(
+        "predict",
+        lambda _, x, *key: predict(x, *key),
+        mesh=mesh,
+        batch_size=min(batch_size, max(len(images), 1)) if batch_size > 0 else batch_size,
+        takes_key=takes_key,
+    )
+    found = run(
+        engine, (), images, labels, chosen, version=version, eps=eps, norm=norm, seed=seed,
+        state_dir=state_dir, progress=progress,
+    )  # fmt: skip
+    if not takes_key and (text := _traced_randomness(predict, np.asarray(images)[:1])):
+        found.warnings.append(text)
+    return found
+
+
+def run(  # noqa: D417 (the other arguments are those of `autoattack`)
+    engine: Engine,
+    variables: Any,
+    images: Any,
+    labels: Any,
+    chosen: tuple[Member, ...],
+    *,
+    version: str,
+    eps: float,
+    norm: str = "linf",
+    seed: int = 0,
+    state_dir: str | os.PathLike | None = None,
+    progress: bool | None = None,
+    title: str = "AutoAttack",
+) -> AutoAttackResult:
+    """`autoattack` on an `Engine`, whose programs serve many variables, images and radii.
+
+    Args:
+      engine: of the network.
+      variables: the network's.
+      chosen: of `members`.
+      version: name for the result.
+      title: of the progress bar.
+
+    Returns:
+      AutoAttackResult.
+
+    Raises:
+      ValueError: as `autoattack`.
+    """
+    images, labels = checks.check_inputs(images, labels, eps, norm)
+    engine.check_shape(variables, images.shape[1:])
+    key = jax.random.key(seed)
+    logits = engine.logits(variables, images, key)
+    checks.check_logits(logits, labels, chosen)
+    settings = (_FORMAT, chosen, float(eps), norm, seed, engine.batch_size)
+    identity = fingerprint(settings, [images, labels, logits])
+    about = {"version": version, "eps": float(eps), "norm": norm, "images": len(images)}
+    store = Store(state_dir, identity, about)
+    warnings = checks.output_warnings(logits, chosen)
+    warnings += _network_warnings(engine, variables, images, labels, logits, chosen, key)
+    cascade = Cascade(
+        engine, variables, images, labels, logits, members=chosen, eps=float(eps), norm=norm, key=key,
+        store=store, title=title, show=progress if jax.process_index() == 0 else False,
+    )  # fmt: skip
+    clean = cascade.robust.copy()
+    cascade.run()
+    warnings += checks.candidate_warnings(cascade.unfair, cascade.undefined)
+    accuracy = {"clean": float(clean.mean())}
+    accuracy |= {name: float(flags.mean()) for name, flags in cascade.stages.items()}
+    return AutoAttackResult(
+        images=cascade.images,
+        robust=cascade.robust,
+        clean=clean,
+        stages=cascade.stages,
+        broken_by=cascade.broken_by,
+        predicted=cascade.predicted,
+        queries=cascade.queries,
+        warnings=warnings + checks.stage_warnings(accuracy, chosen, len(labels)),
+        version=version,
+        attacks=tuple(member.name for member in chosen),
+        eps=float(eps),
+        norm=norm,
+        identity=identity,
+        reduced=any(m.steps < 100 or m.kind == "square" and m.queries < 5000 for m in chosen),
+    )
+
+
+def _network_warnings(engine, variables, images, labels, logits, chosen, key) -> list[str]:
+    """Warnings that need more predictions, or gradients."""
+    first = images[: engine.batch_size]
+    found = []
+    if all(member.eot == 1 for member in chosen):
+        again = [engine.logits(variables, first, key) for _ in range(_REPEATS - 1)]
+        found += checks.random_warnings([logits[: len(first)], *again])
+    right = np.flatnonzero(logits.argmax(1) == labels)
+    if len(right) and any(member.white_box for member in chosen):
+        gradients = engine.largest_gradients(variables, images[right], labels[right], key)
+        found += checks.gradient_warnings(gradients)
+    return found
+
+
+def _takes_key(predict: Callable) -> bool:
+    try:
+        inspect.signature(predict).bind(None, None)
+    except (TypeError, ValueError):  # one argument, or nothing is known
+        return False
+    return True
+
+
+def _traced_randomness(predict: Callable, image: np.ndarray) -> str:
+    """A warning if two traces of predict hold different constants: random numbers drawn by Python."""
+    image = jax.ShapeDtypeStruct(image.shape, np.float32)
+    first, second = (
+        [np.asarray(c) for c in jax.make_jaxpr(lambda x: predict(x))(image).consts if _plain(c)]
+        for _ in range(2)
+    )
+    same = len(first) == len(second) and all(map(np.array_equal, first, second))
+    return "" if same else (
+        "predict is another function each time it is traced (random numbers drawn by NumPy or Python?): "
+        "the attacks saw one draw, the result holds for no other"
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> bool:
+    return not jax.dtypes.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)

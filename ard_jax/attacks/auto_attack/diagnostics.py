@@ -1,0 +1,196 @@
+"""What AutoAttack refuses, and what it warns of: signs that its number would not mean robustness."""
+
+from typing import Any
+
+import numpy as np
+
+from ard_jax.attacks import threat_model
+from ard_jax.attacks.auto_attack.versions import Member, num_targets
+
+# A gap of more than this between a plain gradient attack and AutoAttack points at gradient masking:
+# adversarially trained networks lose 2 to 6 points between the two.
+MASKING_GAP = 0.10
+# Square after the white-box attacks finds next to nothing on networks with useful gradients.
+SQUARE_GAIN = 0.002
+_SMALL_GRADIENT = 1e-6
+_LOGITS_DIFFER = 1e-4
+
+
+def check_inputs(images: Any, labels: Any, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images as float32 [N,H,W,C] and the labels as int32 [N], on the host.
+
+    Raises:
+      ValueError: one of them, or eps, is not what AutoAttack takes; the message says the fix.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"images are {images.dtype}; give float32 in [0,1]: images.astype('float32') / 255"
+        )
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images have shape {images.shape}; give [N,H,W,C], N at least 1")
+    if not np.isfinite(images).all():
+        raise ValueError("images contain NaN or infinity")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"images reach from {low:.4g} to {high:.4g}; give pixels in [0,1] and put any "
+            "normalisation into predict"
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels are {labels.dtype}{list(labels.shape)} for {len(images)} images; give integers [N]"
+        )
+    check_eps(eps, norm)
+    return np.ascontiguousarray(images, np.float32), labels.astype(np.int32)
+
+
+def check_eps(eps: float, norm: str) -> None:
+    """Raises ValueError for a radius that cannot be meant."""
+    threat_model.check_choice("norm", norm, threat_model.NORMS)
+    threat_model.check_number("eps", eps)
+    if eps <= 0:
+        raise ValueError(f"eps={eps}: must be above 0; clean accuracy needs no attack")
+    if norm == "linf" and eps >= 1:
+        raise ValueError(
+            f"eps={eps}: eps is in pixel units of images in [0,1], so write 8/255 for 8 grey levels"
+        )
+
+
+def check_logits(logits: np.ndarray, labels: np.ndarray, members: tuple[Member, ...]) -> None:
+    """Checks the clean logits [N,K].
+
+    Raises:
+      ValueError: NaN, labels that are no class, or a loss that is undefined for so few classes.
+    """
+    bad = ~np.isfinite(logits).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"predict returned NaN or infinity for {bad.sum()} of {len(logits)} clean images (first: "
+            f"image {np.flatnonzero(bad)[0]}); robustness is undefined there"
+        )
+    classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"predict returned {classes} logit; AutoAttack needs at least two classes")
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise ValueError(
+            f"labels[{wrong[0]}] = {labels[wrong[0]]}, but predict has the {classes} classes 0 to "
+            f"{classes - 1}"
+        )
+    undefined = [member for member in members if member.min_classes > classes]
+    if undefined:
+        raise ValueError(
+            f"{', '.join(m.name for m in undefined)}: the DLR loss needs at least "
+            f"{undefined[0].min_classes} classes and predict has {classes}; use version='custom' with "
+            "attacks=('apgd-ce', 'fab-t', 'square')"
+        )
+
+
+def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str]:
+    """Warnings that the clean logits [N,K] give."""
+    found, classes = [], logits.shape[1]
+    if classes < 4:
+        found.append(
+            f"only {classes} classes: targeted attacks have {num_targets(classes)} target(s) and not "
+            "nine, and the targeted DLR loss is undefined; the result is weaker than usual"
+        )
+    if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
+        found.append(
+            "the outputs look like probabilities (nonnegative, sum 1): return logits, the gradients "
+            "of a saturated softmax vanish and hide adversarial examples"
+        )
+    spread = float(np.median(logits.max(axis=1) - logits.min(axis=1)))
+    if spread < 1e-3 and any(m.white_box for m in members):
+        found.append(
+            f"the logits differ by {spread:.1e} only: the cross-entropy has no resolution in float32 "
+            "(gradient masking by scale); multiply the logits by a constant, which changes no class"
+        )
+    return found
+
+
+def gradient_warnings(largest: np.ndarray) -> list[str]:
+    """Warnings out of each image's largest input gradient of the cross-entropy, [N] >= 0."""
+    missing = np.mean(~np.isfinite(largest))
+    if missing > 0:
+        return [
+            f"the gradient is NaN or infinite on {missing:.1%} of the clean images: gradient attacks do "
+            "nothing there (a square root or logarithm at 0, or a normalisation by 0?)"
+        ]
+    zero, tiny = np.mean(largest == 0), np.mean(largest < _SMALL_GRADIENT)
+    if zero > 0:
+        return [
+            f"the gradient is exactly zero on {zero:.1%} of the clean images: gradient masking "
+            "(rounding, saturated outputs or a cut graph); only black-box attacks mean anything there"
+        ]
+    if tiny > 0.5:
+        return [
+            f"the gradient is below {_SMALL_GRADIENT:g} on {tiny:.1%} of the clean images: gradient "
+            "masking by the scale of the logits, or saturation"
+        ]
+    return []
+
+
+def random_warnings(logits: list[np.ndarray]) -> list[str]:
+    """Warnings out of repeated predictions [B,K] on the same images."""
+    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-30) for z in logits]
+    gap = max(float(np.abs(u - unit[0]).max()) for u in unit)
+    if gap <= _LOGITS_DIFFER:
+        return []
+    return [
+        f"predict is randomised: its normalised logits differ by {gap:.1e} between two calls; standard "
+        "AutoAttack overestimates such a model, use version='rand' with predict(images, key)"
+    ]
+
+
+def stage_warnings(
+    accuracy: dict[str, float], members: tuple[Member, ...], num_images: int
+) -> list[str]:
+    """Warnings out of the robust accuracy after each stage, in order ("clean" first)."""
+    found, names = [], list(accuracy)
+    white = [m.name for m in members if m.white_box]
+    for before, name in zip(names, names[1:], strict=False):
+        gain = accuracy[before] - accuracy[name]
+        seen_white = any(w in names[: names.index(name)] for w in white)
+        if name == "square" and seen_white and gain > SQUARE_GAIN:
+            found.append(
+                f"Square, which takes no gradients, lowers the accuracy by another {100 * gain:.2f} points "
+                f"({round(gain * num_images)} images): the gradients mislead the white-box attacks "
+                "(gradient masking); the robust accuracy may still be too high"
+            )
+    first, last = accuracy.get("apgd-ce"), accuracy[names[-1]]
+    if first is not None and first - last > MASKING_GAP:
+        found.append(masking_text("apgd-ce", first - last))
+    return found
+
+
+def candidate_warnings(unfair: int, undefined: int) -> list[str]:
+    """Warnings of candidates that were thrown away, and of NaN logits under attack."""
+    found = []
+    if unfair:
+        found.append(
+            f"{unfair} attacked images were NaN or outside the budget and were thrown away: look for NaN "
+            "in the gradients; the robust accuracy may be too high"
+        )
+    if undefined:
+        found.append(f"predict returned NaN on {undefined} attacked images, which count as broken")
+    return found
+
+
+def masking_text(name: str, gap: float, weak: bool = False) -> str:
+    """The warning for a gradient attack that AutoAttack beats by more than `MASKING_GAP`.
+
+    Args:
+      name: the attack.
+      gap: difference of the accuracies.
+      weak: APGD on the same loss comes close to AutoAttack, so the gradients are not to blame.
+    """
+    reason = (
+        f"{name} is too weak here (APGD-CE, on the same gradients, comes close to AutoAttack)"
+        if weak
+        else "gradient masking is likely"
+    )
+    return (
+        f"AutoAttack is {100 * gap:.1f} points below {name}, more than {100 * MASKING_GAP:.0f}: {reason}; "
+        f"do not report {name} as the robustness"
+    )

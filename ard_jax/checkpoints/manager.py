@@ -1,0 +1,274 @@
+"""Checkpoints through Orbax; the only file that imports it.
+
+One step of a folder holds, committed atomically: "student" and "ema" (variables alone, so that an
+evaluation needs nothing else), "rest" (step, optimiser states, every teacher, the method's arrays)
+and "meta" (JSON). With several processes all of them save and restore together, into one folder that all see:
+a shared file system, or a bucket ("gs://...").
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ard_jax.runtime.distributed import everywhere, tell
+from ard_jax.state import NetState, RunState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or cannot be read."""
+
+
+class Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints of one folder, e.g. <run>/last or <run>/best; closed at the end of a `with`."""
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 1):
+        """Opens or makes `folder`; the `keep` newest steps are kept, and damaged ones beside them."""
+        self.folder = _absolute(folder)
+        self._manager = _Manager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
+        )
+        self._damaged: set[int] = set()
+
+    def steps(self) -> list[int]:
+        """Complete steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: RunState, meta: dict[str, Any], replace: bool = False) -> None:
+        """Saves a step, in the background: see `wait`.
+
+        One that is already there is left as it is (a resumed run repeats it, bit for bit), unless
+        `restore` found it damaged, or `replace`.
+        """
+        if step in self.steps():
+            if not replace and step not in self._damaged:
+                return
+            self._delete(step)
+        if jax.default_backend() == "cpu":
+            # There device buffers are host memory, which the next donated step would overwrite.
+            state = jax.tree.map(_copy_to_save, state)
+        meta = dict(meta)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        self._manager.save(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=True
+        )
+
+    def restore(self, step: int, template: RunState) -> tuple[RunState, dict[str, Any]]:
+        """State of a step, with the template's structure, shapes and shardings; and its meta.
+
+        Raises:
+          CheckpointError: the files do not fit the template or are damaged.
+        """
+        items = {
+            name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
+            for name, tree in _items(template).items()
+        }
+        cause = None
+        try:
+            out = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
+            )
+        except Exception as error:  # whatever a damaged file makes Orbax raise
+            cause = error
+        if everywhere(cause is None):
+            return _join(out, template), out["meta"]
+        self._damaged.add(step)
+        what = (
+            f"{type(cause).__name__}: {str(cause)[:200]}"
+            if cause
+            else "another process cannot read it"
+        )
+        raise CheckpointError(f"{self.folder / str(step)} cannot be restored: {what}.") from cause
+
+    def delete_after(self, step: int) -> None:
+        """Deletes all later steps."""
+        for later in (s for s in self.steps() if s > step):
+            self._delete(later)
+
+    def _delete(self, step: int) -> None:
+        self.wait()
+        self._manager.delete(step)
+        self._damaged.discard(step)
+
+    def wait(self) -> None:
+        """Until every save is on disk."""
+        self._manager.wait_until_finished()
+
+    def __exit__(self, kind, *_) -> None:
+        """Closes, except where the wait could be for another process that is gone."""
+        lost = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
+        if not lost or jax.process_count() == 1:
+            self.close()
+
+    def close(self) -> None:
+        """Waits and releases the manager's threads."""
+        self._manager.close()
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """No: `preemption` asks JAX, which wants a count that only grows and no second one beside it."""
+        return False
+
+
+def _absolute(path: str | os.PathLike) -> epath.Path:
+    """The path as one that also reads buckets."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else Path(text).absolute())
+
+
+def _items(state: RunState) -> dict[str, Any]:
+    rest = {
+        "step": state.step,
+        "student_opt": state.student.opt_state,
+        "teachers": state.teachers,
+        "method": state.method,
+    }
+    items = {"student": state.student.variables, "rest": rest}
+    if state.ema is not None:
+        items["ema"] = state.ema
+    return items
+
+
+def _join(out: Any, template: RunState) -> RunState:
+    rest, student = out["rest"], out["student"]
+    return RunState(
+        step=rest["step"],
+        student=NetState(student["params"], student["batch_stats"], rest["student_opt"]),
+        teachers=rest["teachers"],
+        ema=out["ema"] if template.ema is not None else None,
+        method=rest["method"],
+    )
+
+
+def _copy_to_save(leaf: jax.Array) -> jax.Array:
+    """Copies an array; in a single process one replica is enough, and Orbax writes it in one piece."""
+    if jax.process_count() == 1 and leaf.is_fully_replicated:
+        leaf = leaf.addressable_data(0)
+    return jnp.copy(leaf)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def save_network(folder: str | os.PathLike, variables: Any, meta: dict[str, Any]) -> epath.Path:
+    """Saves a network without a training run, in the form of a run's best/: `find` and all else take it.
+
+    Args:
+      folder: for example <out>/best; made here.
+      variables: {"params": ..., "batch_stats": ...}, numpy or JAX arrays.
+      meta: JSON; "step" and "epoch" (0), "config" with "net" as `networks.describe` gives it, "origin".
+
+    Returns:
+      The step folder.
+    """
+    folder = _absolute(folder)
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        items = {"student": ocp.args.StandardSave(variables), "meta": ocp.args.JsonSave(meta)}
+        manager.save(meta["step"], args=ocp.args.Composite(**items), force=True)
+        manager.wait_until_finished()
+    return folder / str(meta["step"])
+
+
+def find(path: str | os.PathLike) -> epath.Path:
+    """The step folder that `path` means: itself, or the newest step of best/, of last/, or in it.
+
+    A step whose meta cannot be read, or that lacks its arrays, is passed over with a warning.
+
+    Raises:
+      CheckpointError: no checkpoint there.
+    """
+    path = _absolute(path)
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file, not a checkpoint of ard_jax; import it first: python -m ard_jax.main "
+            f"--mode=import --file={path} --out=teachers/{path.stem} --config=CONFIG, then give the "
+            "folder of --out"
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} does not exist; give the folder of a run")
+    if (path / "meta").is_dir():
+        return path
+    damaged = []
+    for folder in (path / "best", path / "last", path):
+        for step in sorted((s for s in _names(folder) if s.isdigit()), key=int, reverse=True):
+            if problem := _incomplete(folder / step):
+                damaged.append(problem)
+                continue
+            tell(*(f"WARNING: {text}. Using {folder / step}." for text in damaged))
+            return folder / step
+    raise CheckpointError(
+        "; ".join(damaged)
+        or f"{path} holds no checkpoint; expected the folder of a run (with best/ and last/), one of "
+        "these, or one step of them"
+    )
+
+
+def _names(folder: epath.Path) -> list[str]:
+    return [p.name for p in folder.iterdir()] if folder.is_dir() else []
+
+
+def _incomplete(step_folder: epath.Path) -> str:
+    """What shows, without reading arrays, that a step cannot be used; "" if nothing does."""
+    try:
+        read_meta(step_folder)
+    except CheckpointError as error:
+        return str(error)
+    missing = [name for name in _saved_items(step_folder) if not _names(step_folder / name)]
+    return f"{step_folder}: damaged checkpoint, without {' and '.join(missing)}" if missing else ""
+
+
+def _saved_items(step_folder: epath.Path) -> list[str]:
+    """The parts that Orbax noted when it saved the step; those of a training run if it cannot be read."""
+    try:
+        noted = json.loads((step_folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"]
+        return sorted({"student", *noted})
+    except (OSError, ValueError, KeyError, TypeError):
+        return ["rest", "student"]
+
+
+def read_meta(step_folder: epath.Path) -> dict[str, Any]:
+    """The JSON saved with a step.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    try:
+        return json.loads((step_folder / "meta" / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{step_folder}: damaged checkpoint meta: {error}") from error
+
+
+def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
+    """Variables of the network `item` ("student" or "ema") of a step folder, on this host's device.
+
+    Args:
+      step_folder: from `find`.
+      item: which network.
+      shapes: pytree of ShapeDtypeStruct, e.g. jax.eval_shape(bundle.init, key).
+
+    Raises:
+      CheckpointError: no such network there, or its shapes differ.
+    """
+    if not (step_folder / item).is_dir():
+        raise CheckpointError(f"{step_folder} holds no {item!r} network")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(step_folder / item, target)
+    except Exception as error:
+        raise CheckpointError(
+            f"{step_folder / item} cannot be restored: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,238 @@
+"""`--mode=compare`: methods times seeds under one protocol, ending in tables and a plot.
+
+    python -m ard_jax.main --mode=compare --config=configs/compare_digits.py
+
+The configuration has `name`, `workdir` ("" for runs/<name>), `seeds`, `methods` (names out of `runs`, in the
+order of the table), `runs` (name -> a whole experiment), `main_attack`, and optionally `data_dir` (replaces
+data.dir of every run) and `full_reports`: True gives each run the report of a single run, with its teachers,
+transfer attacks, eps sweep and examples, as its own `eval` says; otherwise these are left out of the runs,
+and the teachers are evaluated once. `published` has the papers' numbers (`Comparison.published`), which the
+report shows beside the measured ones.
+
+Each run lies in <workdir>/<method>/seed<k> and is a run like any other: it can be continued, evaluated and
+looked at alone. The order is seed by seed. A finished run is not repeated, an unfinished one is continued, a
+failed one is tried again at the next start. The tables are written anew after every run.
+"""
+
+import contextlib
+import datetime
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ard_jax import __version__, data
+from ard_jax.cli import train
+from ard_jax.config.comparison import Comparison, build
+from ard_jax.config.schema import Experiment
+from ard_jax.evaluation import full
+from ard_jax.evaluation.full import Subject
+from ard_jax.io.writers import write_text_atomic
+from ard_jax.methods import TEACHERS
+from ard_jax.reporting import comparison_page, comparison_results, comparison_table
+from ard_jax.runtime import locks
+from ard_jax.runtime.distributed import everywhere, is_lead, tell
+from ard_jax.training import teachers
+from ard_jax.training.loop import TrainingDivergedError
+from ard_jax.training.phases import first, make_mesh
+
+INTERRUPTED = 130  # what shells report after Ctrl-C
+# What stops one run and not the comparison; the last is e.g. a network that does not fit the memory.
+_FAILURES = (ValueError, TrainingDivergedError, jax.errors.JaxRuntimeError)
+# What a teacher's numbers depend on, beside the teacher.
+_TEACHER_KEYS = ("data", "eps", "norm", "precision", "select_on", "eval")
+
+__all__ = ["Comparison", "build", "run"]
+
+
+def run(comparison: Comparison) -> int:
+    """Runs what is not finished, and reports.
+
+    Returns:
+      Exit code: 0 when every run is finished, 1 when some failed, 130 after Ctrl-C.
+
+    Raises:
+      FolderBusyError: another process works on this comparison.
+      DataError: the data, which all runs share, cannot be read.
+    """
+    errors: dict[tuple[str, int], str] = {}
+    found: dict[str, Any] = {}
+    with locks.hold(comparison.workdir):
+        interrupted = True
+        with contextlib.suppress(KeyboardInterrupt):
+            found = _teachers(comparison)
+            for key in _unfinished(comparison):
+                errors |= _run_one(comparison, key, found)
+                _write(comparison, found, errors)
+            interrupted = False
+        record = _write(comparison, found, errors)
+    tell(f"\n{comparison_table.text(record)}\n\nReport: {comparison.workdir / 'comparison.html'}")
+    if errors:
+        total = len(comparison.experiments)
+        tell(f"FAILED: {len(errors)} of {total} runs; see Warnings.", file=sys.stderr)
+    if interrupted:
+        tell("Interrupted; the same command continues.", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if errors else 0
+
+
+def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:
+    """The runs that are left to do, announced with the time that they may take."""
+    total, durations = len(comparison.experiments), _Durations()
+    done = {key: train.finished(e) for key, e in comparison.experiments.items()}
+    for (method, _), evaluation in done.items():
+        if evaluation is not None:
+            durations.add(method, evaluation["timing"]["train_seconds"])
+    left = [key for key, evaluation in done.items() if evaluation is None]
+    tell(f"{comparison.name}: {total} runs ({len(comparison.methods)} methods, "
+         f"{len(comparison.seeds)} seeds), {total - len(left)} finished before, "
+         f"in {comparison.workdir}")  # fmt: skip
+    for index, (method, seed) in enumerate(left):
+        number = total - len(left) + index + 1
+        estimate = durations.of([m for m, _ in left[index:]])
+        tell(f"\n[{number}/{total}] {method}, seed {seed}{estimate}")
+        began = time.monotonic()
+        yield method, seed
+        if train.finished(comparison.experiments[method, seed]) is not None:
+            durations.add(method, time.monotonic() - began)
+
+
+class _Durations:
+    """Seconds of finished runs by method, and what they say about those to come."""
+
+    def __init__(self):
+        self.known: dict[str, list[float]] = {}
+
+    def add(self, method: str, seconds: float) -> None:
+        self.known.setdefault(method, []).append(seconds)
+
+    def of(self, methods: list[str]) -> str:
+        every = [s for seconds in self.known.values() for s in seconds]
+        if not every:
+            return ""
+        own = [self.known.get(method, every) for method in methods]
+        minutes = sum(sum(seconds) / len(seconds) for seconds in own) / 60
+        return f" (about {minutes:.0f} min left)" if minutes >= 1 else " (less than 1 min left)"
+
+
+def _run_one(comparison: Comparison, key: tuple[str, int], found: dict[str, Any]) -> dict:
+    """Trains and evaluates one run. Returns {} or {key: why it failed}."""
+    experiment = comparison.experiments[key]
+    try:
+        for role in TEACHERS[experiment.method.name]:
+            if "error" in found[role]:
+                raise teachers.TeacherError(f"no {role} teacher: {found[role]['error']}")
+        train.run(experiment)
+    except data.DataError:
+        raise  # every run would say the same
+    except _FAILURES as error:
+        tell(f"FAILED: {key[0]}, seed {key[1]}: {error}", file=sys.stderr)
+        return {key: str(error) or type(error).__name__}
+    return {}
+
+
+def _teachers(comparison: Comparison) -> dict[str, Any]:
+    """Role -> record of each teacher, evaluated once; {"error": text} for one that cannot teach.
+
+    Kept in teachers.json with the teacher's identity and the protocol, and measured again if these change.
+    """
+    path = comparison.workdir / "teachers.json"
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        kept = {}
+    kept = kept if everywhere(bool(kept)) else {}
+    found, splits = {}, None
+    for role in comparison.roles:
+        config = {k: v for k, v in comparison.protocol.items()
+                  if k.split(".")[0] in _TEACHER_KEYS or k.startswith(f"teachers.{role}.")}  # fmt: skip
+        config, users = json.loads(json.dumps(config)), _users(comparison, role)
+        old = kept.get(role, {})
+        old = old if old.get("config") == config else {}
+        if old and all(train.finished(e) is not None for e in users):
+            found[role] = old
+            continue
+        splits = splits or train.load_data(users[0])
+        try:
+            found[role] = _teacher(role, users[0], splits, old) | {"config": config}
+        except _FAILURES as error:
+            tell(f"FAILED: {role} teacher: {error}", file=sys.stderr)
+            found[role] = {"error": str(error) or type(error).__name__}
+        good = {r: record for r, record in found.items() if "error" not in record}
+        if is_lead():
+            write_text_atomic(path, json.dumps(good, indent=1))
+    return found
+
+
+def _users(comparison: Comparison, role: str) -> list[Experiment]:
+    return [e for e in comparison.experiments.values() if role in TEACHERS[e.method.name]]
+
+
+def _teacher(role: str, experiment: Experiment, splits: Any, old: dict[str, Any]) -> dict[str, Any]:
+    """The teacher's record: `old` if it is of this very teacher, else trained and evaluated now."""
+    mesh = make_mesh(experiment, splits)
+    teacher = teachers.obtain(role, experiment, splits, mesh)
+    if old.get("identity") == teacher.identity:
+        return old
+    title = f"{role} teacher"
+    subject = Subject(title, "teacher", teacher.bundle, teacher.variables, teacher.evaluator)
+    test = first(splits.test, experiment.eval.max_examples)
+    record, _ = full.evaluate_all(experiment, test, [subject], {}, experiment.eval.attacks)
+    names = ("source", "identity", "model")
+    return {name: getattr(teacher, name) for name in names} | {"net": record["nets"][title]}
+
+
+def _write(comparison: Comparison, found: dict[str, Any], errors: dict) -> dict[str, Any]:
+    """Writes every output out of what is finished now. Returns comparison.json's record."""
+    evaluations = {key: train.finished(e) for key, e in comparison.experiments.items()}
+    done = {key: evaluation for key, evaluation in evaluations.items() if evaluation is not None}
+    record = {
+        "schema": 1,
+        "name": comparison.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "-m", "ard_jax.main", *sys.argv[1:]]),
+        "versions": {"jax": jax.__version__, "ard_jax": __version__},
+        "main_attack": comparison.main_attack,
+        "seeds": list(comparison.seeds),
+        "methods": list(comparison.methods),
+        "protocol": comparison.protocol,
+        "settings": comparison.settings,
+        "published": comparison.published,
+        "runs": [_run_record(comparison, key, done, errors) for key in comparison.experiments],
+        "teachers": found,
+    } | comparison_results.shared(list(done.values()))  # fmt: skip
+    record["results"] = comparison_results.aggregate(comparison.methods, comparison.seeds, done)
+    record["results"] += comparison_results.teacher_results(found)
+    record["notes"] = comparison_results.notes(record)
+    record["warnings"] = comparison_results.warnings(record, done)
+    if not is_lead():
+        return record
+    folder: Path = comparison.workdir
+    comparison_page.write_plot(record, folder)
+    for ending, render in (
+        ("csv", comparison_table.csv_text),
+        ("md", comparison_table.markdown),
+        ("tex", comparison_table.latex),
+        ("html", comparison_page.render),
+        ("json", lambda r: json.dumps(r, indent=1) + "\n"),
+    ):
+        write_text_atomic(folder / f"comparison.{ending}", render(record))
+    return record
+
+
+def _run_record(comparison: Comparison, key, done, errors) -> dict[str, Any]:
+    status = "finished" if key in done else "failed" if key in errors else "pending"
+    record = {"method": key[0], "seed": key[1], "status": status}
+    record["folder"] = str(
+        Path(comparison.experiments[key].workdir).relative_to(comparison.workdir)
+    )
+    if key in errors:
+        record["error"] = errors[key]
+    if key in done:
+        timing = done[key]["timing"]
+        record |= {n: timing[n] for n in ("train_seconds", "seconds_per_epoch") if n in timing}
+    return record

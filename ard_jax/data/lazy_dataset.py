@@ -1,0 +1,166 @@
+"""Data that stays on disk: with the interface of `ArrayDataset`, but images are decoded when asked for.
+
+File names (or record numbers), sizes and labels are in memory, some tens of bytes an image.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import zlib
+from typing import Any, Protocol
+
+import numpy as np
+
+from ard_jax.data import image_decoding as images
+from ard_jax.data.base import check_labels
+
+LOADERS = ("memory", "grain")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read; all but `image_size` leave what is read as it is.
+
+    Attributes:
+      loader: "memory": all decoded at the start; "grain": decoded again whenever they are needed, ahead
+        of the step that needs them.
+      image_size: side in pixels of the squares that a folder's images are made into (see
+        `image_decoding.decode`), which then are RGB unless all are gray; 0: as they are, all of one size.
+      workers: processes that read ahead for training; 0: threads of this process.
+      prefetch: batches that are read ahead; by each worker where there are any.
+    """
+
+    loader: str = "memory"
+    image_size: int = 0
+    workers: int = 0
+    prefetch: int = 4
+
+    def problems(self, where: str = "config.data") -> list[str]:
+        """What is wrong, one sentence each."""
+        found = []
+        if self.loader not in LOADERS:
+            found.append(f"{where}.loader={self.loader!r}: choose one of 'memory', 'grain'")
+        for name, least in (("image_size", 0), ("workers", 0), ("prefetch", 1)):
+            if getattr(self, name) < least:
+                found.append(f"{where}.{name}={getattr(self, name)}: must be at least {least}")
+        return found
+
+
+class Source(Protocol):
+    """Random access to stored images; cheap to pickle, as worker processes get copies."""
+
+    shape: tuple[int, int, int]
+
+    def read(self, row: int) -> np.ndarray:
+        """Image number `row`: uint8, of `shape`. DataError names the file that cannot be used."""
+
+    def identity(self, rows: np.ndarray) -> int:
+        """A checksum of what is stored at these rows, without decoding it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyDataset:
+    """One split of a data set that is read from disk as needed.
+
+    Attributes:
+      source: where images come from.
+      rows: int64 [N], which of the source's images.
+      labels: int32 [N], each in [0, num_classes).
+      class_names: the name of each class, in the order of the labels.
+      name: of the data set; used in messages.
+      split: "train", "validation" or "test".
+      reading: how much is read ahead, and by whom.
+
+    Raises:
+      DataError: on construction, a label is out of range.
+    """
+
+    source: Source
+    rows: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    name: str
+    split: str
+    reading: Reading
+
+    def __post_init__(self) -> None:
+        """Checks the labels and makes them read-only."""
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
+        view = self.labels.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "labels", view)
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.rows)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.source.shape
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, whether or not each of them has an example."""
+        return len(self.class_names)
+
+    @property
+    def images(self) -> "LazyImages":
+        """The images, decoded by indexing; np.asarray decodes all."""
+        return LazyImages(self.source, self.rows)
+
+    def checksum(self) -> int:
+        """CRC-32 of the labels and of the files' names and sizes, not of the pixels."""
+        return zlib.crc32(self.labels, self.source.identity(self.rows))
+
+    def subset(self, indices: np.ndarray, split: str | None = None) -> "LazyDataset":
+        """The examples at `indices` (int [M]), in that order, as a new dataset."""
+        return dataclasses.replace(
+            self, rows=self.rows[indices], labels=self.labels[indices], split=split or self.split
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyImages:
+    """Stands for an array uint8 [N,H,W,C] whose images are decoded when they are taken out."""
+
+    source: Source
+    rows: np.ndarray
+    dtype = np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, C)."""
+        return (len(self.rows), *self.source.shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """One image [H,W,C] for an int, else [M,H,W,C]; several threads decode."""
+        rows = self.rows[index]
+        if rows.ndim == 0:
+            return self.source.read(int(rows))
+        out = np.empty((len(rows), *self.source.shape), np.uint8)
+
+        def fill(part: range) -> None:
+            for i in part:
+                out[i] = self.source.read(int(rows[i]))
+
+        count = min(images.threads(), len(rows))
+        if count <= 1:
+            fill(range(len(rows)))
+        else:
+            list(_pool().map(fill, [range(t, len(rows), count) for t in range(count)]))
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them in memory."""
+        return np.asarray(self[:], dtype)
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(images.threads(), "decode")

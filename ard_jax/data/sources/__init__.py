@@ -1,0 +1,1 @@
+"""Data sets by where they come from, one file each."""

@@ -1,0 +1,123 @@
+"""Image files read as needed: what their headers say, and datasets over them."""
+
+import dataclasses
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ard_jax.data import image_decoding
+from ard_jax.data.base import DataError
+from ard_jax.data.lazy_dataset import LazyDataset, Reading
+from ard_jax.io import cache_folder
+
+Groups = dict[str, tuple[list[Path], np.ndarray]]  # split -> files, and the class of each, int32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Image files.
+
+    Attributes:
+      root: the folder.
+      names: bytes [M], the files' paths in it.
+      sizes: int64 [M], of the files in bytes.
+      shape: (H, W, C) of the decoded images.
+      resized: to H = W; see `image_decoding.decode`.
+      rgb: everything is converted to RGB.
+    """
+
+    root: Path
+    names: np.ndarray
+    sizes: np.ndarray
+    shape: tuple[int, int, int]
+    resized: bool
+    rgb: bool
+
+    def read(self, row: int) -> np.ndarray:
+        """See `Source`."""
+        path = self.root / os.fsdecode(bytes(self.names[row]))
+        image = image_decoding.decode(
+            path, str(path), self.rgb, self.shape[0] if self.resized else 0
+        )
+        if image.shape != self.shape:
+            raise DataError(f"{path} has changed since the start: it was of shape {self.shape}")
+        return image
+
+    def identity(self, rows: np.ndarray) -> int:
+        """Names and sizes of the files, and what they are made into."""
+        kind = repr((self.shape, self.resized, self.rgb)).encode()
+        return zlib.crc32(self.sizes[rows], zlib.crc32(self.names[rows], zlib.crc32(kind)))
+
+
+def file_splits(
+    root: Path,
+    groups: Groups,
+    class_names: tuple[str, ...],
+    name: str,
+    reading: Reading,
+    rgb: bool = False,
+) -> dict[str, LazyDataset]:
+    """A dataset for each split of image files, none of which is decoded here.
+
+    Args:
+      root: the folder in which all files lie.
+      groups: split -> (files, labels int32).
+      class_names: in the order of the labels.
+      name: of the data set.
+      reading: image size, and how to read ahead.
+      rgb: all images are converted to RGB, as in `image_decoding.decode`.
+
+    Raises:
+      DataError: as `survey`.
+    """
+    files = [file for listed, _ in groups.values() for file in listed]
+    shape, rgb = survey(root, files, reading.image_size, rgb)
+    source = Files(
+        root=root,
+        names=np.array([os.fsencode(file.relative_to(root)) for file in files]),
+        sizes=np.array([file.stat().st_size for file in files], np.int64),
+        shape=shape,
+        resized=bool(reading.image_size),
+        rgb=rgb,
+    )
+    made, start = {}, 0
+    for split, (listed, labels) in groups.items():
+        rows = np.arange(start, start + len(listed))
+        made[split] = LazyDataset(source, rows, labels, tuple(class_names), name, split, reading)
+        start += len(listed)
+    return made
+
+
+def survey(
+    root: Path, files: list[Path], image_size: int = 0, rgb: bool = False
+) -> tuple[tuple[int, int, int], bool]:
+    """Shape of the images once decoded, and whether they are converted to RGB; from the headers.
+
+    The headers are read once and then kept in the cache.
+
+    Raises:
+      DataError: a file is no image; or, without an image size, the images differ in size or channels,
+        or (unless `rgb`) one is neither gray nor RGB.
+    """
+    found = cache_folder.cached(
+        "image-headers",
+        root,
+        files,
+        {"headers"},
+        lambda: {"headers": image_decoding.headers(files, [str(file) for file in files])},
+    )["headers"]
+    if image_size:
+        rgb = rgb or bool((found[:, 2] != 1).any())
+        return (image_size, image_size, 3 if rgb else 1), rgb
+    if rgb:
+        found[:, 2] = 3
+    if (other := np.flatnonzero(found[:, 2] == 4)).size:
+        raise DataError(
+            f"{files[other[0]]} is neither 8-bit RGB nor grayscale; convert it, or give image_size, "
+            "which converts all to RGB"
+        )
+    if (other := np.flatnonzero((found != found[0]).any(axis=1))).size:
+        image_decoding.check_shape(found[other[0]], str(files[other[0]]), found[0], str(files[0]))
+    return tuple(int(n) for n in found[0]), rgb

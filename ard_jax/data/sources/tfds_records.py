@@ -1,0 +1,69 @@
+"""The records of one split of a prepared TFDS data set, read as needed."""
+
+import dataclasses
+import functools
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ard_jax.data import image_decoding
+from ard_jax.data.base import DataError
+
+
+def open_split(builder: Any, split: str) -> Any:
+    """Random access to a split's examples, images as stored (bytes): so we name the damaged one."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """Examples with a feature "image"; a `lazy_dataset.Source`.
+
+    Attributes:
+      directory: of the prepared version.
+      split: TFDS's name of it.
+      order: int64 [M], the number of the record that is image i.
+      shape: (H, W, C) of the decoded images.
+      resized: to H = W; see `image_decoding.decode`.
+      files: the split's files.
+    """
+
+    directory: Path
+    split: str
+    order: np.ndarray
+    shape: tuple[int, int, int]
+    resized: bool
+    files: tuple[Path, ...]
+
+    @functools.cached_property
+    def _examples(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return open_split(tfds.builder_from_directory(self.directory), self.split)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files, which every process opens for itself."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def read(self, row: int) -> np.ndarray:
+        """See `lazy_dataset.Source`."""
+        number = int(self.order[row])
+        name = f"example number {number} of the {self.split} split in {self.directory}"
+        try:
+            stored = self._examples[number]["image"]
+        except Exception as error:  # array_record's own errors do not name the file
+            raise DataError(f"{name} cannot be read ({error}); prepare the data again") from error
+        size = self.shape[0] if self.resized else 0
+        image = image_decoding.decode(stored, name, self.shape[2] == 3, size)
+        image_decoding.check_shape(image.shape, name, self.shape, "the data set's images")
+        return image
+
+    def identity(self, rows: np.ndarray) -> int:
+        """Names and sizes of the files, which records, and what they are made into."""
+        files = [(file.name, file.stat().st_size) for file in self.files]
+        kind = repr((files, self.split, self.shape, self.resized)).encode()
+        return zlib.crc32(self.order[rows], zlib.crc32(kind))

@@ -1,0 +1,1 @@
+"""Accuracies of networks on clean images and under attacks."""

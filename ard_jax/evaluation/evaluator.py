@@ -1,0 +1,282 @@
+"""Masked, sharded evaluation of any predict function under any set of attacks.
+
+Each example counts exactly once: batches are padded to one size and masked, so that a network's
+prediction and each attack program are traced once per run whatever the number of images. Attacks that
+differ only in radius and step size share one program.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ard_jax import rng
+from ard_jax.attacks import cpu_tiling, merged
+from ard_jax.attacks.auto_attack.engine import Engine
+from ard_jax.data import batching
+from ard_jax.data.base import ArrayDataset
+from ard_jax.runtime import preemption, sharding
+from ard_jax.training.train_step import TRACES
+
+# Predictions that wait to be read while the host prepares what comes after them. Two keep the device busy;
+# more would make a stop wait longer, as it does for all that was started.
+_IN_FLIGHT = 2
+
+__all__ = ["Evaluator", "Flags", "evaluate_sweep"]
+
+
+def _count_trace(title: str) -> None:
+    TRACES[title] += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Per-example results of one network.
+
+    Attributes:
+      correct: "clean" and attack names -> bool [N], True where the prediction is the label. AutoAttack
+        and its like may be [M] of the first M < N images.
+      predicted: the same names -> int32.
+      labels: int32 [N].
+      others: further networks' results on the very same images, see `Evaluator.run`.
+      suites: name -> AutoAttackResult, of those run as in `attacks.SUITES`.
+    """
+
+    correct: dict[str, np.ndarray]
+    predicted: dict[str, np.ndarray]
+    labels: np.ndarray
+    others: dict[str, "Flags"] = dataclasses.field(default_factory=dict)
+    suites: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def accuracy(self, name: str) -> float:
+        """Share of correct predictions."""
+        return float(np.mean(self.correct[name]))
+
+
+class Evaluator:
+    """A network's compiled prediction and attack programs.
+
+    Args:
+      name: for the trace counts in `train_step.TRACES`.
+      apply: (variables, images float32 [B,H,W,C] in [0,1]) -> logits [B,K].
+      mesh: devices; None for all.
+      batch_size: rounded up to a multiple of the number of devices.
+      seed: of the attacks' random starts.
+      unroll: attack loop unrolling, see `attacks`; 1 is right for networks of `models`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        apply: Callable[[Any, jax.Array], jax.Array],
+        *,
+        mesh: Any = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        unroll: int | None = None,
+    ):
+        """Compiles nothing yet."""
+        self.name, self._apply, self.seed, self._unroll = name, apply, seed, unroll
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+        self.batch_size = sharding.round_up(self.mesh, batch_size)
+        self._programs: dict[Any, Callable] = {}
+        self.engine = Engine(
+            name, apply, mesh=self.mesh, batch_size=self.batch_size, on_trace=_count_trace
+        )
+        same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+        self._predict = jax.jit(
+            self._predict_traced, in_shardings=(same, split), out_shardings=same
+        )
+
+    def _predict_traced(self, variables, images):
+        TRACES[f"{self.name} predict"] += 1
+        return jnp.argmax(self._apply(variables, images), -1).astype(jnp.int32)
+
+    def predict(self, variables: Any, images: jax.Array) -> np.ndarray:
+        """Predicted classes [B] of one full global batch, on every host."""
+        return np.asarray(jax.device_get(self._predict(variables, images)))
+
+    def attack(self, spec: Any, variables: Any, images: Any, labels: Any, index: int) -> jax.Array:
+        """Adversarial images of batch number `index` under an `attacks.AttackSpec`."""
+        key = rng.stream(jax.random.key(self.seed), f"evaluate {spec.name}", index)
+        # A loop of traced length cannot be unrolled.
+        if self._unroll == 1 and merged.is_mergeable(spec):
+            start = images if spec.start == "none" else self._start(spec, images, key)
+            return self._program(merged.program(spec), spec)(
+                variables, images, labels, start, merged.settings_of(spec)
+            )
+        return self._program(spec.program, spec)(
+            variables, images, labels, key, jnp.float32(spec.eps), jnp.float32(spec.step_size)
+        )
+
+    def _program(self, name: tuple, spec: Any) -> Callable:
+        if name not in self._programs:
+            compile_ = self._compile_merged if name[0] == "merged" else self._compile
+            title = f"{self.name} attack {zlib.crc32(repr(name).encode()):08x}"
+            self._programs[name] = compile_(title, spec)
+        return self._programs[name]
+
+    def _start(self, spec: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        def start(variables, images, key, eps):
+            return spec.own_start(images, key, eps)
+
+        fields = (spec.norm, spec.sigma, spec.clip_start, spec.clip_min, spec.clip_max)
+        name = f"start {spec.start} {fields}"
+        return self.transform(name, start, (), images, key, spec.eps)
+
+    def _compile_merged(self, title: str, spec: Any) -> Callable:
+        clip, devices = (spec.clip_min, spec.clip_max), sharding.num_devices(self.mesh)
+
+        def run(variables, images, labels, start, settings):
+            TRACES[title] += 1
+
+            def one(rows):
+                return merged.run(
+                    lambda x: self._apply(variables, x), rows["images"], rows["labels"], rows["start"],
+                    settings, norm=spec.norm, clip=clip,
+                )  # fmt: skip
+
+            count = cpu_tiling.number(spec, len(images), variables, devices)
+            rows = {"images": images, "labels": labels, "start": start}
+            return cpu_tiling.over(one, rows, count, devices)
+
+        same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+        return jax.jit(run, in_shardings=(same, split, split, split, same), out_shardings=split)
+
+    def _compile(self, title: str, spec: Any) -> Callable:
+        def run(variables, images, labels, key, eps, step_size):
+            TRACES[title] += 1
+
+            def predict(x):
+                return self._apply(variables, x)
+
+            return cpu_tiling.run(
+                spec, predict, images, labels, key, params=variables,
+                devices=sharding.num_devices(self.mesh), eps=eps, step_size=step_size,
+                unroll=self._unroll,
+            )  # fmt: skip
+
+        same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+        return jax.jit(
+            run, in_shardings=(same, split, split, same, same, same), out_shardings=split
+        )
+
+    def transform(
+        self,
+        name: str,
+        change: Callable[..., jax.Array],
+        variables: Any,
+        images: Any,
+        key: Any,
+        eps: float,
+    ) -> jax.Array:
+        """change(variables, images, key, eps) -> images, compiled once under its name."""
+        if name not in self._programs:
+
+            def run(*args):
+                TRACES[f"{self.name} {name}"] += 1
+                return change(*args)
+
+            same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+            self._programs[name] = jax.jit(
+                run, in_shardings=(same, split, same, same), out_shardings=split
+            )
+        return self._programs[name](variables, images, key, jnp.float32(eps))
+
+    def batches(self, dataset: ArrayDataset) -> Iterable[tuple[int, dict, dict]]:
+        """(index, device batch {"image" in [0,1], "label"}, the whole batch's mask, index and label)."""
+        size, labels = self.batch_size, np.asarray(dataset.labels)
+        # Of the images this host reads its own part alone.
+        for index, mine in enumerate(batching.eval_batches(dataset, size, *sharding.process())):
+            preemption.check("an evaluation")
+            image = mine["image"].astype(np.float32) / np.float32(255)
+            rows = np.arange(index * size, (index + 1) * size)
+            mask = rows < len(dataset)
+            host = {"mask": mask, "index": np.where(mask, rows, -1)}
+            host["label"] = np.where(mask, labels[rows * mask], 0)
+            local = {"image": image, "label": mine["label"]}
+            yield index, sharding.put_batch(self.mesh, local), host
+
+    def run(
+        self,
+        variables: Any,
+        dataset: ArrayDataset,
+        specs: Mapping[str, Any],
+        watch: Mapping[str, tuple["Evaluator", Any]] | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> Flags:
+        """Predictions on clean images and under each attack.
+
+        The host runs ahead of the device by `_IN_FLIGHT` attacks on a batch, and reads their results then.
+
+        Args:
+          variables: the network's.
+          dataset: every image counts once.
+          specs: name -> AttackSpec on this network.
+          watch: name -> (evaluator, variables) of networks that predict on the same images, which is
+            how a transfer attack is measured; their results are in `Flags.others`.
+          progress: called with "clean" or an attack's name before each is run on a batch.
+        """
+        names = ["clean", *specs]
+        nets = {"": (self, variables)} | dict(watch or {})
+        predicted = {n: {a: np.zeros(len(dataset), np.int32) for a in names} for n in nets}
+        unread: deque[tuple[str, np.ndarray, np.ndarray, dict[str, jax.Array]]] = deque()
+
+        def read() -> None:
+            name, rows, mask, found = unread.popleft()
+            for net, classes in jax.device_get(found).items():
+                predicted[net][name][rows] = classes[mask]
+
+        for index, batch, host in self.batches(dataset):
+            rows, mask = host["index"][host["mask"]], host["mask"]
+            for name in names:
+                preemption.check("an evaluation")
+                if progress:
+                    progress(f"{name} {index + 1}/{math.ceil(len(dataset) / self.batch_size)}")
+                images = batch["image"]
+                if name != "clean":
+                    images = self.attack(specs[name], variables, images, batch["label"], index)
+                found = {n: e._predict(v, images) for n, (e, v) in nets.items()}
+                unread.append((name, rows, mask, found))
+                if len(unread) > _IN_FLIGHT:
+                    read()
+        while unread:
+            read()
+        labels = np.asarray(dataset.labels)
+        flags = {
+            net: Flags({a: p == labels for a, p in by_name.items()}, by_name, labels)
+            for net, by_name in predicted.items()
+        }
+        main = flags.pop("")
+        return dataclasses.replace(main, others=flags)
+
+
+def evaluate_sweep(
+    evaluator: Evaluator,
+    variables: Any,
+    dataset: ArrayDataset,
+    attack: str,
+    radii: Iterable[float],
+    make: Callable[[float], Any],
+) -> dict[str, Any]:
+    """Accuracy over radii, all through one compiled program; radius 0 is clean accuracy.
+
+    Args:
+      evaluator: the network's.
+      variables: its variables.
+      dataset: images.
+      attack: name, for the record.
+      radii: in [0,1] pixel units.
+      make: radius -> AttackSpec.
+    """
+    radii = [float(r) for r in radii]
+    specs = {str(r): make(r) for r in radii if r > 0}
+    flags = evaluator.run(variables, dataset, specs)
+    accuracies = [flags.accuracy(str(r) if r > 0 else "clean") for r in radii]
+    return {"attack": attack, "eps": radii, "accuracy": accuracies}

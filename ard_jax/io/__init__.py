@@ -1,0 +1,1 @@
+"""Files, the cache folder, metrics and progress."""

@@ -1,0 +1,1 @@
+"""Processes, devices, interruption, locks and compilation: the only mutable state of the package."""

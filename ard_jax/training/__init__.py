@@ -1,0 +1,1 @@
+"""Training runs: teachers, the student, the loop and its step."""

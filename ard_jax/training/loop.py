@@ -1,0 +1,274 @@
+"""The host loop that trains one network, student or teacher, and survives being killed.
+
+The order in `fit` is fixed: evaluate -> save -> next batch -> step -> log. A checkpoint is written after
+the evaluation at its step and before the next batch is drawn, and a batch is a pure function of
+(seed, step), so continuing from a checkpoint repeats exactly what would have happened.
+
+A run that is asked to stop saves at the step where it is, in the middle of an epoch too, or before an
+evaluation that it then makes up for. The parameters do not show it; in the logs, the first train record
+after a restart averages over the steps since.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ard_jax.checkpoints import resume
+from ard_jax.checkpoints.manager import Checkpoints
+from ard_jax.checkpoints.resume import ConfigChangedError
+from ard_jax.data import batching
+from ard_jax.data.base import ArrayDataset
+from ard_jax.io.writers import MetricWriter, Progress
+from ard_jax.methods.base import Method
+from ard_jax.runtime import preemption
+from ard_jax.runtime.distributed import everywhere, is_lead
+from ard_jax.runtime.sharding import num_devices, process, put_replicated
+from ard_jax.state import RunState
+from ard_jax.training import train_step
+from ard_jax.training.step_runner import Feed
+from ard_jax.training.train_log import AHEAD, SHORT_SECONDS, TrainingDivergedError, TrainLog
+
+LONG_SECONDS = 600.0
+Scores = dict[str, dict[str, float]]
+
+
+__all__ = [
+    "ConfigChangedError",
+    "FitResult",
+    "Phase",
+    "TrainingDivergedError",
+    "fit",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One training run of the loop.
+
+    Attributes:
+      title: shown in the progress bar, "student" or "robust teacher".
+      workdir: holds last/, best/, metrics.jsonl.
+      method: what a step does.
+      initial: makes the state at step 0; on resume it only gives structure and shapes.
+      train: training images.
+      epochs: length.
+      batch_size: global batch size.
+      last_batch: "drop" or "keep".
+      step: seed, augmentation, moving average.
+      evaluate: state -> {network: {metric: share}}.
+      score: what the best checkpoint maximises, from `evaluate`'s result.
+      split: name of the split that `evaluate` uses.
+      eval_epochs: epochs after which to evaluate and save.
+      save_every: epochs between further saves.
+      config: saved with the checkpoints and compared on resume.
+      experiment: the whole configuration, saved for `--mode=evaluate`.
+      mesh: devices.
+      log_every: steps between train records.
+      tensorboard: also write TensorBoard files.
+      on_device: "auto", "on" or "off": see `schema.DataConfig`.
+      columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
+      long_note: printed with the time estimate when the phase takes over ten minutes.
+    """
+
+    title: str
+    workdir: Path
+    method: Method
+    initial: Callable[[], RunState]
+    train: ArrayDataset
+    epochs: int
+    batch_size: int
+    last_batch: str
+    step: train_step.StepConfig
+    evaluate: Callable[[RunState], Scores]
+    score: Callable[[Scores], float]
+    split: str
+    eval_epochs: frozenset[int]
+    save_every: int
+    config: dict[str, Any]
+    experiment: dict[str, Any]
+    mesh: Any
+    log_every: int = 10
+    tensorboard: bool = True
+    long_note: str = ""
+    on_device: str = "auto"
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates per epoch."""
+        return batching.steps_per_epoch(len(self.train), self.batch_size, self.last_batch)
+
+    @property
+    def total(self) -> int:
+        """Updates in all."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What a finished phase leaves behind.
+
+    Attributes:
+      last: state after the last step.
+      best: state that scored best on the phase's split.
+      best_step: its step.
+      best_scores: its evaluation.
+      seconds: wall time of training, over all restarts, evaluation and compilation included.
+    """
+
+    last: RunState
+    best: RunState
+    best_step: int
+    best_scores: Scores
+    seconds: float
+
+
+def fit(phase: Phase) -> FitResult:
+    """Trains to the end, from the newest usable checkpoint if there is one.
+
+    Raises:
+      ConfigChangedError: the folder's checkpoint was made with another configuration.
+      TrainingDivergedError: a loss is not finite; no checkpoint holds the diverged state.
+      PreemptedError: SIGTERM; the state is saved.
+      ValueError: see `step_runner.Feed`.
+    """
+    preemption.check(f"{phase.title} training, before its first step")
+    batching.check_sharding(
+        len(phase.train), phase.batch_size, num_devices(phase.mesh), phase.last_batch
+    )
+    feed, folder = Feed(phase), phase.workdir
+    with Checkpoints(folder / "last", keep=2) as last, Checkpoints(folder / "best", keep=2) as best:
+        template = put_replicated(phase.mesh, train_step.start_average(phase.initial(), phase.step))
+        # Copies: the step donates its state, and teachers' variables are used after it too.
+        template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
+        state, meta = resume.newest(last, template, phase.config)
+        if meta is None:
+            state, meta = template, {"best": None, "seconds": 0.0}
+        best.delete_after(int(state.step))  # what comes after is done again
+        meta |= {"config": phase.config, "experiment": phase.experiment}
+        state, meta = _Loop(phase, feed, last, best, meta).run(state)
+        last.wait(), best.wait()
+        best_state, chosen = resume.best(best, state, meta["best"])
+        return FitResult(state, best_state, chosen["step"], chosen["scores"], meta["seconds"])
+
+
+class _Loop:
+    """Runs one phase: the mutable bookkeeping of the host, none of which affects the arrays."""
+
+    def __init__(
+        self, phase: Phase, feed: Feed, last: Checkpoints, best: Checkpoints, meta: dict[str, Any]
+    ):
+        self.phase, self.feed, self.last, self.best = phase, feed, last, best
+        self.meta = dict(meta)
+        self.started = time.monotonic() - meta["seconds"]
+        self.timed: tuple | None = None  # (when, seconds of compilation, step); () once it is done
+
+    def run(self, state: RunState) -> tuple[RunState, dict[str, Any]]:
+        phase, start = self.phase, int(state.step)
+        late = self.meta.pop("unevaluated", False)
+        if start == phase.total and not late:
+            return state, self.meta
+        self.feed.restore(start, self.meta.get("data"))
+        lead, step = is_lead(), start
+        writer = MetricWriter(
+            phase.workdir, tensorboard=phase.tensorboard, resume_step=start, lead=lead
+        )
+        self.progress = Progress(
+            phase.total, initial=start, description=phase.title, enabled=None if lead else False
+        )
+        self.log = TrainLog(phase, writer, self.progress, self.last, single=process()[1] == 1)
+        try:
+            if start:
+                self.log.event(start, "resumed")
+            if late:
+                self.boundary(start, state, late=True)
+            # NOTE: do not change the order. Everything up to "advance" happens at `step` updates done.
+            while step < phase.total:
+                self.estimate(step, step - start, state)
+                state, metrics, size = self.feed.advance(state, step)
+                self.tell_compiled(step)
+                self.log.add(step, metrics, size)  # reads earlier steps, while this one runs
+                step += 1
+                self.boundary(step, state)
+                if preemption.requested():
+                    self.stop(step, state)
+            return state, self.meta
+        finally:
+            self.feed.close()
+            self.progress.close()
+            writer.close()
+
+    def tell_compiled(self, step: int) -> None:
+        for compiled in self.feed.newly_compiled():
+            self.progress.message(compiled.describe())
+            self.log.event(step, "compiled", **compiled.record())
+
+    def boundary(self, step: int, state: RunState, late: bool = False) -> None:
+        """After an epoch: evaluate, then save best, then last; late: which is saved without its scores."""
+        phase, (epoch, within) = self.phase, divmod(step, self.phase.steps_per_epoch)
+        if within:
+            return
+        evaluated = epoch in phase.eval_epochs
+        if not evaluated and epoch % phase.save_every:
+            return
+        self.log.read_all()  # a diverged state must not be saved
+        if evaluated:
+            try:
+                scores = phase.evaluate(state)
+            except preemption.PreemptedError:
+                self.stop(step, state, unevaluated=True)
+            for net, values in scores.items():
+                self.log.writer.write(
+                    {"kind": "eval", "step": step, "epoch": epoch, "split": phase.split, "net": net}
+                    | values
+                )
+            score, best = phase.score(scores), self.meta["best"]
+            self.log.shown = {f"{phase.split[:3]} {k}": v for k, v in scores["student"].items()}
+            if best is None or score > best["score"]:
+                self.meta["best"] = {"step": step, "epoch": epoch, "score": score, "scores": scores}
+                self.best.save(step, state, self.meta_now(step, epoch))
+                self.best.wait()  # last names it
+        self.last.save(step, state, self.meta_now(step, epoch), replace=late)
+        self.log.restart_window()  # images per second leave evaluation out
+
+    def stop(self, step: int, state: RunState, **more: bool) -> None:
+        """Saves, if that has not just been done, and ends the work."""
+        self.log.read_all()
+        self.last.save(step, state, self.meta_now(step, step // self.phase.steps_per_epoch) | more)
+        self.last.wait(), self.best.wait()
+        self.log.event(step, "preempted")
+        raise preemption.PreemptedError(
+            f"{self.phase.title} stopped and saved at step {step} of {self.phase.total} in {self.last.folder}"
+        )
+
+    def meta_now(self, step: int, epoch: int) -> dict[str, Any]:
+        self.meta |= {"step": step, "epoch": epoch, "seconds": time.monotonic() - self.started}
+        self.meta["data"] = self.feed.state()
+        return self.meta
+
+    def estimate(self, step: int, done: int, state: RunState) -> None:
+        """Times the first steps of this process after the very first, and says so if all takes long.
+
+        Waits for the device where it starts and stops the clock, and nowhere else.
+        """
+        if done and self.timed is None:
+            jax.block_until_ready(state)
+            self.timed = (time.monotonic(), self.feed.compile_seconds, step)
+        elif self.timed and step - self.timed[2] >= 3:
+            jax.block_until_ready(state)
+            began, compiled, first = self.timed
+            seconds = time.monotonic() - began - (self.feed.compile_seconds - compiled)
+            seconds /= step - first
+            self.timed = ()
+            # All processes alike, as they have to read the metrics after the same steps.
+            self.log.ahead = AHEAD if everywhere(seconds < SHORT_SECONDS) else 1
+            if (left := seconds * (self.phase.total - step)) > LONG_SECONDS:
+                self.progress.message(
+                    f"{self.phase.title}: about {left / 3600:.1f} hours of training on this machine "
+                    f"({self.phase.total} steps). {self.phase.long_note}"
+                )

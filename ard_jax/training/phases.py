@@ -1,0 +1,234 @@
+"""Training phases out of an experiment: the student's, and one for each teacher's recipe."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ard_jax import methods, optim, rng
+from ard_jax.config import networks
+from ard_jax.config.parse import to_dict
+from ard_jax.config.schema import AwpConfig, Experiment, TeacherConfig
+from ard_jax.data import ArrayDataset, Splits, batching
+from ard_jax.evaluation.evaluator import Evaluator, Flags
+from ard_jax.methods import TEACHERS, Parts
+from ard_jax.runtime import sharding
+from ard_jax.state import RunState
+from ard_jax.training import soft_labels
+from ard_jax.training.loop import Phase, Scores
+from ard_jax.training.train_step import StepConfig
+
+# Parts of a configuration that do not change the trained parameters or the choice among them.
+_IRRELEVANT = {
+    "eval": (
+        "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
+        "autoattack_examples", "autoattack_nets", "save_images",
+    ),
+    "data": ("dir", "loader", "image_size", "workers", "prefetch", "on_device"),
+}  # fmt: skip
+
+
+def comparable(
+    experiment: Experiment, net: dict[str, Any], splits: Splits, **extra: Any
+) -> dict[str, Any]:
+    """What two runs must agree on for one to continue the other.
+
+    Where the data lies may change, what it is may not: a checksum of the training split stands for it.
+    """
+    raw = to_dict(experiment)
+    for name in ("run", "workdir", "teachers"):
+        del raw[name]
+    if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
+        del raw["bn_groups"]
+    for group, names in _IRRELEVANT.items():
+        for name in names:
+            del raw[group][name]
+    train = splits.train
+    return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
+
+
+def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
+    """The first `limit` examples; all of them when it is 0."""
+    return dataset.subset(np.arange(min(limit, len(dataset)))) if limit else dataset
+
+
+def select_split(experiment: Experiment, splits: Splits) -> ArrayDataset:
+    """The images that pick the best checkpoint."""
+    split = splits.test if experiment.select_on == "test" else splits.validation
+    limit = experiment.eval.max_selection_examples
+    return first(split, limit)
+
+
+def score(experiment: Experiment) -> Callable[[Scores], float]:
+    """(clean + robust)/2 of the student under the selecting attack, as the authors' code selects."""
+    attack = experiment.eval.select_attack
+
+    def of(scores: Scores) -> float:
+        return (scores["student"]["clean"] + scores["student"][attack]) / 2
+
+    return of
+
+
+def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
+    """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
+    dense = range(dense_from, epochs + 1) if dense_from else ()
+    return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
+
+
+def monitor(
+    experiment: Experiment,
+    dataset: ArrayDataset,
+    student: Evaluator,
+    teachers: dict[str, Evaluator] | None = None,
+) -> Callable[[RunState], Scores]:
+    """Evaluation while training: the student, and each trained teacher on the same images.
+
+    A teacher's accuracy "on the student's examples" is what the authors' code logs; it is transfer,
+    not the teacher's own robustness.
+    """
+    name = experiment.eval.select_attack
+    spec = networks.evaluation_attack(name, experiment)
+
+    def scores_of(flags: Flags, attack: str) -> dict[str, float]:
+        return {"clean": flags.accuracy("clean"), attack: flags.accuracy(name)}
+
+    def evaluate(state: RunState) -> Scores:
+        watch = {r: (e, state.teachers[r].variables) for r, e in (teachers or {}).items()}
+        flags = student.run(state.student.variables, dataset, {name: spec}, watch=watch)
+        scores = {"student": scores_of(flags, name)}
+        for role, seen in flags.others.items():
+            scores[role] = scores_of(seen, f"{name}_on_student")
+        return scores
+
+    return evaluate
+
+
+def student_phase(
+    experiment: Experiment,
+    workdir: Path,
+    splits: Splits,
+    mesh: Any,
+    student: tuple[Any, dict[str, Any], Evaluator],
+    teachers: dict[str, Any],
+) -> Phase:
+    """The main phase: the student under its method. `teachers`: role -> `teachers.Teacher`."""
+    e, (bundle, net, evaluator) = experiment, student
+    step = step_config(e, splits)
+    method = make_method(
+        e, bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
+    )
+    validation = select_split(e, splits)
+    watched = {role: teachers[role].evaluator for role in method.trained_teachers}
+
+    def initial() -> RunState:
+        # One program: outside of jit each operation on each shape is compiled by itself.
+        def make(key, given):
+            return method.init(bundle.init(rng.stream(key, "init")), given)
+
+        given = {role: t.variables for role, t in teachers.items()}
+        key = sharding.put_replicated(mesh, jax.random.key(e.seed))
+        return jax.jit(make, out_shardings=sharding.replicated(mesh))(key, given)
+
+    return Phase(
+        title="student",
+        workdir=workdir,
+        method=method,
+        initial=initial,
+        train=splits.train,
+        epochs=e.epochs,
+        batch_size=e.batch_size,
+        last_batch=e.data.last_batch,
+        step=step,
+        evaluate=monitor(e, validation, evaluator, watched),
+        score=score(e),
+        split=e.select_on,
+        eval_epochs=evaluation_epochs(e.epochs, e.eval.every, e.eval.dense_from),
+        save_every=e.run.save_every,
+        config=comparable(e, net, splits, teachers={r: t.identity for r, t in teachers.items()}),
+        experiment=to_dict(e),
+        mesh=mesh,
+        log_every=e.run.log_every,
+        tensorboard=e.run.tensorboard,
+        on_device=e.data.on_device,
+        columns=_columns(e, method, splits, teachers, mesh, workdir),
+    )
+
+
+def _columns(e: Experiment, method: Any, splits: Splits, teachers: Any, mesh: Any, workdir: Path):
+    """Soft labels that are made before the run."""
+    if not method.columns:
+        return {}
+    attack = networks.training_attack(e.attack, e)
+    return soft_labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
+
+
+def make_mesh(experiment: Experiment, splits: Splits) -> Any:
+    """The experiment's devices: `sharding.make_mesh` for all batches that it trains on."""
+    teachers = (getattr(experiment.teachers, role) for role in TEACHERS[experiment.method.name])
+    recipes = [t.recipe.batch_size for t in teachers if t is not None and not t.checkpoint]
+    sizes = {experiment.batch_size, *recipes}
+    if experiment.data.last_batch == "keep":
+        sizes |= {len(splits.train) % size for size in sizes}
+    return sharding.make_mesh(experiment.run.devices, sizes)
+
+
+def make_method(
+    experiment: Experiment, student: Any, teachers: dict[str, Any], steps_per_epoch: int
+) -> methods.Method:
+    """The experiment's method on these networks."""
+    e = experiment
+    parts = Parts(
+        student=student,
+        student_optim=optim.make(e.student_optim, e.epochs),
+        attack=networks.training_attack(e.attack, e),
+        teachers=teachers,
+        teacher_optims={"robust": optim.make(e.robust_teacher_optim, e.epochs)},
+        epochs=e.epochs,
+        steps_per_epoch=steps_per_epoch,
+        attack_bn=e.attack.bn,
+        attack_bn_stats=e.attack.bn_stats,
+        awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
+    )
+    return methods.create(e.method.name, parts, **e.method.options)
+
+
+def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:
+    """A teacher's recipe as an experiment of its own, whose "student" is the teacher."""
+    recipe = teacher.recipe
+    options = {"beta": recipe.beta} if recipe.method == "trades" else {}
+    return dataclasses.replace(
+        experiment,
+        name=f"{role}_teacher",
+        seed=recipe.seed,
+        workdir="",
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        ema_decay=0.0,
+        swa_start=0,
+        awp=AwpConfig(gamma=0.0, start=1),
+        student=teacher.net,
+        student_optim=recipe.optim,
+        robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
+        attack=recipe.attack,
+        method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
+        eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
+    )
+
+
+def step_config(e: Experiment, splits: Splits) -> StepConfig:
+    """What the step needs of the experiment beside its method.
+
+    Raises:
+      ValueError: a batch of the epoch does not divide by config.bn_groups.
+    """
+    last = len(splits.train) % e.batch_size if e.data.last_batch == "keep" else 0
+    if last % e.bn_groups:
+        raise ValueError(
+            f"the last batch of an epoch has {len(splits.train)} mod {e.batch_size} = {last} examples, which "
+            f"do not divide by config.bn_groups={e.bn_groups}; use --config.data.last_batch=drop"
+        )
+    spe = batching.steps_per_epoch(len(splits.train), e.batch_size, e.data.last_batch)
+    return StepConfig(e.seed, spe, e.data.augment, e.data.pad, e.ema_decay, e.swa_start)

@@ -1,0 +1,119 @@
+"""What the train step is fed: batches from the host, or rows of the data that lies on the device."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ard_jax.data.base import ArrayDataset
+from ard_jax.data.train_batches import TrainBatches
+from ard_jax.runtime import compilation
+from ard_jax.runtime.sharding import process, put_batch, put_replicated
+from ard_jax.state import RunState
+from ard_jax.training import train_step
+
+MAX_BYTES = 2**30  # of images that "auto" puts on the device
+
+
+def on_device(setting: str, train: Any) -> bool:
+    """Whether the training split is kept on device.
+
+    Args:
+      setting: config.data.on_device.
+      train: the split.
+
+    Raises:
+      ValueError: it is to be, but its images are not in memory.
+    """
+    in_memory = isinstance(train, ArrayDataset)
+    if setting == "auto":
+        # Several processes read each its own part of a batch, and may be many on one machine's memory.
+        return in_memory and process()[1] == 1 and train.images.nbytes <= MAX_BYTES
+    if setting == "on" and not in_memory:
+        raise ValueError(
+            f"config.data.on_device='on', but the images of {train.name} are read from disk as needed; use "
+            "config.data.loader=memory or config.data.on_device=off"
+        )
+    return setting == "on"
+
+
+class Feed:
+    """The steps of one phase, each with its batch.
+
+    Args:
+      phase: a `loop.Phase`.
+
+    Raises:
+      ValueError: the images are to be on device, but are not in memory.
+    """
+
+    def __init__(self, phase: Any):
+        """Compiles nothing and moves nothing yet."""
+        self.phase, self.on_device = phase, on_device(phase.on_device, phase.train)
+        self._batches = TrainBatches(
+            phase.train, batch_size=phase.batch_size, seed=phase.step.seed,
+            last_batch=phase.last_batch, total=phase.total, process=process(),
+        )  # fmt: skip
+        self._examples: dict[str, jax.Array] = {}
+        self._program: train_step.Step | None = None
+        self._called: set[int] = set()  # sizes of batches
+        self._compiled: list[compilation.Compilation] = []
+        self.compile_seconds = 0.0
+
+    def restore(self, step: int, state: dict[str, int] | None) -> None:
+        """Goes on at `step`, as `TrainBatches.restore`; puts the data on the device if it is to be there."""
+        self._batches.restore(step, state)
+        if self.on_device:
+            train = self.phase.train
+            arrays = {"image": train.images, "label": train.labels} | self._columns(slice(None))
+            self._examples = put_replicated(self.phase.mesh, arrays)
+
+    def state(self) -> dict[str, int]:
+        """Of the batches, for the checkpoint."""
+        return self._batches.state()
+
+    def close(self) -> None:
+        """Ends what reads ahead, and gives the device's memory back."""
+        self._batches.close()
+        self._examples = {}
+
+    def advance(self, state: RunState, step: int) -> tuple[RunState, dict[str, jax.Array], int]:
+        """Dispatches step number `step`, counted from 0.
+
+        Returns:
+          The state after it; its metrics, scalars; the size of its global batch.
+        """
+        mesh = self.phase.mesh
+        if self.on_device:
+            index = put_batch(mesh, {"index": self._batches.indices(step)})["index"]
+            size, fed = len(index), (self._examples, index)
+        else:
+            local = self._batches.next(step)
+            batch = put_batch(mesh, local | self._columns(local["index"]))
+            size, fed = len(batch["label"]), (batch,)
+        new, metrics = self._call(size, state, *fed)
+        return new, metrics, size
+
+    def newly_compiled(self) -> list[compilation.Compilation]:
+        """Programs that were compiled since this was last asked."""
+        new, self._compiled = self._compiled, []
+        return new
+
+    def _columns(self, rows: Any) -> dict[str, np.ndarray]:
+        return {name: self.phase.columns[name][rows] for name in self.phase.method.columns}
+
+    def _call(self, size: int, *arguments: Any):
+        phase, name = self.phase, f"{self.phase.title} train_step"
+        if self._program is None:
+            build = train_step.build_indexed if self.on_device else train_step.build
+            self._program = build(phase.method, phase.step, phase.mesh, name)
+        if size in self._called:
+            return self._program(*arguments)
+        if size != phase.batch_size:
+            name += f" on the last {size} images of an epoch"
+        with compilation.compilation(name) as compiled:
+            result = self._program(*arguments)
+        self._called.add(size)
+        self._compiled.append(compiled)
+        self.compile_seconds += compiled.seconds
+        return result

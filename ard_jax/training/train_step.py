@@ -1,0 +1,147 @@
+"""The one jitted, donated train step of a run, built out of a Method."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ard_jax import rng
+from ard_jax.data import augment
+from ard_jax.methods.base import Method
+from ard_jax.models.cpu_conv import splits_batch
+from ard_jax.runtime.sharding import num_devices, put_replicated, replicated, split_batch
+from ard_jax.state import RunState
+
+# How often each program of this process was traced, by name; a run traces each exactly once.
+TRACES: Counter[str] = Counter()
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """What a step needs beside its method.
+
+    Attributes:
+      seed: of augmentation and attack noise.
+      steps_per_epoch: updates per epoch.
+      augment: kind of augmentation ("none", "crop", "crop_flip").
+      pad: its zero padding, pixels.
+      ema_decay: decay per step of the student's exponential moving average; 0 for none.
+      swa_start: first epoch, from 1, at whose end the student enters the stochastic weight average; 0
+        for none. Not together with `ema_decay`: both are kept in `RunState.ema`.
+    """
+
+    seed: int
+    steps_per_epoch: int
+    augment: str
+    pad: int = 4
+    ema_decay: float = 0.0
+    swa_start: int = 0
+
+
+def start_average(state: RunState, config: StepConfig) -> RunState:
+    """The state with a fresh average of the student, where wanted."""
+    if not (config.ema_decay or config.swa_start):
+        return state
+    return state.replace(ema=state.student.variables)
+
+
+def _average(config: StepConfig, average: Any, student: Any, step: jax.Array) -> Any:
+    """The average after the update number step + 1.
+
+    SWA (Izmailov et al. 2018): the mean of the student at the ends of the epochs from swa_start on, and
+    the student itself before; running statistics of BatchNorm are averaged like parameters.
+    """
+    if config.ema_decay:
+        kept = config.ema_decay
+    else:
+        epoch, within = step // config.steps_per_epoch + 1, (step + 1) % config.steps_per_epoch
+        count = epoch - config.swa_start  # students in the average so far
+        share = jnp.where(within == 0, 1 / (jnp.maximum(count, 0) + 1), 0.0)
+        kept = 1 - jnp.where(count < 0, 1.0, share)
+    return jax.tree.map(lambda m, v: kept * m + (1 - kept) * v, average, student)
+
+
+Step = Callable[..., tuple[RunState, dict[str, jax.Array]]]
+
+
+def build(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Step:
+    """(state, batch) -> (state, metrics).
+
+    The batch holds "image" uint8 [B,H,W,C], "label" int32 [B], the method's columns, and perhaps "index"
+    int32 [B], positions in the training split; all of it reaches the method.
+
+    The state is donated. Randomness is a function of (seed, state.step) only; the seed is an argument
+    of the program, so that runs which differ in it alone share one compiled program.
+    """
+    step = program(method, config, mesh, name)
+    root = put_replicated(mesh, jax.random.key(config.seed))
+    return lambda state, batch: step(state, batch, root)
+
+
+def build_indexed(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Step:
+    """(state, examples, index) -> (state, metrics): as `build`, for data that is on the device already.
+
+    `examples` are the batch's arrays for the whole training split, [N,...], replicated; `index` int32 [B]
+    says which of them are the batch.
+    """
+    step = indexed_program(method, config, mesh, name)
+    root = put_replicated(mesh, jax.random.key(config.seed))
+    return lambda state, examples, index: step(state, examples, index, root)
+
+
+def program(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Any:
+    """The jitted function (state, batch, root key) -> (state, metrics) that `build` runs."""
+
+    def step(state: RunState, batch: dict[str, jax.Array], root: jax.Array):
+        TRACES[name] += 1
+        with splits_batch(num_devices(mesh)):
+            return _update(method, config, state, batch, root)
+
+    same, split = replicated(mesh), split_batch(mesh)
+    return jax.jit(
+        step, in_shardings=(same, split, same), out_shardings=(same, same), donate_argnums=0
+    )
+
+
+def indexed_program(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Any:
+    """The jitted (state, examples, index, root key) -> (state, metrics) that `build_indexed` runs."""
+
+    def step(state: RunState, examples: dict[str, jax.Array], index: jax.Array, root: jax.Array):
+        TRACES[name] += 1
+        # Each device takes its own rows of its own copy. Behind the barrier the step is compiled as it is
+        # for a batch from the host.
+        batch = {k: v.at[index].get(mode="promise_in_bounds") for k, v in examples.items()}
+        batch = jax.lax.optimization_barrier(batch | {"index": index})
+        with splits_batch(num_devices(mesh)):
+            return _update(method, config, state, batch, root)
+
+    same, split = replicated(mesh), split_batch(mesh)
+    return jax.jit(
+        step, in_shardings=(same, same, split, same), out_shardings=(same, same), donate_argnums=0
+    )
+
+
+def _update(
+    method: Method,
+    config: StepConfig,
+    state: RunState,
+    batch: dict[str, jax.Array],
+    root: jax.Array,
+) -> tuple[RunState, dict[str, jax.Array]]:
+    """One step on a batch of uint8 images."""
+    key = rng.stream(root, "augment", state.step)
+    images = augment.augment(key, batch["image"], config.augment, pad=config.pad)
+    epoch = state.step // config.steps_per_epoch + 1
+    batch = batch | {"image": images, "epoch": epoch}
+    new, metrics = method.step(state, batch, rng.stream(root, "attack", state.step))
+    if state.ema is not None:
+        new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
+    # A finite loss can have an infinite gradient: the norm shows it before the state is saved.
+    trained = [new.student.params]
+    trained += [t.params for t in new.teachers.values() if t.opt_state is not None]
+    metrics |= {"param_norm": optax.tree.norm(trained)}
+    return new.replace(step=state.step + 1), metrics

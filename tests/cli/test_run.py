@@ -1,0 +1,228 @@
+"""Whole runs: what is written, what a second start does, what stops a run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from experiments import tiny
+
+from ard_jax import evaluate
+from ard_jax.cli import train
+from ard_jax.config import networks, parse
+from ard_jax.io.writers import read_metrics
+from ard_jax.training import loop, teachers, train_step
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny CIARD run, its folder, and how often each program was traced."""
+    folder = tmp_path_factory.mktemp("finished")
+    train_step.TRACES.clear()
+    experiment = parse.build(tiny(folder))
+    report = train.run(experiment)
+    return experiment, report, dict(train_step.TRACES)
+
+
+def test_everything_is_written(finished):
+    _, report, _ = finished
+    names = {p.name for p in report.parent.iterdir()}
+    assert names >= {"best", "last", "metrics.jsonl", "config.json", "evaluation.json",
+                     "evaluation_flags.npz", "evaluation.csv", "evaluation.md", "report.html"}  # fmt: skip
+    evaluation = json.loads((report.parent / "evaluation.json").read_text())
+    assert list(evaluation["nets"]) == ["student (best)", "student (last)", "robust teacher",
+                                        "clean teacher", "robust teacher after CIARD"]  # fmt: skip
+    student = evaluation["nets"]["student (best)"]
+    assert {"fgsm", "pgd_sat", "transfer_pgd_trades_robust", "transfer_cw_inf_clean"} <= set(
+        student["attacks"]
+    )
+    assert student["eps_sweep"]["accuracy"][0] == student["clean"]
+    assert student["eps_sweep"]["accuracy"][1] == student["attacks"]["pgd_sat"]["accuracy"]
+    for teacher in evaluation["teachers"].values():
+        assert "recipe" in teacher["source"] and 0 <= teacher["accuracy"]["pgd_sat"] <= 1
+
+
+def test_flags_agree_with_the_record(finished):
+    _, report, _ = finished
+    evaluation = json.loads((report.parent / "evaluation.json").read_text())
+    flags = np.load(report.parent / "evaluation_flags.npz")
+    assert len(flags["labels"]) == 100
+    for net, record in evaluation["nets"].items():
+        assert record["clean"] == pytest.approx(flags[f"{net}/clean/correct"].mean())
+        both = flags[f"{net}/clean/correct"] & flags[f"{net}/fgsm/correct"] & flags[
+            f"{net}/pgd_sat/correct"]  # fmt: skip
+        assert record["worst_case"]["accuracy"] == pytest.approx(both.mean())
+
+
+def test_every_program_is_traced_exactly_once(finished):
+    traces = finished[2]
+    assert {"student train_step", "robust teacher train_step", "student predict"} <= set(traces)
+    assert set(traces.values()) == {1}, traces
+
+
+def test_second_start_says_finished(finished, capsys):
+    experiment, report, _ = finished
+    before = (report.parent / "evaluation.json").read_bytes()
+    train_step.TRACES.clear()
+    assert train.run(experiment) == report
+    assert "finished" in capsys.readouterr().out
+    assert not train_step.TRACES
+    assert (report.parent / "evaluation.json").read_bytes() == before
+
+
+def test_other_config_in_the_same_folder_is_refused_with_the_difference(finished, tmp_path):
+    experiment, report, _ = finished
+    changed = tiny(report.parent.parent, student_optim__lr=0.05, workdir=str(report.parent))
+    with pytest.raises(
+        loop.ConfigChangedError, match=r"student_optim.lr: checkpoint 0.2, now 0.05"
+    ):
+        train.run(parse.build(changed))
+
+
+def test_metrics_hold_each_step_once_and_every_loss_term(finished):
+    _, report, _ = finished
+    records = read_metrics(report.parent / "metrics.jsonl")
+    trained = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in trained] == [2, 4, 6, 8, 10]
+    assert {"loss", "loss_robust", "loss_clean", "loss_push", "push_scale", "temp_nat",
+            "teacher_ce", "images_per_second"} <= set(trained[0])  # fmt: skip
+    nets = {r["net"] for r in records if r["kind"] == "eval"}
+    assert nets == {"student", "robust"}
+
+
+@pytest.mark.slow
+def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
+    experiment, report, _ = finished
+    for path in (report.parent, report.parent / "last", report.parent / "last" / "10"):
+        again = train.evaluate_checkpoint(experiment, str(path), ["bim", "pgd_sat"])
+        record = json.loads((again.parent / "evaluation.json").read_text())
+        (net,) = record["nets"].values()
+        assert set(net["attacks"]) == {"bim", "pgd_sat"}
+    original = json.loads((report.parent / "evaluation.json").read_text())
+    last = original["nets"]["student (last)"]["attacks"]["pgd_sat"]["accuracy"]
+    assert net["attacks"]["pgd_sat"]["accuracy"] == last
+    assert again.parent.name == "3"
+
+
+@pytest.mark.slow
+def test_teacher_from_a_checkpoint_of_ours(finished, tmp_path):
+    experiment, report, _ = finished
+    (clean,) = (report.parent.parent / "teachers").glob("clean-*")
+    raw = tiny(tmp_path, epochs=1)
+    raw.teachers.clean.checkpoint = str(clean)
+    raw.teachers.cache = str(report.parent.parent / "teachers")
+    record = json.loads((train.run(parse.build(raw)).parent / "evaluation.json").read_text())
+    assert record["teachers"]["clean"]["source"].startswith("checkpoint ")
+    assert "recipe" in record["teachers"]["robust"]["source"]
+
+
+@pytest.mark.slow
+def test_trained_teacher_is_reused(finished, tmp_path):
+    experiment, report, _ = finished
+    raw = tiny(tmp_path, epochs=1, seed=5)
+    raw.teachers.cache = str(report.parent.parent / "teachers")
+    train_step.TRACES.clear()
+    train.run(parse.build(raw))
+    assert "robust teacher train_step" not in train_step.TRACES
+
+
+def test_weak_teacher_stops_the_run_and_speaks_of_normalisation(finished, tmp_path):
+    _, report, _ = finished
+    raw = tiny(tmp_path)
+    raw.teachers.cache = str(report.parent.parent / "teachers")
+    raw.teachers.clean.min_clean = 0.999
+    with pytest.raises(teachers.TeacherError, match="normalis.*min_clean|min_clean.*normalis"):
+        train.run(parse.build(raw))
+    assert not (tmp_path / "run" / "last").exists()
+
+
+def test_teacher_of_other_data_is_refused(finished, tmp_path):
+    _, report, _ = finished
+    rng = np.random.default_rng(0)
+    path = tmp_path / "other.npz"
+    np.savez(path, images=rng.integers(0, 255, (60, 8, 8, 1), np.uint8), labels=np.arange(60) % 3)
+    raw = tiny(tmp_path, batch_size=8)
+    raw.data.update(name="npz", dir=str(path))
+    raw.teachers.robust.checkpoint = str(next((report.parent.parent / "teachers").glob("robust-*")))
+    with pytest.raises(teachers.TeacherError, match="10 classes, but .* has 3"):
+        train.run(parse.build(raw))
+
+
+def test_nan_stops_with_step_terms_and_checkpoint(tmp_path):
+    raw = tiny(tmp_path, "natural", student_optim__lr=1e30)
+    with pytest.raises(loop.TrainingDivergedError) as caught:
+        train.run(parse.build(raw))
+    message = str(caught.value)
+    assert "step" in message and "loss=" in message and "ast good checkpoint" in message
+    for folder in (tmp_path / "run" / "last").glob("*"):
+        _, variables, _, _ = networks.load(str(folder))
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(variables))
+
+
+def test_infinite_gradient_of_a_finite_loss_is_not_saved(tmp_path):
+    """One step per epoch, so that the state after the very first update is due to be saved."""
+    raw = tiny(tmp_path, "natural", student_optim__lr=1e38, batch_size=1200)
+    with pytest.raises(loop.TrainingDivergedError, match="param_norm"):
+        train.run(parse.build(raw))
+    assert not list((tmp_path / "run" / "last").glob("[0-9]*"))
+
+
+def test_bfloat16_keeps_float32_parameters(tmp_path):
+    raw = tiny(tmp_path, "natural", precision="bfloat16", epochs=1)
+    train.run(parse.build(raw))
+    _, variables, meta, _ = networks.load(raw.workdir)
+    assert meta["config"]["net"]["precision"] == "bfloat16"
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+@pytest.mark.slow
+def test_ema_is_saved_evaluated_and_smooth(tmp_path):
+    raw = tiny(tmp_path, "natural", ema_decay=0.9)
+    report = train.run(parse.build(raw))
+    nets = json.loads((report.parent / "evaluation.json").read_text())["nets"]
+    assert {"student EMA (best)", "student EMA (last)"} <= set(nets)
+    _, ema, _, _ = networks.load(str(report.parent / "last"), "ema")
+    _, student, _, _ = networks.load(str(report.parent / "last"))
+    pairs = zip(jax.tree.leaves(ema), jax.tree.leaves(student), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_one_and_eight_devices_agree(tmp_path):
+    states = []
+    for devices in (1, 8):
+        raw = tiny(tmp_path / str(devices), "natural", run__devices=devices, epochs=1)
+        train.run(parse.build(raw))
+        states.append(networks.load(raw.workdir)[1])
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_damaged_newest_checkpoint_is_passed_over_and_made_again(tmp_path, capsys):
+    raw = tiny(tmp_path, "natural")
+    train.run(parse.build(raw))
+    expected = networks.load(str(tmp_path / "run" / "last"))[1]
+    (tmp_path / "run" / "evaluation.json").unlink()
+    for file in (tmp_path / "run" / "last" / "10").rglob("*"):
+        if file.is_file() and "meta" not in file.parts:
+            file.write_bytes(b"damaged")
+    train.run(parse.build(raw))
+    assert "WARNING" in capsys.readouterr().out
+    again = networks.load(str(tmp_path / "run" / "last" / "10"))[1]
+    for a, b in zip(*map(jax.tree.leaves, (expected, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_public_evaluate_of_any_predict_function():
+    from ard_jax import data
+
+    test = data.load("digits").test.subset(np.arange(37))
+
+    def darkness(images):
+        """Class 0 for dark images, else 1: a model that this library did not train."""
+        mean = images.mean((1, 2, 3))
+        return jax.numpy.stack([0.5 - mean, mean - 0.5] + [mean * 0 - 9] * 8, -1)
+
+    result = evaluate.evaluate(darkness, test, ("fgsm",), eps=0.1, batch_size=16)
+    assert result["clean"] == pytest.approx(np.mean(test.labels == 0))
+    assert len(result["flags"].labels) == 37

@@ -1,0 +1,306 @@
+"""Configurations: every file loads, every mistake is reported, all of them at once."""
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from experiments import tiny
+
+from ard_jax import methods
+from ard_jax.cli import compare
+from ard_jax.config import parse
+
+REPOSITORY = Path(__file__).parents[2]
+_RELEASED = ("absld", "adaiad", "iad1")
+_VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
+_OF_RATE = [f"{name}:{variant}" for name in ("ard", "iad2") for variant in ("paper", "released")]
+_CPU = [f"{name}:cpu" for name in methods.names()]
+# What stands behind the colon of each file.
+FILES = {
+    "digits": (*methods.names(), *_VARIANTS),
+    "cifar10": (*methods.names(), *_VARIANTS, *_OF_RATE, *_CPU),
+    "cifar100": (*methods.names(), *_VARIANTS, *_OF_RATE, "rslad:mobilenet_v2"),
+    "tiny_imagenet": (*methods.names(), *_VARIANTS, *_OF_RATE, "rslad:mobilenet_v2"),
+    "ciard_digits": ("", "natural", "sat"),
+    "ciard_cifar10": ("", "mobilenet_v2", "cpu"),
+    "ciard_cifar100": ("", "mobilenet_v2"),
+    "ciard_tiny_imagenet": ("", "mobilenet_v2"),
+    "ciard_dard_digits": ("",),
+    "ciard_dard_cifar10": ("", "cpu"),
+    "dard_digits": ("", "fixed", "paper_compat", "strong", "fused"),
+    "dard_cifar10": ("", "fixed", "paper_compat", "strong", "wrn34_10", "cpu"),
+    "dard_cifar100": ("", "fixed", "fused", "paper_compat", "strong", "wrn34_10"),
+}
+DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
+COMPARISONS = {
+    "compare_digits": ("", "all", "autoattack", "search"),
+    "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30"),
+}
+
+
+def test_every_config_file_is_tested():
+    files = {p.stem for p in (REPOSITORY / "configs").glob("*.py")}
+    assert files - {"__init__", "common", "protocol"} == set(FILES) | set(COMPARISONS)
+
+
+@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in FILES.items() for v in vs])
+def test_config_files_are_valid_and_survive_json(name, variant):
+    experiment = parse.build(importlib.import_module(f"configs.{name}").get_config(variant))
+    assert parse.build(parse.to_dict(experiment)) == experiment
+    # A config lists every option of its method, so that each can be overridden on the command line.
+    defaults = methods.make_config(experiment.method.name, {})
+    options = {f.name for f in dataclasses.fields(defaults)}
+    assert options == set(experiment.method.options)
+    if name == "cifar10" and ":" not in variant:
+        assert methods.make_config(experiment.method.name, experiment.method.options) == defaults
+
+
+@pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in COMPARISONS.items() for v in vs])
+def test_comparisons_are_valid(name, variant):
+    comparison = compare.build(importlib.import_module(f"configs.{name}").get_config(variant))
+    assert len(comparison.experiments) == len(comparison.methods) * len(comparison.seeds)
+
+
+def test_papers_table_at_the_papers_length_and_shortened():
+    get_config = importlib.import_module("configs.compare_cifar10").get_config
+    whole, short = (compare.build(get_config(v)) for v in ("ciard", "ciard,epochs=30"))
+    assert whole.protocol["select_on"] == "test" and whole.protocol["data.holdout"] == 0
+    epochs = {m: whole.settings[m]["epochs"] for m in whole.methods}
+    assert epochs == {"sat": 200, "trades": 76, "rslad": 300, "mtard": 300, "ciard": 300, "dard": 50,
+                      "ciard_dard": 300}  # fmt: skip
+    assert {short.settings[m]["epochs"] for m in short.methods} == {30}
+    ciard = short.experiments["ciard", 0]
+    assert (ciard.method.options["itt_start"], ciard.robust_teacher_optim.start) == (5, 5)
+    assert ciard.method.options["kl_scale"] == 10.0 and ciard.eval.every == 3
+    assert whole.workdir != short.workdir and whole.published == short.published
+    assert set(whole.published["rows"]) == set(whole.methods) - {"ciard_dard"}  # it is in no paper
+    assert whole.published["rows"]["ciard"]["autoattack"] == 48.88
+    for variant in ("ciard,epochs=0", "cpu,epochs=3", "ciard,epochs="):
+        with pytest.raises(ValueError, match="no variant"):
+            get_config(variant)
+
+
+def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
+    comparison = compare.build(importlib.import_module("configs.compare_digits").get_config())
+    assert len(comparison.methods) >= 8 and comparison.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", [*FILES, *COMPARISONS])
+def test_unknown_variant(name):
+    with pytest.raises(ValueError, match="no variant 'nonsense'"):
+        choice = "rslad:nonsense" if name in DATASETS else "nonsense"
+        importlib.import_module(f"configs.{name}").get_config(choice)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_unknown_method(dataset):
+    get_config = importlib.import_module(f"configs.{dataset}").get_config
+    with pytest.raises(ValueError, match=rf"{dataset}.py needs a method.*trades"):
+        get_config()
+    with pytest.raises(ValueError, match="knows no method 'rsald'.*Methods: rslad, .*trades"):
+        get_config("rsald:cpu")
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [("digits", "rslad_digits"), ("cifar10", "rslad_cifar10"), ("tiny_imagenet", "rslad_tiny_imagenet")],
+)  # fmt: skip
+def test_the_name_holds_method_and_data(choice, name):
+    get_config = importlib.import_module(f"configs.{choice}").get_config
+    assert get_config("rslad").name == name
+
+
+def test_a_file_of_its_own_is_the_experiment_of_its_method():
+    for file in ("ciard_cifar10", "dard_cifar100", "ciard_tiny_imagenet", "ciard_dard_digits"):
+        method, dataset = next(
+            (file.removesuffix(f"_{d}"), d) for d in DATASETS if file.endswith(d)
+        )
+        own = importlib.import_module(f"configs.{file}").get_config()
+        assert (
+            importlib.import_module(f"configs.{dataset}").get_config(method).eq_as_configdict(own)
+        )
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_method_registered_later_needs_nothing_in_configs(dataset, monkeypatch):
+    entry = dataclasses.replace(methods._METHODS["rslad"], attack="trades_train")
+    monkeypatch.setitem(methods._METHODS, "newer", entry)
+    monkeypatch.setitem(methods.TEACHERS, "newer", entry.teachers)
+    monkeypatch.setitem(methods.TRAINED_TEACHERS, "newer", entry.trained_teachers)
+    monkeypatch.setitem(methods.ATTACKS, "newer", entry.attack)
+    raw = importlib.import_module(f"configs.{dataset}").get_config("newer")
+    experiment = parse.build(raw)
+    assert (experiment.name, experiment.method.name) == (f"newer_{dataset}", "newer")
+    assert experiment.attack.name == "trades_train"
+    assert experiment.teachers.robust is not None and experiment.teachers.clean is None
+    assert set(experiment.method.options) == {"adv_weight", "kl_reduction", "kl_scale"}
+    assert (
+        importlib.import_module("configs.compare_digits").get_config("all").methods[-1] == "newer"
+    )
+
+
+def test_paper_values():
+    """reference: eminentgu/CIARD, HEAD 93a9a2d."""
+    e = parse.build(importlib.import_module("configs.ciard_cifar10").get_config())
+    assert (e.epochs, e.batch_size, e.eps, e.student.model) == (300, 128, 8 / 255, "resnet18")
+    assert (e.student_optim.lr, e.student_optim.momentum, e.student_optim.weight_decay) == (
+        0.1,
+        0.9,
+        2e-4,
+    )
+    r = e.robust_teacher_optim
+    assert (r.lr, r.momentum, r.weight_decay, r.start) == (1e-4, 0.1, 2e-4, 50)
+    assert e.teachers.robust.net.model == "wrn_34_10" and e.teachers.clean.net.model == "resnet56"
+    assert (e.select_on, e.eval.select_attack, e.eval.dense_from) == ("test", "pgd_trades", 250)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("eps", 8.0, "config.eps=8.0.*8/255"),
+        ("epochs", 0, "config.epochs=0"),
+        ("batch_size", 0, "config.batch_size=0"),
+        ("select_on", "train", "config.select_on='train': choose one of 'validation', 'test'"),
+        ("data__holdout", 0.0, "no validation images"),
+        ("data__name", "mnist", "config.data.name='mnist'"),
+        ("data__augment", "rotate", "config.data.augment='rotate'"),
+        ("student__model", "resnet19", "unknown model 'resnet19'"),
+        ("student_optim__schedule", "step", "config.student_optim.schedule='step'"),
+        ("student_optim__lr", -0.1, "lr=-0.1: must be positive"),
+        ("attack__name", "pdg", "config.attack.name='pdg'"),
+        ("method__push_scale", "decimal", "push_scale='decimal'"),
+        ("method__push_t", 0.0, "a temperature must be positive"),
+        ("method__push_lambda", -1.0, "must not be negative"),
+        ("method__itt_every", 0, "itt_every=0"),
+        ("eval__attacks", ("pgd_sta",), "'pgd_sta'"),
+        ("eval__select_attack", "autoattack", "'autoattack'"),
+        ("eval__autoattack_nets", "teachers", "config.eval.autoattack_nets='teachers'"),
+        ("eval__autoattack_examples", -1, "autoattack_examples=-1.*take it from config.eval.attacks"),
+        ("teachers__robust__min_clean", 80.0, "not percent"),
+        ("teachers__clean__recipe__method", "ciard", "recipe.method='ciard'"),
+        ("teachers__clean", None, "clean is None, but method 'ciard' needs a clean teacher"),
+        ("method__clean_weight", -1.0, "clean_weight=-1.0: must not be negative"),
+        ("swa_start", -1, "config.swa_start=-1"),
+        ("awp__gamma", -0.1, "config.awp.gamma=-0.1"),
+        ("attack__bn", "both", "config.attack.bn='both'"),
+        ("attack__bn_stats", "keep", "cannot keep the running statistics"),
+        ("eval__attacks", ("dpgd_per_sample",), "DPGD alone can stall"),
+        ("eval__teachers", False, "transfer needs the teachers"),
+    ],
+)  # fmt: skip
+def test_bad_values(tmp_path, name, value, message):
+    with pytest.raises(parse.ConfigError, match=message):
+        parse.build(tiny(tmp_path, **{name: value}))
+
+
+def test_all_problems_at_once(tmp_path):
+    with pytest.raises(parse.ConfigError) as caught:
+        parse.build(tiny(tmp_path, eps=8.0, epochs=0, data__name="mnist", method__push_t=-1.0))
+    assert str(caught.value).count("\n  - ") == 4
+
+
+def test_two_averages(tmp_path):
+    with pytest.raises(parse.ConfigError, match="choose one average"):
+        parse.build(tiny(tmp_path, ema_decay=0.9, swa_start=1))
+
+
+def test_everything_wrong_with_a_method_at_once(tmp_path):
+    """A teacher that it does not take, a zero temperature, a negative weight, an unusable attack."""
+    raw = importlib.import_module("configs.dard_digits").get_config()
+    raw.teachers.clean = tiny(tmp_path).teachers.clean
+    raw.method.update(temperature=0.0, a=-0.5)
+    raw.attack.options.update(lambda_schedule="up", dice="cake")
+    with pytest.raises(parse.ConfigError) as caught:
+        parse.build(raw)
+    message = str(caught.value)
+    for part in (
+        "config.teachers.clean is given, but method 'dard' takes only robust", "temperature=0.0",
+        "method.a=-0.5", "config.attack: attack 'dpgd'",
+    ):  # fmt: skip
+        assert part in message
+
+
+def test_attack_that_needs_a_teacher_on_a_method_without_one(tmp_path):
+    with pytest.raises(parse.ConfigError, match="rslad_train.*needs a robust teacher.*'sat' has"):
+        parse.build(tiny(tmp_path, "sat", attack__name="rslad_train"))
+
+
+def test_unknown_and_missing_keys(tmp_path):
+    raw = tiny(tmp_path).to_dict()
+    raw["lr"] = 0.1
+    del raw["eps"]
+    with pytest.raises(parse.ConfigError, match="config.lr does not exist") as caught:
+        parse.build(raw)
+    assert "config.eps is missing" in str(caught.value)
+
+
+def test_configs_of_runs_made_before_autoattack_load(tmp_path):
+    raw = tiny(tmp_path).to_dict()
+    for name in ("autoattack_examples", "autoattack_nets", "save_images"):
+        del raw["eval"][name]
+    assert parse.build(raw).eval.autoattack_examples == 0
+
+
+def test_unknown_method_option(tmp_path):
+    raw = tiny(tmp_path).to_dict()
+    raw["method"]["itt_begin"] = 3
+    with pytest.raises(parse.ConfigError, match="no option itt_begin"):
+        parse.build(raw)
+
+
+def main(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "ard_jax.main", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config=configs/ciard_digits.py", "--config.epoch=3"), "epoch"),
+        (("--config=configs/ciard_digits.py", "--config.epochs=three"), "three"),
+        (("--config=configs/ciard_digits.py", "--config.eps=8"), "config.eps=8.0"),
+        (("--config=configs/nothing.py",), "ERROR: --config=configs/nothing.py"),
+        (("--mode=export",), "export"),
+        ((), "--config is missing"),
+        (
+            ("--config=configs/ciard_digits.py", "--config.eval.attacks=('autoatack',)"),
+            "'autoatack'",
+        ),
+        (("--mode=evaluate", "--checkpoint=/nowhere"), "/nowhere does not exist"),
+        (("--config=configs/ciard_cifar10.py", "--config.data.dir=/nowhere"), "/nowhere"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, message, tmp_path):
+    if any("ciard" in argument for argument in arguments):
+        arguments += (f"--config.workdir={tmp_path}",)  # the checkout may be read-only
+    done = main(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--config", "configs/rslad_cifar10.py:cpu", "--config.epochs=3"),
+            "configs/rslad_cifar10.py does not exist; the config of a method is "
+            "--config=configs/cifar10.py:rslad:cpu",
+        ),
+        (("--config=configs/cifar10.py:rsald",), "configs/cifar10.py knows no method 'rsald'"),
+        (("--mod=train",), "Unknown command line flag 'mod'"),
+    ],
+)
+def test_a_mistaken_flag_is_one_message(arguments, message):
+    done = main(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ERROR: {message}") and "Traceback" not in done.stderr
+    assert done.stdout == ""

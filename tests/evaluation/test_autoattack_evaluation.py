@@ -1,0 +1,287 @@
+"""AutoAttack in the evaluation of runs: the record, the files, the report, transfer, noise."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from experiments import tiny
+
+from ard_jax import data, evaluate
+from ard_jax.cli import train
+from ard_jax.config import networks, parse
+from ard_jax.evaluation import autoattack, full
+from ard_jax.evaluation.evaluator import Evaluator
+from ard_jax.reporting import report, run_page
+from ard_jax.runtime import sharding
+
+SUITES = ("autoattack_fast", "square100")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny naturally trained run with suites on the first 30 of 60 images: (experiment, folder)."""
+    folder = tmp_path_factory.mktemp("finished")
+    changes = {
+        "attacks": ("fgsm", "pgd_sat", *SUITES),
+        "max_examples": 60,
+        "autoattack_examples": 30,
+        "autoattack_nets": "students",
+        "batch_size": 32,
+        "save_images": True,
+    }
+    raw = tiny(folder, "natural", **{f"eval__{n}": v for n, v in changes.items()})
+    experiment = parse.build(raw)
+    return experiment, train.run(experiment).parent
+
+
+@pytest.fixture(scope="module")
+def evaluation(finished):
+    return json.loads((finished[1] / "evaluation.json").read_text())
+
+
+def linear(seed=0):
+    """A classifier of the digits by class means: some accuracy, little robustness."""
+    train_set = data.load("digits").train
+    images = train_set.images.reshape(len(train_set), -1) / np.float32(255)
+    means = np.stack([images[train_set.labels == c].mean(0) for c in range(10)])
+    shift = -0.5 * (means**2).sum(1)
+    return lambda x: 5 * (x.reshape(x.shape[0], -1) @ jnp.asarray(means.T) + jnp.asarray(shift))
+
+
+def test_record(evaluation):
+    assert set(SUITES) <= set(evaluation["attacks"])
+    assert evaluation["attacks"]["autoattack_fast"]["label"] == (
+        "AutoAttack fast (upper bound), first 30"
+    )
+    for net in evaluation["nets"].values():
+        for name in SUITES:
+            result = net["attacks"][name]
+            assert result["num_examples"] == 30 and result["ci95"][0] < result["accuracy"] + 1e-9
+            assert {"weighted", "nrr", "worst_class"} <= set(result)
+        fast = net["autoattack"]["autoattack_fast"]
+        assert fast["upper_bound"] and fast["num_examples"] == 30
+        assert [s["attack"] for s in fast["stages"]] == ["apgd-ce", "apgd-t"]
+        assert fast["stages"][-1]["accuracy"] == net["attacks"]["autoattack_fast"]["accuracy"]
+        lost = round(30 * (fast["clean"] - fast["stages"][-1]["accuracy"]))
+        assert sum(fast["broken_by"].values()) == lost
+        curve = net["autoattack"]["square100"]["curve"]
+        assert curve["accuracy"][-1] == net["attacks"]["square100"]["accuracy"]
+        assert set(net["noise"]) == {"uniform", "gaussian"}
+
+
+def test_flags_and_images(finished, evaluation):
+    flags = np.load(finished[1] / "evaluation_flags.npz")
+    images = np.load(finished[1] / "evaluation_images.npz")
+    clean = data.load("digits").test.images[:30] / np.float32(255)
+    for title, net in evaluation["nets"].items():
+        robust = flags[f"{title}/autoattack_fast/correct"]
+        assert robust.shape == (30,)
+        assert robust.mean() == pytest.approx(net["attacks"]["autoattack_fast"]["accuracy"])
+        np.testing.assert_array_equal(robust, flags[f"{title}/autoattack_fast/after/apgd-t"])
+        assert flags[f"{title}/square100/queries"].max() <= 101
+        moved = np.abs(images[f"{title}/autoattack_fast"] - clean).max((1, 2, 3))
+        assert moved.max() <= evaluation["eps"] + 1e-6
+        broken = flags[f"{title}/autoattack_fast/broken_by"] != ""
+        np.testing.assert_array_equal(moved > 0, broken)
+
+
+def test_a_part_of_the_images_is_no_part_of_the_worst_case(finished, evaluation):
+    flags = np.load(finished[1] / "evaluation_flags.npz")
+    for title, net in evaluation["nets"].items():
+        seen = [flags[f"{title}/{name}/correct"] for name in ("clean", "fgsm", "pgd_sat")]
+        assert net["worst_case"]["accuracy"] == pytest.approx(np.all(seen, axis=0).mean())
+
+
+def test_stored_batches_are_gone_when_the_run_is_finished(finished):
+    assert not (finished[1] / "autoattack").exists()
+
+
+def test_the_upper_bound_is_named_everywhere(finished, evaluation):
+    text = report.summary_table(evaluation)
+    assert "AutoAttack fast (upper bound), accuracy in % after each attack (30 images)" in text
+    page = (finished[1] / "report.html").read_text()
+    assert page.count("AutoAttack fast") == page.count("AutoAttack fast (upper bound)") > 0
+    assert "AutoAttack was not run" in page and "AutoAttack is among" not in page
+    assert "Black box: accuracy against queries" in page and "Noise of the same size" in page
+    table = (finished[1] / "evaluation.csv").read_text()
+    assert "autoattack_fast after apgd-ce" in table and "uniform noise" in table
+
+
+def test_a_complete_autoattack_heads_the_report(evaluation):
+    changed = json.loads(json.dumps(evaluation).replace("autoattack_fast", "autoattack"))
+    for net in changed["nets"].values():
+        net["autoattack"]["autoattack"] |= {"upper_bound": False, "label": "AutoAttack"}
+    assert report.main_attack(changed) == "autoattack"
+    page = run_page.render(changed, [])
+    assert "AutoAttack is among the attacks" in page and "AutoAttack, attack by attack" in page
+
+
+@pytest.mark.slow
+def test_evaluate_again_with_transfer_from_another_run(finished, tmp_path):
+    experiment, folder = finished
+    other = parse.build(tiny(tmp_path, "natural", seed=3, name="other", eval__attacks=("fgsm",)))
+    source = train.run(other).parent
+    path = train.evaluate_checkpoint(experiment, str(folder), ["fgsm"], str(source))
+    record = json.loads((path.parent / "evaluation.json").read_text())
+    student = record["nets"]["student (best)"]
+    assert {"fgsm", "transfer_pgd_trades_run", "transfer_cw_inf_run"} == set(student["attacks"])
+    own = record["nets"]["source run"]["attacks"]
+    assert set(own) == {"fgsm"}
+    assert student["attacks"]["transfer_pgd_trades_run"]["accuracy"] <= student["clean"] + 0.1
+
+
+def test_only_the_chosen_networks_are_attacked(finished, monkeypatch):
+    experiment, _ = finished
+    chosen = []
+    monkeypatch.setattr(
+        autoattack, "run_suite", lambda *args, title, **kwargs: chosen.append(title) and None
+    )
+    roles = {"student (best)": "student", "student (last)": "student", "robust teacher": "teacher"}
+    subjects = [
+        full.Subject(title, role, None, None, None, sweep=title != "student (last)")
+        for title, role in roles.items()
+    ]
+    test = data.load("digits").test
+    for nets, expected in (("all", 3), ("students", 2), ("best", 1)):
+        e = dataclasses.replace(
+            experiment, eval=dataclasses.replace(experiment.eval, autoattack_nets=nets)
+        )
+        full._run_suites(e, test, subjects, ["autoattack"], {}, {}, None)
+        assert chosen == list(roles)[:expected]
+        chosen.clear()
+
+
+def test_equal_networks_are_evaluated_once(finished, monkeypatch):
+    experiment, folder = finished
+    bundle, variables, _, _ = networks.load(str(folder))
+    evaluator = networks.evaluator("equal", bundle, experiment, sharding.make_mesh(1))
+    moved = jax.tree.map(lambda leaf: 1.1 * leaf, variables)
+    nets = {"student (best)": variables, "student (last)": variables, "student EMA (best)": moved}
+    subjects = [
+        full.Subject(title, "student", bundle, v, evaluator, sweep=title == "student (best)")
+        for title, v in nets.items()
+    ]
+    experiment = dataclasses.replace(
+        experiment, eval=dataclasses.replace(experiment.eval, autoattack_nets="best")
+    )
+    ran = []
+    original = Evaluator.run
+    monkeypatch.setattr(
+        Evaluator, "run", lambda self, v, *a, **k: ran.append(v) or original(self, v, *a, **k)
+    )
+    test = data.load("digits").test.subset(np.arange(40))
+    record, flags = full.evaluate_all(experiment, test, subjects, {}, ("fgsm", "square100"))
+    assert (
+        sum(v is variables for v in ran) == 2 and sum(v is moved for v in ran) == 1
+    )  # with the sweep
+    best, last, average = (record["nets"][title] for title in nets)
+    assert best["attacks"] == last["attacks"] and set(best["attacks"]) == {"fgsm", "square100"}
+    assert set(average["attacks"]) == {"fgsm"} and set(flags) == set(nets)
+    same, left = record["notes"]
+    assert same == "student (last) is the same network as student (best): evaluated once."
+    assert (
+        "Square, 100 queries not run on student EMA (best) (config.eval.autoattack_nets='best')"
+        in left
+    )
+    assert all(note in report.summary_table(record) for note in record["notes"])
+
+
+def test_interrupted_evaluation_continues(finished, monkeypatch):
+    from ard_jax.attacks.auto_attack.engine import Engine
+
+    experiment, folder = finished
+    names, original, calls = ["autoattack_fast"], Engine.gradient_attack, []
+
+    def failing(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Engine, "gradient_attack", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train.evaluate_checkpoint(experiment, str(folder), names)
+    path = train.evaluate_checkpoint(experiment, str(folder), names)
+    assert not (path.parents[1] / "unfinished").exists()
+    record = json.loads((path.parent / "evaluation.json").read_text())
+    first = json.loads((folder / "evaluation.json").read_text())
+    for key in ("stages", "broken_by"):
+        assert [n["autoattack"]["autoattack_fast"][key] for n in record["nets"].values()] == [
+            first["nets"]["student (best)"]["autoattack"]["autoattack_fast"][key]
+        ]
+
+
+def test_evaluate_takes_any_function():
+    test = data.load("digits").test.subset(np.arange(40))
+    found = evaluate.evaluate(linear(), test, ("fgsm", "apgd_ce"), eps=0.05, batch_size=40)
+    assert set(found["attacks"]) == {"fgsm", "apgd_ce"}
+    flags = found["flags"].correct
+    worst = np.all([flags[n] for n in ("clean", "fgsm", "apgd_ce")], axis=0).mean()
+    assert found["worst_case"]["accuracy"] == pytest.approx(worst)
+    assert found["attacks"]["apgd_ce"]["accuracy"] <= found["clean"]
+    with pytest.raises(ValueError, match="unknown attack 'autoatack'.*autoattack"):
+        evaluate.evaluate(linear(), test, ("autoatack",))
+
+
+def test_few_classes_leave_out_what_is_undefined():
+    chosen, warnings = autoattack.defined_members("autoattack", 3)
+    assert [member.name for member in chosen] == ["apgd-ce", "fab-t", "square"]
+    assert "without apgd-t" in warnings[0] and "upper bound" in warnings[0]
+    assert autoattack.defined_members("apgd_t", 3)[0] == ()
+
+
+def test_noise_stays_in_the_ball_and_above_is_told():
+    test = data.load("digits").test.subset(np.arange(50))
+    predict = linear()
+    evaluator = Evaluator("net", lambda _, x: predict(x), batch_size=32)
+    for norm, eps in (("linf", 0.3), ("l2", 1.0)):
+        noise = autoattack.noise_accuracy(evaluator, (), test, eps, norm)
+        assert set(noise) == {"uniform", "gaussian"} and 0 <= min(noise.values()) <= 1
+    flags = evaluator.run((), test, {})
+    flags.correct["weak"] = np.ones(50, bool)  # an attack that breaks nothing and mends some
+    spec = dataclasses.make_dataclass("Spec", ["loss"])("cross_entropy")
+    text = autoattack.warnings("net", flags, {"noise": {"uniform": 0.5}}, {"weak": spec})
+    assert len(text) == 1 and "above that under uniform noise" in text[0]
+
+
+def test_masking_gap_is_told():
+    test = data.load("digits").test.subset(np.arange(50))
+    predict = linear()
+    evaluator = Evaluator("net", lambda _, x: predict(x), batch_size=64)
+    flags = evaluator.run((), test, {})
+    robust = np.arange(50) < 10
+    flags.correct.update({"pgd_sat": np.arange(50) < 30, "autoattack": robust})
+    spec = dataclasses.make_dataclass("Spec", ["loss"])("cross_entropy")
+
+    def text(after_ce):
+        found = dataclasses.make_dataclass("Found", ["stages"])({"apgd-ce": after_ce})
+        flags.suites["autoattack"] = found
+        (line,) = autoattack.warnings("net", flags, {}, {"pgd_sat": spec})
+        return line
+
+    assert "40.0 points below PGD_sat" in text(robust) and "too weak" in text(robust)
+    assert "gradient masking is likely" in text(np.arange(50) < 30)
+    flags.correct["pgd_sat"] = np.arange(50) < 14
+    assert autoattack.warnings("net", flags, {}, {"pgd_sat": spec}) == []
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_from_the_command_line(finished):
+    """--mode=evaluate --attacks=autoattack, as the documentation says it."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "ard_jax.main", "--mode=evaluate", f"--checkpoint={finished[1]}",
+         "--attacks=pgd_sat,autoattack"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "AutoAttack, accuracy in % after each attack (30 images)" in done.stdout
+    assert "apgd-ce" in done.stdout and "robust accuracy" in done.stderr

@@ -1,0 +1,182 @@
+import hashlib
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from ard_jax.interop import download
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """A local HTTP server that can break off, and notes what it was asked."""
+
+    def __init__(self):
+        self.content, self.tag, self.ranges = CONTENT, '"one"', True
+        self.break_after: list[
+            int
+        ] = []  # bytes sent by each of the next answers before it breaks off
+        self.refuse: list[int] = []  # status of each of the next answers
+        self.asked: list[str] = []  # Range headers
+
+    def answer(self, handler):
+        self.asked.append(handler.headers.get("Range", ""))
+        if self.refuse:
+            return handler.send_error(self.refuse.pop(0))
+        body, start = self.content, 0
+        resumes = self.ranges and self.asked[-1] and handler.headers.get("If-Range") == self.tag
+        if resumes:
+            start = int(self.asked[-1].removeprefix("bytes=").removesuffix("-"))
+            if start >= len(body):
+                handler.send_response(416)
+                handler.send_header("Content-Range", f"bytes */{len(body)}")
+                handler.send_header("Content-Length", "0")
+                return handler.end_headers()
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        else:
+            handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body) - start))
+        handler.send_header("ETag", self.tag)
+        handler.end_headers()
+        end = start + self.break_after.pop(0) if self.break_after else len(body)
+        handler.wfile.write(body[start:end])
+        handler.close_connection = True
+
+
+@pytest.fixture
+def server():
+    ours = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            ours.answer(self)
+
+        def log_message(self, *args):
+            pass
+
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=web.serve_forever, daemon=True)
+    thread.start()
+    ours.url = f"http://127.0.0.1:{web.server_port}/teacher.pt"
+    yield ours
+    web.shutdown()
+    web.server_close()
+    thread.join()
+
+
+def fetch(server, target, **kwargs):
+    return download.fetch(server.url, target, wait=0.01, timeout=5, **({"sha256": SHA} | kwargs))
+
+
+def leftovers(target):
+    return sorted(
+        p.name for p in target.parent.iterdir() if p not in (target,) and p.name != ".lock"
+    )
+
+
+def test_whole_file(server, tmp_path, capfd):
+    target = tmp_path / "new" / "teacher.pt"
+    assert fetch(server, target) == target
+    assert target.read_bytes() == CONTENT
+    assert leftovers(target) == []
+    assert "300k" in capfd.readouterr().err  # progress
+    assert fetch(server, target) == target
+    assert len(server.asked) == 1  # what is there is left alone
+
+
+def test_interrupted_transfer_is_continued_in_the_same_call(server, tmp_path):
+    server.break_after = [100_000, 50_000]
+    target = fetch(server, tmp_path / "teacher.pt")
+    assert target.read_bytes() == CONTENT
+    assert server.asked == ["", "bytes=100000-", "bytes=150000-"]
+
+
+def test_next_call_continues_where_the_last_one_stopped(server, tmp_path):
+    server.break_after = [120_000]
+    server.refuse = []
+    target = tmp_path / "teacher.pt"
+    calls = server.answer
+
+    def die_after_first(handler):
+        if server.asked:
+            server.refuse = [503]
+        calls(handler)
+
+    server.answer = die_after_first
+    with pytest.raises(download.DownloadError, match="120000 bytes are kept in .*teacher.pt.part"):
+        fetch(server, target, attempts=2)
+    assert not target.exists()
+    server.answer, server.refuse = calls, []
+    fetch(server, target)
+    assert target.read_bytes() == CONTENT
+    assert server.asked[-1] == "bytes=120000-"
+    assert leftovers(target) == []
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
+    target = tmp_path / "teacher.pt"
+    (tmp_path / "teacher.pt.part").write_bytes(b"x" * 1000)
+    (tmp_path / "teacher.pt.tag").write_text('"another"')
+    fetch(server, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges(server, tmp_path):
+    server.ranges, server.break_after = False, [100_000]
+    target = fetch(server, tmp_path / "teacher.pt")
+    assert target.read_bytes() == CONTENT
+
+
+def test_part_that_is_already_whole(server, tmp_path):
+    (tmp_path / "teacher.pt.part").write_bytes(CONTENT)
+    (tmp_path / "teacher.pt.tag").write_text('"one"')
+    assert fetch(server, tmp_path / "teacher.pt").read_bytes() == CONTENT
+    assert server.asked == ["bytes=300000-"]
+
+
+@pytest.mark.parametrize("sha256", [SHA, SHA[:8], SHA[:8].upper(), ""])
+def test_checksum_or_its_beginning(server, tmp_path, sha256):
+    assert fetch(server, tmp_path / "teacher.pt", sha256=sha256).is_file()
+
+
+def test_wrong_checksum(server, tmp_path):
+    target = tmp_path / "teacher.pt"
+    with pytest.raises(download.DownloadError, match=f"{SHA}, but 00000000 was expected"):
+        fetch(server, target, sha256="00000000")
+    assert not target.exists() and leftovers(target) == []
+
+
+def test_missing_file(server, tmp_path):
+    server.refuse = [404]
+    with pytest.raises(download.DownloadError, match="404 .*--file=PATH"):
+        fetch(server, tmp_path / "teacher.pt")
+    assert len(server.asked) == 1  # asking again would not help
+
+
+def test_size_is_bounded(server, tmp_path):
+    with pytest.raises(download.DownloadError, match="300000 bytes, more than the limit of 1000"):
+        fetch(server, tmp_path / "teacher.pt", max_bytes=1000)
+    assert leftovers(tmp_path / "teacher.pt") == []
+
+
+def test_nobody_answers(tmp_path):
+    with pytest.raises(download.DownloadError, match="2 times in a row"):
+        download.fetch("http://127.0.0.1:9/x", tmp_path / "x", attempts=2, wait=0.01, timeout=2)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "teacher.pt"])
+def test_only_http(url, tmp_path):
+    with pytest.raises(download.DownloadError, match="only http and https"):
+        download.fetch(url, tmp_path / "x")
+
+
+def test_find_local(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "teacher.pt").touch()
+    folders = [tmp_path / "a", tmp_path / "b"]
+    assert download.find_local("teacher.pt", folders) == tmp_path / "b" / "teacher.pt"
+    assert download.find_local("other.pt", folders) is None

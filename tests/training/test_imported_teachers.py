@@ -1,0 +1,99 @@
+"""Imported networks as teachers and in evaluations."""
+
+import json
+
+import jax
+import numpy as np
+import published
+import pytest
+from experiments import tiny
+from published import NORMALIZATION, run
+
+from ard_jax.checkpoints import manager
+from ard_jax.checkpoints.resume import ConfigChangedError
+from ard_jax.cli import train
+from ard_jax.config import parse
+from ard_jax.runtime import sharding
+from ard_jax.training import teachers
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return published.network()
+
+
+@pytest.fixture(scope="module")
+def file(trained, tmp_path_factory):
+    return published.write(tmp_path_factory.mktemp("published") / "teacher.npz", *trained)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return parse.build(tiny(tmp_path))
+
+
+def teacher(folder, tmp_path):
+    """The folder's network as the robust teacher of a run."""
+    raw = tiny(tmp_path, teachers__robust__checkpoint=str(folder), teachers__robust__min_clean=0.8)
+    built = parse.build(raw)
+    mesh = sharding.make_mesh(1)
+    return teachers.obtain("robust", built, train.load_data(built), mesh)
+
+
+def test_identity_is_that_of_the_arrays(trained, file, tmp_path, experiment):
+    def imported(path, name):
+        given = json.dumps(NORMALIZATION)
+        out = str(tmp_path / name)
+        return run(path, tmp_path, out=out, normalization=given, experiment=experiment)
+
+    first = teacher(imported(file, "first"), tmp_path)
+    assert first.source.endswith("first/best/0, imported from teacher.npz")
+    assert first.model == "small_cnn" and first.identity.startswith("imported ")
+    assert teacher(imported(file, "again"), tmp_path).identity == first.identity
+    changed = jax.tree.map(np.array, trained[1])
+    changed["params"]["fc"]["bias"][0] += 0.01
+    other = published.write(tmp_path / "teacher.npz", trained[0], changed)
+    assert teacher(imported(other, "other"), tmp_path).identity != first.identity
+
+
+@pytest.mark.slow
+def test_as_teachers_of_a_run_that_is_resumed(trained, file, tmp_path, experiment):
+    given = {"normalization": json.dumps(NORMALIZATION), "experiment": experiment}
+    out = run(file, tmp_path, **given)
+    raw = tiny(tmp_path, eval__attacks=("fgsm",), eval__eps_sweep=(), eval__transfer=False)
+    raw.teachers.robust.checkpoint = raw.teachers.clean.checkpoint = str(out)
+    whole = parse.build(raw)
+    report = train.run(whole)
+    evaluation = report.parent / "evaluation.json"
+    for role in ("robust", "clean"):
+        told = json.loads(evaluation.read_text())["teachers"][role]
+        assert told["source"].endswith("imported from teacher.npz")
+        assert told["identity"].startswith("imported ") and told["model"] == "small_cnn"
+    evaluation.unlink()  # continues from last/, as after a kill before the evaluation
+    train.run(whole)
+    evaluation.unlink()
+    changed = jax.tree.map(np.array, trained[1])
+    changed["params"]["fc"]["bias"][0] += 0.01
+    other = published.write(tmp_path / "teacher.npz", trained[0], changed)
+    run(other, tmp_path, force=True, **given)
+    with pytest.raises(ConfigChangedError, match="imported"):
+        train.run(whole)
+
+
+def test_evaluation(file, tmp_path, experiment, capsys):
+    out = run(file, tmp_path, normalization=json.dumps(NORMALIZATION), experiment=experiment)
+    with pytest.raises(manager.CheckpointError, match="is an imported network.*add --config"):
+        train.saved_experiment(str(out))
+    report = train.evaluate_checkpoint(experiment, str(out), ["fgsm"])
+    assert report == out.absolute() / "evaluations" / "1" / "report.html"
+    evaluation = json.loads((report.parent / "evaluation.json").read_text())
+    assert evaluation["nets"]["imported network"]["clean"] > 0.8
+    assert (
+        "was selected on" not in capsys.readouterr().out
+    )  # the configuration's choice was not its
+
+
+def test_a_file_as_teacher_names_the_import(file, tmp_path):
+    raw = tiny(tmp_path, teachers__robust__checkpoint=str(file))
+    with pytest.raises(ValueError, match=f"--mode=import --file={file}"):
+        train.run(parse.build(raw))

@@ -1,0 +1,71 @@
+"""The train step around a method: averages of the student, seeds, epochs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ard_jax.methods import Method
+from ard_jax.runtime import sharding
+from ard_jax.state import NetState, RunState
+from ard_jax.training import train_step
+
+
+def counting_method():
+    """A student of one parameter that counts its updates, and draws a number from the key."""
+
+    def step(state, batch, key):
+        params = {"w": state.student.params["w"] + 1.0}
+        student = NetState(params, {"mean": state.student.batch_stats["mean"] + 2.0}, None)
+        metrics = {"drawn": jax.random.uniform(key), "epoch": batch["epoch"].astype(jnp.float32)}
+        return state.replace(student=student), metrics
+
+    return Method("counting", (), (), lambda v, t: None, step)
+
+
+def run(count, **options):
+    """States and metrics after each of `count` updates, 3 an epoch."""
+    mesh = sharding.make_mesh(1)
+    config = train_step.StepConfig(steps_per_epoch=3, augment="none", **({"seed": 0} | options))
+    student = NetState({"w": jnp.zeros(())}, {"mean": jnp.zeros(())}, None)
+    state = RunState(jnp.zeros((), jnp.int32), student, {}, None, {})
+    state = sharding.put_replicated(mesh, train_step.start_average(state, config))
+    step = train_step.build(counting_method(), config, mesh)
+    batch = {"image": np.zeros((2, 4, 4, 1), np.uint8), "label": np.zeros(2, np.int32)}
+    found = []
+    for _ in range(count):
+        state, metrics = step(jax.tree.map(jnp.copy, state), batch)
+        found.append((state, metrics))
+    return found
+
+
+def test_swa_is_the_mean_of_the_epoch_ends_from_its_start():
+    averages = [float(state.ema["params"]["w"]) for state, _ in run(13, swa_start=2)]
+    # Before the end of epoch 2 (update 6) the student itself; then the mean of updates 6, 9, 12.
+    assert averages == pytest.approx([1, 2, 3, 3, 3, 6, 6, 6, 7.5, 7.5, 7.5, 9, 9])
+
+
+def test_swa_averages_running_statistics_too():
+    state, _ = run(12, swa_start=3)[-1]
+    assert float(state.ema["batch_stats"]["mean"]) == pytest.approx((18 + 24) / 2)
+
+
+def test_ema():
+    expected, average = 0.0, []
+    for update in range(1, 5):
+        expected = 0.9 * expected + 0.1 * update
+        average.append(expected)
+    assert [float(s.ema["params"]["w"]) for s, _ in run(4, ema_decay=0.9)] == pytest.approx(average)
+
+
+def test_no_average_unless_asked():
+    assert run(1)[0][0].ema is None
+
+
+def test_epochs_count_from_one_and_seeds_differ():
+    metrics = [m for _, m in run(7)]
+    assert [int(m["epoch"]) for m in metrics] == [1, 1, 1, 2, 2, 2, 3]
+    drawn = [float(m["drawn"]) for m in metrics]
+    assert len(set(drawn)) == 7
+    assert [float(m["drawn"]) for _, m in run(7)] == drawn
+    assert float(run(1, seed=1)[0][1]["drawn"]) != drawn[0]
