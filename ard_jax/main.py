@@ -132,10 +132,11 @@ def _train() -> int:
 
 def _compare() -> int:
     from ard_jax.cli import compare, train
+    from ard_jax.config.comparison import from_config
 
     if _CONFIG.value is None:
         raise ValueError("--config is missing; try --config=configs/compare_digits.py")
-    comparison = compare.build(_CONFIG.value)
+    comparison = from_config(_CONFIG.value)
     train.use_compilation_cache(next(iter(comparison.experiments.values())))
     return compare.run(comparison)
 
@@ -200,7 +201,7 @@ def _plan() -> int:
             "--mode=plan needs --config and --devices, e.g. --config=configs/ciard_cifar10.py "
             "--devices=v4-32"
         )
-    experiment = parse.build(_CONFIG.value)
+    experiment = parse.to_experiment(_CONFIG.value)
     return plan.run(experiment, _DEVICES.value, _ASSUME.value, _COMPILE.value, _PLAN_JSON.value)
 
 
@@ -211,7 +212,7 @@ def _experiment():
     from ard_jax.cli import train
     from ard_jax.config import parse
 
-    experiment = parse.build(_CONFIG.value)
+    experiment = parse.to_experiment(_CONFIG.value)
     train.use_compilation_cache(experiment)
     return experiment
 

@@ -71,10 +71,10 @@ def traces():
     """Program -> how often a small run of two epochs, teachers and evaluation included, traces it."""
     from ard_jax.cli import train
     from ard_jax.config import parse
-    from ard_jax.training import train_step
+    from ard_jax.runtime import compilation
     from configs import ciard_digits
 
-    train_step.TRACES.clear()
+    compilation.TRACES.clear()
     with tempfile.TemporaryDirectory() as folder:
         raw = ciard_digits.get_config()
         raw.update(workdir=f"{folder}/run", epochs=2, batch_size=256)
@@ -92,9 +92,9 @@ def traces():
         raw.run.update(devices=1, tensorboard=False, compilation_cache="off")
         silent = io.StringIO()
         with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
-            train.run(parse.build(raw))
+            train.run(parse.to_experiment(raw))
     found = {}
-    for name, times in sorted(train_step.TRACES.items()):
+    for name, times in sorted(compilation.TRACES.items()):
         name = re.sub(r" attack [0-9a-f]{8}$", " attack", name)  # a checksum of its settings
         found[name] = max(times, found.get(name, 0))
     return found

@@ -28,8 +28,8 @@ from pathlib import Path
 import jax
 
 from ard_jax.cli import train
-from ard_jax.config.parse import build
-from ard_jax.io.writers import write_text_atomic
+from ard_jax.config.parse import to_experiment
+from ard_jax.io.files import write_text_atomic
 from ard_jax.runtime import sharding
 
 ATTACKS = ("pgd20", "autoattack")
@@ -99,7 +99,7 @@ def configured(args, setting: str, seed: int):
 
 def run(config) -> dict:
     """Trains and evaluates, or reads what an earlier start did."""
-    experiment = build(config)
+    experiment = to_experiment(config)
     train.use_compilation_cache(experiment)
     report = train.run(experiment)
     evaluation = json.loads((Path(report).parent / "evaluation.json").read_text())

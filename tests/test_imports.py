@@ -1,4 +1,4 @@
-"""Who may import whom: walks the imports and fails on any other arrow."""
+"""The layers of the package: an import goes to a lower layer or stays in its own folder."""
 
 import ast
 import subprocess
@@ -8,52 +8,28 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ard_jax"
-# Part of the package -> parts that it may import. Parts that wire everything together are free.
-ALLOWED = {
-    "losses": set(),
-    "rng": set(),
-    "metrics": set(),
-    "locks": {"distributed", "preemption"},
-    "state": set(),
-    "optim": set(),
-    "sharding": set(),
-    "distributed": {"rendezvous"},
-    "rendezvous": set(),
-    "preemption": {"distributed"},
-    "writers": set(),
-    "attacks": {"distributed", "losses", "preemption", "rng", "sharding", "writers"},
-    "models": set(),
-    "data": set(),
-    "interop": {"models", "state"},
-    "methods": {"attacks", "losses", "metrics", "models", "state", "optim"},
-    "checkpoint": {"distributed", "state"},
-    "report": {"writers", "report_html", "report_autoattack"},
-    "report_autoattack": set(),
-    "report_html": {"writers", "report", "report_autoattack"},
-    "steps": {"data", "methods", "models", "state", "rng", "metrics", "sharding"},
-    "evaluate": {
-        "attacks", "data", "distributed", "preemption", "rng", "sharding", "steps", "suites", "summaries",
-    },
-    "suites": {"attacks", "data", "distributed", "evaluate", "rng"},
-    "summaries": set(),
-    "loop": {
-        "steps", "checkpoint", "data", "distributed", "methods", "metrics", "sharding", "state",
-        "writers", "resume", "preemption", "feed", "train_log",
-    },
-    "feed": {"data", "sharding", "state", "steps", "timing"},
-    "train_log": {"metrics", "writers"},
-    "timing": set(),
-    "resume": {"checkpoint", "distributed", "removed", "state"},
-    "removed": set(),
-}  # fmt: skip
+# From the ground up; docs/architecture.md says what each part is.
+LAYERS = (
+    {"losses", "runtime", "io", "rng", "optim", "state"},
+    {"attacks", "models", "data", "reporting"},
+    {"methods"},
+    {"config"},
+    {"checkpoints", "evaluation"},
+    {"training", "interop", "evaluate"},
+    {"cli"},
+    {"main"},
+)
+LAYER_OF = {part: number for number, layer in enumerate(LAYERS, 1) for part in layer}
+# Library -> the parts that alone import it.
 ONLY = {
     "grain": {"data"},
     "flax.linen": {"models"},
-    "orbax": {"checkpoint"},
+    "orbax": {"checkpoints"},
     "ml_collections": {"main"},
     "tensorflow": {"data"},
 }
 DEVICE_WORDS = {"Mesh", "PartitionSpec", "NamedSharding"}
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def part_of(path):
@@ -68,25 +44,40 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+def of_the_package(path):
+    """Parts of the package that a file imports, its own left out."""
+    names = [name.split(".") for name in imports(path) if name.startswith("ard_jax.")]
+    return {name[1] for name in names} - {part_of(path), "__version__"}
+
+
+def test_every_part_has_a_layer():
+    assert {part_of(path) for path in FILES} - {"__init__"} == set(LAYER_OF)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_arrows(path):
-    part = part_of(path)
+def test_an_import_goes_to_a_lower_layer(path):
+    if part_of(path) == "__init__":
+        return
+    own = LAYER_OF[part_of(path)]
+    higher = {part for part in of_the_package(path) if LAYER_OF[part] >= own}
+    assert not higher, f"layer {own} imports {higher}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_one_part_imports_a_library(path):
     for name in imports(path):
         for library, parts in ONLY.items():
-            assert not name.startswith(library) or part in parts, f"{part} imports {name}"
-        if name.startswith("ard_jax.") and part in ALLOWED:
-            target = name.split(".")[1]
-            assert target == part or target in ALLOWED[part] or target == "__version__", (
-                f"{part} imports {name}"
-            )
+            assert not name.startswith(library) or part_of(path) in parts, name
+
+
+def test_reports_are_made_without_jax():
+    for path in (PACKAGE / "reporting").rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"jax", "flax"}, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_sharding_knows_devices(path):
-    if part_of(path) in ("sharding", "distributed"):
+def test_only_the_runtime_knows_devices(path):
+    if part_of(path) == "runtime":
         return
     words = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
     assert not words & DEVICE_WORDS
@@ -106,12 +97,13 @@ def test_importing_the_package_does_not_import_jax():
 
 
 def test_notebook_imports():
-    from ard_jax import attacks, data, losses, methods, models
+    from ard_jax import attacks, data, evaluate, losses, methods, models
 
     for name in ("fgsm", "bim", "pgd", "targeted_pgd", "cw_linf", "trades_pgd",
                  "autoattack", "apgd", "fab", "square"):  # fmt: skip
         assert callable(getattr(attacks, name))
     for name in ("kl_divergence", "push_loss", "decade_scale", "cw_margin", "dlr", "targeted_dlr"):
         assert callable(getattr(losses, name))
+    assert callable(evaluate.evaluate)
     assert models.create("small_cnn").num_classes == 10
     assert "ciard" in methods.names() and "digits" in data.names()

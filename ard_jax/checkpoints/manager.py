@@ -167,7 +167,7 @@ def save_network(folder: str | os.PathLike, variables: Any, meta: dict[str, Any]
     Args:
       folder: for example <out>/best; made here.
       variables: {"params": ..., "batch_stats": ...}, numpy or JAX arrays.
-      meta: JSON; "step" and "epoch" (0), "config" with "net" as `networks.describe` gives it, "origin".
+      meta: JSON; "step" and "epoch" (0), "config" with "net" as `build.describe_network` gives it, "origin".
 
     Returns:
       The step folder.

@@ -27,26 +27,25 @@ import jax
 
 from ard_jax import __version__, data
 from ard_jax.cli import train
-from ard_jax.config.comparison import Comparison, build
+from ard_jax.config import build
+from ard_jax.config.comparison import Comparison
 from ard_jax.config.schema import Experiment
+from ard_jax.data.base import first
 from ard_jax.evaluation import full
 from ard_jax.evaluation.full import Subject
-from ard_jax.io.writers import write_text_atomic
+from ard_jax.io.files import write_text_atomic
 from ard_jax.methods import TEACHERS
 from ard_jax.reporting import comparison_page, comparison_results, comparison_table
 from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import everywhere, is_lead, tell
 from ard_jax.training import teachers
 from ard_jax.training.loop import TrainingDivergedError
-from ard_jax.training.phases import first, make_mesh
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 # What stops one run and not the comparison; the last is e.g. a network that does not fit the memory.
 _FAILURES = (ValueError, TrainingDivergedError, jax.errors.JaxRuntimeError)
 # What a teacher's numbers depend on, beside the teacher.
 _TEACHER_KEYS = ("data", "eps", "norm", "precision", "select_on", "eval")
-
-__all__ = ["Comparison", "build", "run"]
 
 
 def run(comparison: Comparison) -> int:
@@ -156,7 +155,7 @@ def _teachers(comparison: Comparison) -> dict[str, Any]:
         if old and all(train.finished(e) is not None for e in users):
             found[role] = old
             continue
-        splits = splits or train.load_data(users[0])
+        splits = splits or build.load_data(users[0])
         try:
             found[role] = _teacher(role, users[0], splits, old) | {"config": config}
         except _FAILURES as error:
@@ -174,7 +173,7 @@ def _users(comparison: Comparison, role: str) -> list[Experiment]:
 
 def _teacher(role: str, experiment: Experiment, splits: Any, old: dict[str, Any]) -> dict[str, Any]:
     """The teacher's record: `old` if it is of this very teacher, else trained and evaluated now."""
-    mesh = make_mesh(experiment, splits)
+    mesh = build.make_mesh(experiment, splits)
     teacher = teachers.obtain(role, experiment, splits, mesh)
     if old.get("identity") == teacher.identity:
         return old

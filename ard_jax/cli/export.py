@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax.config import networks
+from ard_jax.checkpoints import networks
 from ard_jax.config.schema import Experiment
 from ard_jax.interop import export_checks, fold, onnx, safetensors_file, stablehlo, torch_export
 from ard_jax.interop.export_checks import ExportError, Images, Predict, Row
-from ard_jax.models import ModelBundle
+from ard_jax.models import ModelBundle, described, num_params
+from ard_jax.models.bundle import normalization_constants
 from ard_jax.reporting import model_card
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "torch")
@@ -34,7 +35,7 @@ class Network:
     Attributes:
       bundle: the network.
       variables: numpy arrays.
-      description: as `networks.describe` gives it.
+      description: as `build.describe_network` gives it.
       meta: of the checkpoint.
       run: folder of the run or of the imported network.
       title: the network's name in the run's evaluation, "student (best)".
@@ -117,7 +118,7 @@ def _load(checkpoint: str, item: str) -> tuple[Network, Path]:
         title = f"student {'SWA' if meta['experiment']['swa_start'] else 'EMA'} ({label})"
     else:
         title = f"student ({label})"
-    bundle = networks.create(description)
+    bundle = described.from_description(description)
     variables = jax.tree.map(np.asarray, variables)
     return Network(bundle, variables, description, meta, folder.parent.parent, title), folder
 
@@ -203,7 +204,7 @@ def _reader(name: str, path: Path) -> tuple[Predict | None, str]:
         return export_checks.on_cpu(stablehlo.load(path)), ""
     if name == "safetensors":
         description, variables = safetensors_file.load(path)
-        return export_checks.jax_predict(networks.create(description), variables), ""
+        return export_checks.jax_predict(described.from_description(description), variables), ""
     if importlib.util.find_spec("torch") is None:
         return None, "not compared and not timed: PyTorch is not installed here"
     return _torch_predict(path), ""
@@ -245,6 +246,10 @@ def _write_card(network, folder, staging, names, rows, attacks, images) -> None:
     model_card.write(
         staging / CARD,
         description=network.description,
+        num_params=num_params(network.bundle),
+        normalization=normalization_constants(
+            network.bundle.normalization, network.bundle.image_shape[-1]
+        ),
         meta=network.meta,
         evaluation=_evaluation(network.run, folder),
         files=[staging / name for name in names],

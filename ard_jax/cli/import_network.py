@@ -9,17 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ard_jax.cli import train
-from ard_jax.config import networks
+from ard_jax.config import build
 from ard_jax.config.schema import Experiment
-from ard_jax.data import Splits
+from ard_jax.data import Splits, base
 from ard_jax.interop import catalogue, download, files, import_folder, recognise
 from ard_jax.interop import normalization as find_normalization
 from ard_jax.interop.catalogue import CatalogueError, Entry
 from ard_jax.interop.normalization import NormalizationError
 from ard_jax.io.cache_folder import cache_dir
-from ard_jax.io.writers import to_plain
-from ard_jax.training import phases
+from ard_jax.io.files import to_plain
+from ard_jax.models import described
 
 
 class ImportingError(ValueError):
@@ -81,7 +80,7 @@ def run(
     if entry:
         _tell(lambda: catalogue.check_sha256(entry, files.sha256_of(path), path), force)
     contents = files.read(path, key=key)
-    splits = train.load_data(experiment) if experiment else None
+    splits = build.load_data(experiment) if experiment else None
     told = _own_description(contents.metadata)
     shape = _image_shape(splits, entry, told)
     found = _recognise(contents.tensors, model, entry, told, splits, shape)
@@ -98,7 +97,7 @@ def run(
         decision = _without_data(own, given)
     print(f"Normalisation: {decision.normalization} ({decision.how})", flush=True)
     description["normalization"] = to_plain(decision.normalization)
-    networks.create(
+    described.from_description(
         description
     )  # a normalisation that does not fit is told before anything is written
     origin = import_folder.describe_origin(contents, found, entry, decision, variables)
@@ -174,7 +173,9 @@ def _own_normalization(found, entry, told, description) -> Any:
     if found.normalization is not None or told is None or told["model"] != found.model:
         return found.normalization
     # None in a description is the architecture's own.
-    return networks.create(description | {"normalization": told["normalization"]}).normalization
+    return described.from_description(
+        description | {"normalization": told["normalization"]}
+    ).normalization
 
 
 def _recognise(tensors, model, entry, told, splits, shape) -> recognise.Recognised:
@@ -221,7 +222,7 @@ def _check_classes(path: Path, found: Any, entry: Entry | None, splits: Splits |
 
 
 def _describe(found, shape, splits: Splits | None, told) -> dict[str, Any]:
-    """As `networks.describe`; the classes are called by their numbers where nothing names them."""
+    """As `build.describe_network`; the classes are called by their numbers where nothing names them."""
     names = [str(i) for i in range(found.num_classes)]
     if splits:
         names = list(splits.train.class_names)
@@ -253,7 +254,7 @@ def _measure(description, variables, experiment, splits, own, given) -> Decision
     print(find_normalization.table(tried, correct), flush=True)
     if given is not None and (warning := find_normalization.check_given(tried, correct)):
         print(warning, flush=True)
-    test = phases.first(splits.test, experiment.eval.max_examples)
+    test = base.first(splits.test, experiment.eval.max_examples)
     clean = float(tester.correct(chosen.normalization, test).mean())
     print(f"Clean accuracy on {len(test)} test images: {clean:.2%}", flush=True)
     accuracies = {c.title: float(right.mean()) for c, right in zip(tried, correct, strict=True)}

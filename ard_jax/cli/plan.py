@@ -18,11 +18,13 @@ import numpy as np
 from jax.extend import core
 
 from ard_jax import data, methods
+from ard_jax.checkpoints import networks
 from ard_jax.cli.plan_hardware import Assumptions, Fleet, assumptions, parse, step_time
-from ard_jax.config import networks
+from ard_jax.config import build
 from ard_jax.config.schema import Experiment
 from ard_jax.data import ArrayDataset, Splits, batching
 from ard_jax.data.split import holdout_count
+from ard_jax.models import described
 from ard_jax.models.canonical_conv import exported_convolutions
 from ard_jax.runtime import sharding
 from ard_jax.training import phases, step_runner, train_step
@@ -184,17 +186,17 @@ class Traced:
         e = self.experiment
         # BatchNorm's groups keep their size, as far as this part of the batch has whole ones.
         groups = math.gcd(max(1, e.bn_groups * batch // e.batch_size), batch)
-        nets = {"student": networks.describe(e.student, e.precision, self.splits.train)}
+        nets = {"student": build.describe_network(e.student, e.precision, self.splits.train)}
         for role in methods.TEACHERS[e.method.name]:
             teacher = getattr(e.teachers, role)
             if teacher.checkpoint:
                 nets[role] = networks.describe_checkpoint(teacher.checkpoint)[0]
             else:
-                nets[role] = networks.describe(teacher.net, e.precision, self.splits.train)
-        bundles = {role: networks.create(net, groups) for role, net in nets.items()}
+                nets[role] = build.describe_network(teacher.net, e.precision, self.splits.train)
+        bundles = {role: described.from_description(net, groups) for role, net in nets.items()}
         teachers = {role: b for role, b in bundles.items() if role != "student"}
         spe = self._config.steps_per_epoch
-        return bundles, phases.make_method(e, bundles["student"], teachers, spe)
+        return bundles, build.make_method(e, bundles["student"], teachers, spe)
 
     def _initial(self, key: jax.Array) -> Any:
         variables = {role: bundle.init(key) for role, bundle in self.bundles.items()}

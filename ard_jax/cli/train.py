@@ -7,38 +7,28 @@ from typing import Any
 
 import jax
 
-from ard_jax import data
-from ard_jax.checkpoints import manager
-from ard_jax.config import networks
-from ard_jax.config.parse import ConfigError, build, to_dict
+from ard_jax.checkpoints import manager, networks
+from ard_jax.config import build
+from ard_jax.config.parse import ConfigError, to_dict, to_experiment
 from ard_jax.config.schema import Experiment
-from ard_jax.data import Splits
+from ard_jax.data import Splits, base
 from ard_jax.evaluation import autoattack, full
+from ard_jax.evaluation.evaluator import for_network
 from ard_jax.evaluation.full import Subject
 from ard_jax.io.cache_folder import cache_dir
-from ard_jax.io.writers import METRICS_FILE, read_metrics, write_text_atomic
+from ard_jax.io.files import write_text_atomic
+from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 from ard_jax.methods import TEACHERS
+from ard_jax.models import described
 from ard_jax.reporting import report
-from ard_jax.runtime import compilation, locks, sharding
+from ard_jax.runtime import locks, sharding
 from ard_jax.runtime.distributed import barrier, everywhere, is_lead, tell
-from ard_jax.training import loop, phases, teachers
+from ard_jax.training import loop, phases, teachers, train_log
 
 
 def workdir_of(experiment: Experiment) -> Path:
     """The run's folder: config.workdir, or runs/<name>-seed<seed>."""
     return Path(experiment.workdir or f"runs/{experiment.name}-seed{experiment.seed}")
-
-
-def load_data(experiment: Experiment) -> Splits:
-    """The experiment's data, validated.
-
-    Raises:
-      DataError: see `data.load`.
-    """
-    d = experiment.data
-    holdout = d.holdout if d.holdout < 1 else int(d.holdout)
-    reading = data.Reading(d.loader, d.image_size, d.workers, d.prefetch)
-    return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
 
 
 def run(experiment: Experiment) -> Path:
@@ -51,8 +41,8 @@ def run(experiment: Experiment) -> Path:
                 f"This run is finished: nothing was done. Report: {workdir / 'report.html'}",
             )
             return workdir / "report.html"
-        splits = load_data(experiment)
-        mesh = phases.make_mesh(experiment, splits)
+        splits = build.load_data(experiment)
+        mesh = build.make_mesh(experiment, splits)
         tell(
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
@@ -79,7 +69,7 @@ def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
     try:
         evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
         # Values that came later get their defaults.
-        saved = json.loads(json.dumps(to_dict(build(evaluation["config"], saved=True))))
+        saved = json.loads(json.dumps(to_dict(to_experiment(evaluation["config"], saved=True))))
     except (OSError, ValueError):
         return None
     now = json.loads(json.dumps(to_dict(experiment)))
@@ -92,15 +82,15 @@ def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
 
 def _student(experiment: Experiment, splits: Splits, mesh: Any):
     phases.step_config(experiment, splits)  # what is wrong with it is told before teachers train
-    net = networks.describe(experiment.student, experiment.precision, splits.train)
-    bundle = networks.create(net, experiment.bn_groups)
-    evaluator = networks.evaluator("student", networks.in_float32(net), experiment, mesh)
+    net = build.describe_network(experiment.student, experiment.precision, splits.train)
+    bundle = described.from_description(net, experiment.bn_groups)
+    evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh)
     return bundle, net, evaluator
 
 
 def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
     limit = experiment.eval.max_examples
-    test = phases.first(splits.test, limit)
+    test = base.first(splits.test, limit)
     shown = found if experiment.eval.teachers else {}
     subjects, sources = _subjects(student, shown, phase, result)
     state_dir = workdir / "autoattack"
@@ -133,9 +123,7 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
 def _timing(phase: loop.Phase, result: loop.FitResult) -> dict[str, Any]:
     per_epoch = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
     records = read_metrics(phase.workdir / METRICS_FILE)
-    return compilation.of_training(
-        records, result.seconds, phase.total * phase.batch_size, per_epoch
-    )
+    return train_log.of_training(records, result.seconds, phase.total * phase.batch_size, per_epoch)
 
 
 def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, Subject]]:
@@ -185,7 +173,7 @@ def saved_experiment(path: str) -> Experiment:
             "with; add --config, e.g. --config=configs/ciard_cifar10.py"
         )
     try:
-        return build(meta["experiment"], saved=True)
+        return to_experiment(meta["experiment"], saved=True)
     except ConfigError as error:
         raise ConfigError(
             f"{folder}: {error}\nTo evaluate it all the same, say with --config by which data and attacks."
@@ -214,12 +202,12 @@ def evaluate_checkpoint(
     """
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
-    splits = load_data(experiment)
+    splits = build.load_data(experiment)
     _check_fits(meta["config"]["net"], folder, splits)
     limit = experiment.eval.max_examples
-    test = phases.first(splits.test, limit)
-    net = networks.in_float32(meta["config"]["net"])
-    evaluator = networks.evaluator("student", net, experiment, mesh)
+    test = base.first(splits.test, limit)
+    net = described.in_float32(meta["config"]["net"])
+    evaluator = for_network("student", net, experiment.eval, mesh)
     step, epoch = meta["step"], meta["epoch"]
     saved = "imported network" if "origin" in meta else f"student ({Path(folder).parent.name})"
     nets = {saved: variables}
@@ -274,8 +262,8 @@ def _transfer_source(experiment, path: str, splits: Splits, mesh: Any) -> dict[s
     bundle, variables, meta, folder = networks.load(path)
     _check_fits(meta["config"]["net"], folder, splits)
     name = Path(folder).parent.parent.name
-    net = networks.in_float32(meta["config"]["net"])
-    evaluator = networks.evaluator("transfer source", net, experiment, mesh)
+    net = described.in_float32(meta["config"]["net"])
+    evaluator = for_network("transfer source", net, experiment.eval, mesh)
     variables = sharding.put_replicated(mesh, variables)
     return {name: Subject(f"source {name}", "source", bundle, variables, evaluator)}
 

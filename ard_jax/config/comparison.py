@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ard_jax import attacks
-from ard_jax.config import parse as configs
+from ard_jax.config import parse
 from ard_jax.config.parse import ConfigError, to_dict
 from ard_jax.config.schema import Experiment
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
@@ -64,7 +64,7 @@ class Comparison:
     published: dict[str, Any]
 
 
-def build(config: Any) -> Comparison:
+def from_config(config: Any) -> Comparison:
     """Comparison from a ConfigDict or nested dict (its keys: see `compare`), validated.
 
     Raises:
@@ -107,7 +107,7 @@ def _build_runs(raw: dict[str, Any], problems: list[str]) -> dict[str, Experimen
     main = raw["main_attack"]
     for method in raw["methods"]:
         try:
-            experiment = configs.build(_with_data_dir(raw["runs"][method], raw["data_dir"]))
+            experiment = parse.to_experiment(_with_data_dir(raw["runs"][method], raw["data_dir"]))
         except ConfigError as error:
             lines = str(error).split("\n  - ")[1:] or [str(error)]
             problems += [f"{method}: {line}" for line in lines]

@@ -15,7 +15,7 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message lists every problem."""
 
 
-def build(config: Any, saved: bool = False) -> Experiment:
+def to_experiment(config: Any, saved: bool = False) -> Experiment:
     """Experiment from a ConfigDict or nested dict, validated.
 
     Args:

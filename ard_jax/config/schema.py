@@ -1,4 +1,4 @@
-"""What an experiment is: the records that a configuration becomes (see `parse.build`)."""
+"""What an experiment is: the records that a configuration becomes (see `parse.to_experiment`)."""
 
 import dataclasses
 from typing import Any

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ard_jax import attacks, data, methods, models
-from ard_jax.config import networks
+from ard_jax.config import build
 from ard_jax.config.schema import (
     AttackConfig,
     DataConfig,
@@ -100,7 +100,7 @@ def _validate_method(found: list[str], e: Experiment) -> None:
 def _attack_problems(e: Experiment) -> list[str]:
     """Why the method cannot train with the configured attack."""
     try:
-        spec = networks.training_attack(e.attack, e)
+        spec = build.training_attack(e.attack, e)
     except ValueError:
         return []  # told by _validate_attack
     return methods.attack_problems(e.method.name, spec, e.attack.bn_stats)
@@ -152,7 +152,7 @@ def _validate_attack(found: list[str], where: str, attack: AttackConfig, e: Expe
         _choice(found, f"{where}.name", attack.name, attacks.names())
     elif 0 < e.eps <= 1:  # otherwise told already
         try:
-            networks.training_attack(attack, e)
+            build.training_attack(attack, e)
         except ValueError as error:
             found.append(f"{where}: {error}")
 

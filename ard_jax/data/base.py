@@ -107,6 +107,11 @@ class Splits:
                 )
 
 
+def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
+    """The first `limit` examples; all of them when it is 0."""
+    return dataset.subset(np.arange(min(limit, len(dataset)))) if limit else dataset
+
+
 def _check_images(images: np.ndarray, what: str) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
         kind = getattr(images, "dtype", type(images).__name__)

@@ -19,10 +19,12 @@ import numpy as np
 from ard_jax import rng
 from ard_jax.attacks import cpu_tiling, merged
 from ard_jax.attacks.auto_attack.engine import Engine
+from ard_jax.config.schema import EvalConfig
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
+from ard_jax.models.bundle import ModelBundle
 from ard_jax.runtime import preemption, sharding
-from ard_jax.training.train_step import TRACES
+from ard_jax.runtime.compilation import TRACES
 
 # Predictions that wait to be read while the host prepares what comes after them. Two keep the device busy;
 # more would make a stop wait longer, as it does for all that was started.
@@ -63,7 +65,7 @@ class Evaluator:
     """A network's compiled prediction and attack programs.
 
     Args:
-      name: for the trace counts in `train_step.TRACES`.
+      name: for the trace counts in `compilation.TRACES`.
       apply: (variables, images float32 [B,H,W,C] in [0,1]) -> logits [B,K].
       mesh: devices; None for all.
       batch_size: rounded up to a multiple of the number of devices.
@@ -255,6 +257,18 @@ class Evaluator:
         }
         main = flags.pop("")
         return dataclasses.replace(main, others=flags)
+
+
+def for_network(name: str, bundle: ModelBundle, config: EvalConfig, mesh: Any) -> Evaluator:
+    """Returns the network's evaluator; `bundle` computes in float32, see `models.described`."""
+    return Evaluator(
+        name,
+        lambda variables, images: bundle.apply(variables, images, False)[0],
+        mesh=mesh,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        unroll=1,  # our convolutions are fast inside loops on every backend
+    )
 
 
 def evaluate_sweep(

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import __version__, models
-from ard_jax.config import networks
+from ard_jax.config import build
 from ard_jax.config.parse import to_dict
 from ard_jax.config.schema import Experiment
 from ard_jax.data import ArrayDataset
 from ard_jax.evaluation import autoattack
 from ard_jax.evaluation.accuracies import summarize
 from ard_jax.evaluation.evaluator import Evaluator, Flags, evaluate_sweep
-from ard_jax.io.writers import Progress, read_metrics, write_text_atomic
+from ard_jax.io.files import write_text_atomic
+from ard_jax.io.metric_writer import read_metrics
+from ard_jax.io.progress import Progress
 from ard_jax.models import ModelBundle
 from ard_jax.reporting import report
 from ard_jax.runtime import sharding
@@ -77,7 +79,7 @@ def evaluate_all(
       (evaluation record without teachers and timing, {title: flags}).
     """
     e, (plain, chosen) = experiment, autoattack.split_names(attack_names)
-    specs = {name: networks.evaluation_attack(name, e) for name in plain}
+    specs = {name: build.evaluation_attack(name, e) for name in plain}
     records = {name: _spec_record(spec) for name, spec in specs.items()}
     lead = None if is_lead() else False
     first = _first_equal(subjects, sources)
@@ -160,7 +162,7 @@ def _evaluate_one(e, dataset, subject, subjects, sources, specs, progress) -> Fl
     watch = {}
     if e.eval.transfer and subject in sources.values():
         watch = {s.title: (s.evaluator, s.variables) for s in subjects if s.role == "student"}
-        specs = specs | {name: networks.evaluation_attack(name, e) for name in TRANSFER}
+        specs = specs | {name: build.evaluation_attack(name, e) for name in TRANSFER}
     flags = subject.evaluator.run(
         subject.variables,
         dataset,
@@ -201,7 +203,7 @@ def _sweep(e: Experiment, dataset: ArrayDataset, subject: Subject) -> dict[str, 
     radii = [factor * e.eps for factor in e.eval.eps_sweep]
     return evaluate_sweep(
         subject.evaluator, subject.variables, dataset, "pgd_sat", radii,
-        lambda eps: networks.evaluation_attack("pgd_sat", e, eps),
+        lambda eps: build.evaluation_attack("pgd_sat", e, eps),
     )  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def _give_transfer(e, flags, subjects, sources, records) -> None:
     """Moves what the students said to each source's images into the students' own flags."""
     for role, source in sources.items():
         for attack in TRANSFER:
-            name, spec = f"transfer_{attack}_{role}", networks.evaluation_attack(attack, e)
+            name, spec = f"transfer_{attack}_{role}", build.evaluation_attack(attack, e)
             records[name] = _spec_record(spec, f"{spec.label} through {source.title}")
             for student in (s.title for s in subjects if s.role == "student"):
                 seen = flags[source.title].others[student]
@@ -282,7 +284,7 @@ def example_images(
 ) -> dict[str, np.ndarray]:
     """Clean and adversarial images of the first test examples, for the report's grid."""
     name = e.eval.select_attack
-    spec = networks.evaluation_attack(name, e)
+    spec = build.evaluation_attack(name, e)
     evaluator, count = (
         subject.evaluator,
         min(e.eval.grid, len(dataset), subject.evaluator.batch_size),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ard_jax.io.writers import write_text_atomic
+from ard_jax.io.files import write_text_atomic
 from ard_jax.runtime import locks
 
 MAX_BYTES = 8 << 30  # the largest published teachers (WRN-106-16) have about 1.6 GB

@@ -16,11 +16,10 @@ import jax
 import numpy as np
 
 from ard_jax import data
-from ard_jax.cli import train
+from ard_jax.config import build
 from ard_jax.config.schema import Experiment
-from ard_jax.data import DataError
+from ard_jax.data import DataError, base
 from ard_jax.models import ModelBundle
-from ard_jax.training import phases
 
 TOLERANCE = 1e-4  # of a logit, relative to the largest one
 NUM_IMAGES = 1000
@@ -89,7 +88,7 @@ def test_images(
             source = meta["experiment"]["data"]
             name, test = source["name"], data.load(source["name"], source["dir"] or None).test
         else:
-            name, test = experiment.data.name, train.load_data(experiment).test
+            name, test = experiment.data.name, build.load_data(experiment).test
     except ValueError as error:
         if experiment is not None:
             raise
@@ -100,7 +99,7 @@ def test_images(
             f"the network takes images of shape {shape}, but {test.name} has {test.image_shape}; give the "
             "--config of its data"
         )
-    test = phases.first(test, NUM_IMAGES)
+    test = base.first(test, NUM_IMAGES)
     images = np.asarray(test.images, np.float32) / np.float32(255)
     return Images(images, f"{len(images)} test images of {name}")
 

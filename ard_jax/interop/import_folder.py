@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ard_jax.checkpoints import manager
-from ard_jax.io.writers import to_plain
+from ard_jax.io.files import to_plain
 
 
 class OutFolderError(ValueError):

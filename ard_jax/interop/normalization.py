@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ard_jax.config import networks
 from ard_jax.config.schema import Experiment
 from ard_jax.data.base import ArrayDataset
+from ard_jax.evaluation.evaluator import for_network
+from ard_jax.models import described
 from ard_jax.models.bundle import normalization_constants
 from ard_jax.runtime import sharding
 
@@ -118,8 +119,8 @@ class Tester:
     """Predictions of one network under any normalisation, through one compiled program."""
 
     def __init__(self, description: dict[str, Any], variables: Any, experiment: Experiment):
-        """`description` as `networks.describe` gives it; its normalisation does not matter."""
-        raw = networks.create(description | {"normalization": "none"})
+        """`description` as `build.describe_network` gives it; its normalisation does not matter."""
+        raw = described.from_description(description | {"normalization": "none"})
         mesh = sharding.make_mesh(experiment.run.devices)
 
         def apply(inputs, images):
@@ -127,7 +128,7 @@ class Tester:
             return raw.apply(network, (images - mean) / std, False)[0]
 
         bundle = dataclasses.replace(raw, apply=lambda v, x, train: (apply(v, x), {}))
-        self._evaluator = networks.evaluator("imported network", bundle, experiment, mesh)
+        self._evaluator = for_network("imported network", bundle, experiment.eval, mesh)
         self._variables = variables
         self._channels = raw.image_shape[-1]
 

@@ -66,7 +66,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads what `export` wrote.
 
     Returns:
-      (description, variables): what `ard_jax.config.networks.create` takes, and {"params", "batch_stats"} as
+      (description, variables): what `described.from_description` takes, and {"params", "batch_stats"} as
       nested dicts of float32 numpy arrays.
 
     Raises:

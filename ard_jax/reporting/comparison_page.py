@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from ard_jax.io.writers import write_text_atomic
+from ard_jax.io.files import write_text_atomic
 from ard_jax.reporting import comparison_table, report
 
 _STYLE = {

@@ -7,14 +7,12 @@ never guessed.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ard_jax import __version__, models
-from ard_jax.config import networks
-from ard_jax.io.writers import write_text_atomic
-from ard_jax.models.bundle import normalization_constants
+from ard_jax import __version__
+from ard_jax.io.files import write_text_atomic
 from ard_jax.reporting import model_card_calls, model_card_results, report
 from ard_jax.reporting.model_card_results import safe, table
 
@@ -23,6 +21,8 @@ def write(
     path: str | os.PathLike,
     *,
     description: Mapping[str, Any],
+    num_params: int,
+    normalization: tuple[Sequence[float], Sequence[float]] | None,
     meta: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
     files: Iterable[Path],
@@ -33,7 +33,9 @@ def write(
 
     Args:
       path: of the Markdown file, replaced when it is there; its folder must exist.
-      description: the network, as `networks.describe` gives it.
+      description: the network, as `build.describe_network` gives it.
+      num_params: number of parameters.
+      normalization: (mean, std) per channel that the network applies to pixels in [0, 1]; None for none.
       meta: the checkpoint's meta: of a training run, or with "origin" of an imported network.
       evaluation: the record of evaluation.json, of this checkpoint; None where it was never evaluated.
       files: the exported files, which exist; for each known format the card shows how to call it.
@@ -51,7 +53,7 @@ def write(
     title = model_card_results.title_of(evaluation, net, meta)
     sections = [
         _head(description, meta),
-        _network(description),
+        _network(description, num_params, normalization),
         model_card_results.section(evaluation, title, meta),
         _origin(meta["origin"]) if meta.get("origin") else _training(meta, evaluation),
         _limits(description, evaluation, title),
@@ -78,11 +80,9 @@ def _head(description, meta) -> str:
     )
 
 
-def _network(description) -> str:
-    bundle = networks.create(dict(description))
+def _network(description, num_params, constants) -> str:
     height, width, channels = description["image_shape"]
     options = ", ".join(f"{k}={v}" for k, v in description["kwargs"].items())
-    constants = normalization_constants(bundle.normalization, channels)
     inside = "none" if constants is None else (
         f"(x - mean) / std, mean {_numbers(constants[0])}, std {_numbers(constants[1])}"
     )  # fmt: skip
@@ -91,7 +91,7 @@ def _network(description) -> str:
         names = [*names[:20], f"... ({len(names)} in all)"]
     rows = [
         ["architecture", safe(description["model"] + (f" ({options})" if options else ""))],
-        ["parameters", f"{models.num_params(bundle):,}"],
+        ["parameters", f"{num_params:,}"],
         ["input", f"float32 [B, {height}, {width}, {channels}] in [0, 1] (pixels / 255), any batch B; "
                   f"PyTorch: [B, {channels}, {height}, {width}]"],
         ["normalisation inside", inside],

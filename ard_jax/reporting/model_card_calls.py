@@ -33,11 +33,11 @@ _SAFETENSORS = """### safetensors: `{name}` (weights only; the description is in
 ```python
 import numpy as np
 
-from ard_jax.config import networks
+from ard_jax.models import described
 from ard_jax.interop import safetensors_file
 
 description, variables = safetensors_file.load("{name}")
-network = networks.create(description)
+network = described.from_description(description)
 logits, _ = network.apply(variables, np.asarray(pixels, np.float32) / 255, False)  # [B, {h}, {w}, {c}]
 ```
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ard_jax.io.writers import write_text_atomic
+from ard_jax.io.files import write_text_atomic
 from ard_jax.reporting import report_autoattack
 
 Points = tuple[np.ndarray, np.ndarray]
@@ -285,7 +285,7 @@ def write_report(
     Args:
       workdir: folder of the run; made when missing.
       evaluation: the record of evaluation.json.
-      metrics: the records of metrics.jsonl (`writers.read_metrics`); may be empty.
+      metrics: the records of metrics.jsonl (`metric_writer.read_metrics`); may be empty.
       images: None, or "clean" and "adversarial" (float [n, H, W, C] in [0, 1]), "labels",
         "predicted_clean" and "predicted_adversarial" (int [n]); optionally "caption" (text).
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ard_jax.io.writers import to_plain
+from ard_jax.io.files import to_plain
 from ard_jax.reporting import report, report_autoattack
 
 _COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#ec4899")

@@ -1,13 +1,16 @@
-"""Where the time of a run goes: compilation, by JAX's own events, and the speed of training."""
+"""Compilation: how often programs are traced, and how long it takes, by JAX's own events."""
 
 import contextlib
 import dataclasses
 import functools
-import statistics
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+
+# How often each program of this process was traced, by name; a run traces each exactly once.
+TRACES: Counter[str] = Counter()
 
 _DURATIONS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace_seconds",
@@ -92,37 +95,3 @@ def compilation(program: str) -> Iterator[Compilation]:
     finally:
         # By identity: equal records are not the same one.
         _measured[:] = [one for one in _measured if one is not found]
-
-
-def of_training(
-    records: Iterable[dict[str, Any]], seconds: float, images: int, images_per_epoch: int
-) -> dict[str, Any]:
-    """A finished training's times, over all its restarts.
-
-    Args:
-      records: of its metrics.jsonl.
-      seconds: of wall time, evaluation and compilation included.
-      images: that it trained on, repeats included.
-      images_per_epoch: likewise in one epoch.
-
-    Returns:
-      "train_seconds", "images_per_second", "seconds_per_epoch" (without compilation and evaluation: the
-      images of an epoch over the median of the speeds that were logged after the first epoch, which
-      compiles; left out when there is no second epoch), "compile_seconds" of the train step, and
-      "compilation_cache": {"hits", "misses"} of it.
-    """
-    timing: dict[str, Any] = {
-        "train_seconds": seconds,
-        "images_per_second": images / max(seconds, 1e-9),
-    }
-    records = list(records)
-    speeds = [r["images_per_second"] for r in records if r["kind"] == "train" and r["epoch"] > 1]
-    if speeds:
-        timing["seconds_per_epoch"] = images_per_epoch / statistics.median(speeds)
-    compiled = [r for r in records if r["kind"] == "event" and r["event"] == "compiled"]
-    if compiled:
-        timing["compile_seconds"] = sum(r["compile_seconds"] for r in compiled)
-        timing["compilation_cache"] = {
-            name: sum(r[f"cache_{name}"] for r in compiled) for name in ("hits", "misses")
-        }
-    return timing

@@ -23,7 +23,8 @@ from ard_jax.checkpoints.manager import Checkpoints
 from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
-from ard_jax.io.writers import MetricWriter, Progress
+from ard_jax.io.metric_writer import MetricWriter
+from ard_jax.io.progress import Progress
 from ard_jax.methods.base import Method
 from ard_jax.runtime import preemption
 from ard_jax.runtime.distributed import everywhere, is_lead

@@ -6,60 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from ard_jax import methods, optim, rng
-from ard_jax.config import networks
+from ard_jax import optim, rng
+from ard_jax.config import build
 from ard_jax.config.parse import to_dict
 from ard_jax.config.schema import AwpConfig, Experiment, TeacherConfig
-from ard_jax.data import ArrayDataset, Splits, batching
+from ard_jax.data import ArrayDataset, Splits, base, batching
 from ard_jax.evaluation.evaluator import Evaluator, Flags
-from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
 from ard_jax.training import soft_labels
 from ard_jax.training.loop import Phase, Scores
 from ard_jax.training.train_step import StepConfig
 
-# Parts of a configuration that do not change the trained parameters or the choice among them.
-_IRRELEVANT = {
-    "eval": (
-        "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
-        "autoattack_examples", "autoattack_nets", "save_images",
-    ),
-    "data": ("dir", "loader", "image_size", "workers", "prefetch", "on_device"),
-}  # fmt: skip
-
-
-def comparable(
-    experiment: Experiment, net: dict[str, Any], splits: Splits, **extra: Any
-) -> dict[str, Any]:
-    """What two runs must agree on for one to continue the other.
-
-    Where the data lies may change, what it is may not: a checksum of the training split stands for it.
-    """
-    raw = to_dict(experiment)
-    for name in ("run", "workdir", "teachers"):
-        del raw[name]
-    if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
-        del raw["bn_groups"]
-    for group, names in _IRRELEVANT.items():
-        for name in names:
-            del raw[group][name]
-    train = splits.train
-    return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
-
-
-def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
-    """The first `limit` examples; all of them when it is 0."""
-    return dataset.subset(np.arange(min(limit, len(dataset)))) if limit else dataset
-
 
 def select_split(experiment: Experiment, splits: Splits) -> ArrayDataset:
     """The images that pick the best checkpoint."""
     split = splits.test if experiment.select_on == "test" else splits.validation
     limit = experiment.eval.max_selection_examples
-    return first(split, limit)
+    return base.first(split, limit)
 
 
 def score(experiment: Experiment) -> Callable[[Scores], float]:
@@ -90,7 +55,7 @@ def monitor(
     not the teacher's own robustness.
     """
     name = experiment.eval.select_attack
-    spec = networks.evaluation_attack(name, experiment)
+    spec = build.evaluation_attack(name, experiment)
 
     def scores_of(flags: Flags, attack: str) -> dict[str, float]:
         return {"clean": flags.accuracy("clean"), attack: flags.accuracy(name)}
@@ -117,7 +82,7 @@ def student_phase(
     """The main phase: the student under its method. `teachers`: role -> `teachers.Teacher`."""
     e, (bundle, net, evaluator) = experiment, student
     step = step_config(e, splits)
-    method = make_method(
+    method = build.make_method(
         e, bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
     )
     validation = select_split(e, splits)
@@ -147,7 +112,9 @@ def student_phase(
         split=e.select_on,
         eval_epochs=evaluation_epochs(e.epochs, e.eval.every, e.eval.dense_from),
         save_every=e.run.save_every,
-        config=comparable(e, net, splits, teachers={r: t.identity for r, t in teachers.items()}),
+        config=build.comparable(
+            e, net, splits, teachers={r: t.identity for r, t in teachers.items()}
+        ),
         experiment=to_dict(e),
         mesh=mesh,
         log_every=e.run.log_every,
@@ -161,38 +128,8 @@ def _columns(e: Experiment, method: Any, splits: Splits, teachers: Any, mesh: An
     """Soft labels that are made before the run."""
     if not method.columns:
         return {}
-    attack = networks.training_attack(e.attack, e)
+    attack = build.training_attack(e.attack, e)
     return soft_labels.offline(e, splits.train, teachers["robust"], attack, mesh, workdir)
-
-
-def make_mesh(experiment: Experiment, splits: Splits) -> Any:
-    """The experiment's devices: `sharding.make_mesh` for all batches that it trains on."""
-    teachers = (getattr(experiment.teachers, role) for role in TEACHERS[experiment.method.name])
-    recipes = [t.recipe.batch_size for t in teachers if t is not None and not t.checkpoint]
-    sizes = {experiment.batch_size, *recipes}
-    if experiment.data.last_batch == "keep":
-        sizes |= {len(splits.train) % size for size in sizes}
-    return sharding.make_mesh(experiment.run.devices, sizes)
-
-
-def make_method(
-    experiment: Experiment, student: Any, teachers: dict[str, Any], steps_per_epoch: int
-) -> methods.Method:
-    """The experiment's method on these networks."""
-    e = experiment
-    parts = Parts(
-        student=student,
-        student_optim=optim.make(e.student_optim, e.epochs),
-        attack=networks.training_attack(e.attack, e),
-        teachers=teachers,
-        teacher_optims={"robust": optim.make(e.robust_teacher_optim, e.epochs)},
-        epochs=e.epochs,
-        steps_per_epoch=steps_per_epoch,
-        attack_bn=e.attack.bn,
-        attack_bn_stats=e.attack.bn_stats,
-        awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
-    )
-    return methods.create(e.method.name, parts, **e.method.options)
 
 
 def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:

@@ -16,7 +16,7 @@ from ard_jax.attacks import AttackSpec
 from ard_jax.config.schema import Experiment
 from ard_jax.data import ArrayDataset, batching
 from ard_jax.data.augment import augment
-from ard_jax.io.writers import Progress
+from ard_jax.io.progress import Progress
 from ard_jax.runtime import preemption, sharding
 from ard_jax.runtime.distributed import everywhere, is_lead
 

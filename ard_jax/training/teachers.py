@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ard_jax.checkpoints import manager
-from ard_jax.config import networks
+from ard_jax.checkpoints import manager, networks
+from ard_jax.config import build
 from ard_jax.config.schema import Experiment, TeacherConfig
-from ard_jax.data import Splits
-from ard_jax.evaluation.evaluator import Evaluator
-from ard_jax.models import ModelBundle
+from ard_jax.data import Splits, base
+from ard_jax.evaluation.evaluator import Evaluator, for_network
+from ard_jax.models import ModelBundle, described
 from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import tell
 from ard_jax.runtime.sharding import put_replicated
@@ -87,10 +87,10 @@ def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teac
         description = meta["config"]["net"]
         source, identity = _origin(meta, folder)
     else:
-        description = networks.describe(config.net, experiment.precision, splits.train)
-        bundle = networks.create(description, experiment.bn_groups)
-    evaluator = networks.evaluator(
-        f"{role} teacher", networks.in_float32(description), experiment, mesh
+        description = build.describe_network(config.net, experiment.precision, splits.train)
+        bundle = described.from_description(description, experiment.bn_groups)
+    evaluator = for_network(
+        f"{role} teacher", described.in_float32(description), experiment.eval, mesh
     )
     if not config.checkpoint:
         variables, source, identity = _train(
@@ -125,7 +125,7 @@ def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network
     """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
     config, (_, net, _) = getattr(experiment.teachers, role), network
     recipe = phases.teacher_experiment(experiment, role, config)
-    identity = _digest(phases.comparable(recipe, net, splits))
+    identity = _digest(build.comparable(recipe, net, splits))
     name = f"{role}-{net['model']}-{experiment.data.name}-{config.recipe.method}-{identity}"
     folder = Path(experiment.teachers.cache) / name
     phase = dataclasses.replace(
@@ -166,7 +166,7 @@ def _misfits(role: str, source: str, net: dict[str, Any], splits: Splits) -> lis
 
 def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits: Splits) -> None:
     limit = experiment.eval.max_examples
-    test = phases.first(splits.test, limit)
+    test = base.first(splits.test, limit)
     clean = teacher.evaluator.run(teacher.variables, test, {}).accuracy("clean")
     tell(f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images")
     if clean < floor:

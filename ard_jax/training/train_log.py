@@ -1,13 +1,16 @@
 """Reads the metrics of training steps without holding up the device, and logs them."""
 
+import statistics
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from ard_jax.io.writers import MetricWriter, Progress
+from ard_jax.io.metric_writer import MetricWriter
+from ard_jax.io.progress import Progress
 from ard_jax.training.means import Means, non_finite
 
 # Steps whose metrics are still unread when another one is dispatched. Running ahead hides the host's own
@@ -111,3 +114,37 @@ class TrainLog:
             + (f"checkpoint: {folder / str(saved[-1])}." if saved else "checkpoint: none.")
             + " A lower learning rate often helps."
         )  # fmt: skip
+
+
+def of_training(
+    records: Iterable[dict[str, Any]], seconds: float, images: int, images_per_epoch: int
+) -> dict[str, Any]:
+    """A finished training's times, over all its restarts.
+
+    Args:
+      records: of its metrics.jsonl.
+      seconds: of wall time, evaluation and compilation included.
+      images: that it trained on, repeats included.
+      images_per_epoch: likewise in one epoch.
+
+    Returns:
+      "train_seconds", "images_per_second", "seconds_per_epoch" (without compilation and evaluation: the
+      images of an epoch over the median of the speeds that were logged after the first epoch, which
+      compiles; left out when there is no second epoch), "compile_seconds" of the train step, and
+      "compilation_cache": {"hits", "misses"} of it.
+    """
+    timing: dict[str, Any] = {
+        "train_seconds": seconds,
+        "images_per_second": images / max(seconds, 1e-9),
+    }
+    records = list(records)
+    speeds = [r["images_per_second"] for r in records if r["kind"] == "train" and r["epoch"] > 1]
+    if speeds:
+        timing["seconds_per_epoch"] = images_per_epoch / statistics.median(speeds)
+    compiled = [r for r in records if r["kind"] == "event" and r["event"] == "compiled"]
+    if compiled:
+        timing["compile_seconds"] = sum(r["compile_seconds"] for r in compiled)
+        timing["compilation_cache"] = {
+            name: sum(r[f"cache_{name}"] for r in compiled) for name in ("hits", "misses")
+        }
+    return timing

@@ -1,7 +1,6 @@
 """The one jitted, donated train step of a run, built out of a Method."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,9 @@ from ard_jax import rng
 from ard_jax.data import augment
 from ard_jax.methods.base import Method
 from ard_jax.models.cpu_conv import splits_batch
+from ard_jax.runtime.compilation import TRACES
 from ard_jax.runtime.sharding import num_devices, put_replicated, replicated, split_batch
 from ard_jax.state import RunState
-
-# How often each program of this process was traced, by name; a run traces each exactly once.
-TRACES: Counter[str] = Counter()
 
 
 @dataclasses.dataclass(frozen=True)

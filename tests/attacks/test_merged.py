@@ -8,8 +8,7 @@ import pytest
 from ard_jax import attacks, models
 from ard_jax.attacks import merged
 from ard_jax.evaluation.evaluator import Evaluator
-from ard_jax.runtime import sharding
-from ard_jax.training import train_step
+from ard_jax.runtime import compilation, sharding
 
 EPS = 0.1
 OTHERS = {
@@ -85,8 +84,8 @@ def test_the_evaluation_attacks_of_a_network_are_one_program(evaluator):
     for name in attacks.evaluation_names():
         found = evaluator.attack(attacks.make(name, EPS), variables, images, labels, 0)
         assert 0 < np.abs(found - images).max() <= EPS + 1e-6
-    programs = [title for title in train_step.TRACES if title.startswith("merged attack")]
-    assert len(programs) == 1 and train_step.TRACES[programs[0]] == 1
+    programs = [title for title in compilation.TRACES if title.startswith("merged attack")]
+    assert len(programs) == 1 and compilation.TRACES[programs[0]] == 1
 
 
 def test_a_start_is_cut_to_the_range_of_its_attack(evaluator):

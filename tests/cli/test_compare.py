@@ -12,9 +12,10 @@ from experiments import tiny
 
 from ard_jax import data
 from ard_jax.cli import compare, train
+from ard_jax.config.comparison import from_config
 from ard_jax.config.parse import ConfigError
 from ard_jax.reporting import comparison_page, comparison_results, comparison_table
-from ard_jax.training import train_step
+from ard_jax.runtime import compilation
 from ard_jax.training.loop import TrainingDivergedError
 
 
@@ -328,7 +329,7 @@ def test_all_problems_of_all_runs_are_listed_together(tmp_path):
         },
     )
     with pytest.raises(ConfigError) as caught:
-        compare.build(raw)
+        from_config(raw)
     lines = str(caught.value).split("\n  - ")[1:]
     assert [line.split(":")[0] for line in lines] == ["sat", "natural", "natural"]
     assert not (tmp_path / "comparison").exists()
@@ -356,7 +357,7 @@ def test_all_problems_of_all_runs_are_listed_together(tmp_path):
 )
 def test_refused(tmp_path, fields, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        compare.build(comparison(tmp_path, {"sat": ("sat", {})}, **fields))
+        from_config(comparison(tmp_path, {"sat": ("sat", {})}, **fields))
 
 
 def test_two_protocols_are_refused_by_key(tmp_path):
@@ -366,7 +367,7 @@ def test_two_protocols_are_refused_by_key(tmp_path):
         "long": ("sat", {"epochs": 7, "student_optim__lr": 0.3, "eval__transfer": False}),
     }
     with pytest.raises(ConfigError) as caught:
-        compare.build(comparison(tmp_path, runs))
+        from_config(comparison(tmp_path, runs))
     text = str(caught.value)
     assert "config.eps must be the same in all runs: 0.2 in sat, long; 0.1 in natural" in text
     assert "config.student.kwargs.widths" in text and "config.student.kwargs.blocks" in text
@@ -375,7 +376,7 @@ def test_two_protocols_are_refused_by_key(tmp_path):
 
 def test_settings_hold_what_may_differ(tmp_path):
     runs = {"natural": ("natural", {}), "sat": ("sat", {"epochs": 7}), "ciard": ("", {})}
-    built = compare.build(comparison(tmp_path, runs, seeds=(3, 4)))
+    built = from_config(comparison(tmp_path, runs, seeds=(3, 4)))
     assert list(built.experiments)[:4] == [
         ("natural", 3), ("sat", 3), ("ciard", 3), ("natural", 4)]  # fmt: skip
     assert built.experiments["sat", 4].seed == 4
@@ -402,7 +403,7 @@ def compared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "run", interrupt)
         for _ in range(2):
-            codes.append(compare.run(compare.build(raw)))
+            codes.append(compare.run(from_config(raw)))
             records.append(json.loads((folder / "comparison" / "comparison.json").read_text()))
     return raw, folder / "comparison", calls, codes, records
 
@@ -435,9 +436,9 @@ def test_third_start_repeats_nothing(compared):
     runs = [*folder.glob("*/seed*/evaluation.json"), *folder.glob("*/seed*/last/*")]
     before = {path: path.stat().st_mtime_ns for path in runs}
     assert len(before) >= 8
-    train_step.TRACES.clear()
-    assert compare.run(compare.build(raw)) == 0
-    assert not train_step.TRACES
+    compilation.TRACES.clear()
+    assert compare.run(from_config(raw)) == 0
+    assert not compilation.TRACES
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -445,7 +446,7 @@ def test_a_changed_run_is_not_taken_for_the_finished_one(compared):
     raw, _, _, _, _ = compared
     changed = json.loads(json.dumps(raw))
     changed["runs"]["sat"]["student_optim"]["lr"] = 0.05
-    built = compare.build(changed)
+    built = from_config(changed)
     kinds = {key[0]: train.finished(e) is None for key, e in built.experiments.items()}
     assert kinds == {"natural": False, "sat": True}
 
@@ -464,7 +465,7 @@ def test_failed_runs_are_recorded_and_the_others_go_on(tmp_path, monkeypatch, ca
             raise failures[started[-1]]
 
     monkeypatch.setattr(train, "run", fail)
-    assert compare.run(compare.build(comparison(tmp_path, runs))) == 1
+    assert compare.run(from_config(comparison(tmp_path, runs))) == 1
     assert started == list(runs)
     record = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
     assert [r["status"] for r in record["runs"]] == ["failed", "failed", "pending"]
@@ -477,12 +478,12 @@ def test_data_that_cannot_be_read_stops_the_comparison(tmp_path):
     for run in raw["runs"].values():
         run["data"].update(name="npz", dir=str(tmp_path / "nothing.npz"))
     with pytest.raises(data.DataError):
-        compare.run(compare.build(raw))
+        compare.run(from_config(raw))
 
 
 def test_teachers_are_trained_and_evaluated_once(tmp_path, monkeypatch):
     """Without training students: what they would do with the teachers is tested with single runs."""
-    built = compare.build(comparison(tmp_path, {"ciard": ("", {})}))
+    built = from_config(comparison(tmp_path, {"ciard": ("", {})}))
     monkeypatch.setattr(train, "run", lambda experiment: None)
     compare.run(built)
     teachers = json.loads((tmp_path / "comparison" / "teachers.json").read_text())
@@ -491,7 +492,7 @@ def test_teachers_are_trained_and_evaluated_once(tmp_path, monkeypatch):
     table = (tmp_path / "comparison" / "comparison.md").read_text()
     assert "| robust teacher | " in table and "| clean teacher | " in table
     calls = []
-    monkeypatch.setattr(compare.final, "evaluate_all", lambda *args: calls.append(args))
+    monkeypatch.setattr(compare.full, "evaluate_all", lambda *args: calls.append(args))
     compare.run(built)
     assert not calls
     assert json.loads((tmp_path / "comparison" / "teachers.json").read_text()) == teachers
@@ -504,6 +505,6 @@ def test_teacher_that_cannot_teach_fails_its_methods_only(tmp_path, monkeypatch,
     raw["runs"]["ciard"]["teachers"]["clean"]["checkpoint"] = str(tmp_path / "nowhere")
     done = []
     monkeypatch.setattr(train, "run", lambda experiment: done.append(experiment.method.name))
-    assert compare.run(compare.build(raw)) == 1
+    assert compare.run(from_config(raw)) == 1
     assert done == ["natural"]
     assert "nowhere does not exist" in capsys.readouterr().err

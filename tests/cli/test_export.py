@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from experiments import tiny
 
-from ard_jax.checkpoints import manager
+from ard_jax.checkpoints import manager, networks
 from ard_jax.cli import export, import_network
-from ard_jax.config import networks, parse
+from ard_jax.config import parse
 from ard_jax.interop import export_checks, onnx, safetensors_file, stablehlo, torch_export
 from ard_jax.interop.export_checks import ExportError
+from ard_jax.models import described
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,7 @@ def short_timings(monkeypatch):
 
 def save_run(folder, *, precision="float32", imported=False, **experiment):
     """A checkpoint as a digits run leaves it, without the training; returns (bundle, variables)."""
-    built = parse.build(tiny(folder, **experiment))
+    built = parse.to_experiment(tiny(folder, **experiment))
     description = {
         "model": "small_cnn",
         "kwargs": {},
@@ -38,7 +39,7 @@ def save_run(folder, *, precision="float32", imported=False, **experiment):
         "image_shape": [8, 8, 1],
         "class_names": [str(i) for i in range(10)],
     }
-    bundle = networks.create(description | {"precision": "float32"})
+    bundle = described.from_description(description | {"precision": "float32"})
     variables = jax.tree.map(np.asarray, bundle.init(jax.random.key(0)))
     meta = {"step": 3, "epoch": 1, "config": {"net": description}}
     if imported:
@@ -128,7 +129,7 @@ def test_given_data_must_fit(tmp_path):
     labels = np.arange(40) % 10
     np.savez(tmp_path / "d.npz", train_images=images, train_labels=labels, test_images=images,
              test_labels=labels)  # fmt: skip
-    other = parse.build(tiny(tmp_path, data__name="npz", data__dir=str(tmp_path / "d.npz")))
+    other = parse.to_experiment(tiny(tmp_path, data__name="npz", data__dir=str(tmp_path / "d.npz")))
     with pytest.raises(ExportError, match=r"takes images of shape \(8, 8, 1\), but .*\(6, 6, 1\)"):
         export.run(str(tmp_path / "run"), formats=("safetensors",), experiment=other)
     assert not list((tmp_path / "run").glob("export/*"))
@@ -262,7 +263,7 @@ def test_an_exported_file_says_what_it_is_when_imported_again(tmp_path, form):
         "image_shape": [16, 16, 1],
         "class_names": ["a", "b", "c"],
     }
-    bundle = networks.create(description)
+    bundle = described.from_description(description)
     variables = jax.tree.map(np.asarray, bundle.init(jax.random.key(0)))
     file = tmp_path / "student.safetensors"
     if form == "torch":

@@ -13,9 +13,10 @@ from experiments import tiny
 from published import NORMALIZATION, run
 
 from ard_jax import data, models
+from ard_jax.checkpoints import networks
 from ard_jax.cli import import_network
 from ard_jax.cli.import_network import ImportingError
-from ard_jax.config import networks, parse
+from ard_jax.config import parse
 from ard_jax.interop import catalogue
 from ard_jax.interop.catalogue import CatalogueError, Entry
 from ard_jax.interop.import_folder import OutFolderError
@@ -43,7 +44,7 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture
 def experiment(tmp_path):
-    return parse.build(tiny(tmp_path))
+    return parse.to_experiment(tiny(tmp_path))
 
 
 def test_normalisation_is_measured(trained, file, tmp_path, experiment, capsys):

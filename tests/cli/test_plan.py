@@ -13,8 +13,7 @@ from PIL import Image
 
 from ard_jax import models
 from ard_jax.cli import plan, plan_hardware
-from ard_jax.cli.plan_hardware import parse
-from ard_jax.config import parse as config
+from ard_jax.config import parse
 from ard_jax.models.canonical_conv import canonical_conv, exported_convolutions
 
 
@@ -123,39 +122,46 @@ def test_device_names():
         "v4-32": (16, 4), "v5p-8": (4, 1), "v5e-16": (16, 4), "v5litepod-8": (8, 1), "v6e-256": (256, 64),
         "h100-8": (8, 1), "a100-16": (16, 2), "8": (8, 1), "cpu-2": (2, 1),
     }  # fmt: skip
-    assert {n: (parse(n).devices, parse(n).hosts) for n in asked} == asked
-    assert "32 TensorCores = 16 chips" in parse("v4-32").explanation
+    assert {
+        n: (plan_hardware.parse(n).devices, plan_hardware.parse(n).hosts) for n in asked
+    } == asked
+    assert "32 TensorCores = 16 chips" in plan_hardware.parse("v4-32").explanation
     for wrong, told in {"v4-33": "v4-34", "v4": "a kind and a number", "b7-8": "kinds are"}.items():
         with pytest.raises(ValueError, match=told):
-            parse(wrong)
+            plan_hardware.parse(wrong)
     for kind, known in plan_hardware.ACCELERATORS.items():
         assert known.source.startswith("https://"), kind
 
 
 def test_assumptions():
-    a = plan_hardware.assumptions(parse("h100-16"), "bfloat16", ["utilisation=0.5"])
+    a = plan_hardware.assumptions(plan_hardware.parse("h100-16"), "bfloat16", ["utilisation=0.5"])
     assert (a.flops, a.utilisation) == (989e12, 0.5)
     assert a.link == 50e9  # two hosts: the network, not NVLink
-    assert plan_hardware.assumptions(parse("8"), "float32", []).flops is None
+    assert plan_hardware.assumptions(plan_hardware.parse("8"), "float32", []).flops is None
     for wrong in ("speed=3", "flops", "flops=0", "flops=fast"):
         with pytest.raises(ValueError, match="NAME=NUMBER"):
-            plan_hardware.assumptions(parse("8"), "float32", [wrong])
+            plan_hardware.assumptions(plan_hardware.parse("8"), "float32", [wrong])
 
 
 def test_step_time_by_hand():
     a = plan_hardware.Assumptions(1e12, 1e9, 1e9, None, 0.5, 0.5, 0.5, fusion=2.0, latency=1e-3)
-    found = plan_hardware.step_time(1e10, 4e6, 10**6, 3, parse("4"), a)
+    found = plan_hardware.step_time(1e10, 4e6, 10**6, 3, plan_hardware.parse("4"), a)
     assert found["compute"] == pytest.approx(2e-2)  # FLOPs; memory takes less
     assert found["communication"] == pytest.approx(2 * 3 / 4 * 1e6 / 5e8 + 3 * 1e-3)
     assert found["total"] == found["compute"] + found["communication"]
-    slow = plan_hardware.step_time(1e10, 4e8, 0, 0, parse("1"), a)
+    slow = plan_hardware.step_time(1e10, 4e8, 0, 0, plan_hardware.parse("1"), a)
     assert slow == {"compute": 0.8, "communication": 0.0, "total": 0.8}
-    assert plan_hardware.step_time(1e10, 0.0, 0, 0, parse("4"), plan_hardware.Assumptions()) is None
+    assert (
+        plan_hardware.step_time(
+            1e10, 0.0, 0, 0, plan_hardware.parse("4"), plan_hardware.Assumptions()
+        )
+        is None
+    )
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    return config.build(tiny(tmp_path_factory.mktemp("plan")))
+    return parse.to_experiment(tiny(tmp_path_factory.mktemp("plan")))
 
 
 @pytest.fixture(scope="module")
@@ -213,14 +219,16 @@ def test_images_of_a_folder_are_not_decoded_for_their_shape(tmp_path, monkeypatc
     raw = tiny(tmp_path, data__name="folder", data__dir=str(tmp_path / "set"))
     raw.update(select_on="test")
     raw.data.update(holdout=0.0, image_size=32)
-    splits = plan.shapes_of_data(config.build(raw))
+    splits = plan.shapes_of_data(parse.to_experiment(raw))
     assert splits.train.image_shape == (32, 32, 3) and len(splits.train) == 2
-    assert len(plan.shapes_of_data(config.build(tiny(tmp_path))).test) > 0  # digits: in memory
+    assert (
+        len(plan.shapes_of_data(parse.to_experiment(tiny(tmp_path))).test) > 0
+    )  # digits: in memory
 
 
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups_of_batchnorm_keep_their_size(tmp_path, groups):
-    grouped = config.build(tiny(tmp_path, bn_groups=groups))
+    grouped = parse.to_experiment(tiny(tmp_path, bn_groups=groups))
     made = plan.make(grouped, "v4-8", [], compiled=False)  # 4 chips
     assert made["phases"][-1]["flops_per_step"] > 0
 

@@ -8,20 +8,22 @@ import pytest
 from experiments import tiny
 
 from ard_jax import evaluate
+from ard_jax.checkpoints import networks
 from ard_jax.cli import train
-from ard_jax.config import networks, parse
-from ard_jax.io.writers import read_metrics
-from ard_jax.training import loop, teachers, train_step
+from ard_jax.config import parse
+from ard_jax.io.metric_writer import read_metrics
+from ard_jax.runtime import compilation
+from ard_jax.training import loop, teachers
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A tiny CIARD run, its folder, and how often each program was traced."""
     folder = tmp_path_factory.mktemp("finished")
-    train_step.TRACES.clear()
-    experiment = parse.build(tiny(folder))
+    compilation.TRACES.clear()
+    experiment = parse.to_experiment(tiny(folder))
     report = train.run(experiment)
-    return experiment, report, dict(train_step.TRACES)
+    return experiment, report, dict(compilation.TRACES)
 
 
 def test_everything_is_written(finished):
@@ -63,10 +65,10 @@ def test_every_program_is_traced_exactly_once(finished):
 def test_second_start_says_finished(finished, capsys):
     experiment, report, _ = finished
     before = (report.parent / "evaluation.json").read_bytes()
-    train_step.TRACES.clear()
+    compilation.TRACES.clear()
     assert train.run(experiment) == report
     assert "finished" in capsys.readouterr().out
-    assert not train_step.TRACES
+    assert not compilation.TRACES
     assert (report.parent / "evaluation.json").read_bytes() == before
 
 
@@ -76,7 +78,7 @@ def test_other_config_in_the_same_folder_is_refused_with_the_difference(finished
     with pytest.raises(
         loop.ConfigChangedError, match=r"student_optim.lr: checkpoint 0.2, now 0.05"
     ):
-        train.run(parse.build(changed))
+        train.run(parse.to_experiment(changed))
 
 
 def test_metrics_hold_each_step_once_and_every_loss_term(finished):
@@ -111,7 +113,9 @@ def test_teacher_from_a_checkpoint_of_ours(finished, tmp_path):
     raw = tiny(tmp_path, epochs=1)
     raw.teachers.clean.checkpoint = str(clean)
     raw.teachers.cache = str(report.parent.parent / "teachers")
-    record = json.loads((train.run(parse.build(raw)).parent / "evaluation.json").read_text())
+    record = json.loads(
+        (train.run(parse.to_experiment(raw)).parent / "evaluation.json").read_text()
+    )
     assert record["teachers"]["clean"]["source"].startswith("checkpoint ")
     assert "recipe" in record["teachers"]["robust"]["source"]
 
@@ -121,9 +125,9 @@ def test_trained_teacher_is_reused(finished, tmp_path):
     experiment, report, _ = finished
     raw = tiny(tmp_path, epochs=1, seed=5)
     raw.teachers.cache = str(report.parent.parent / "teachers")
-    train_step.TRACES.clear()
-    train.run(parse.build(raw))
-    assert "robust teacher train_step" not in train_step.TRACES
+    compilation.TRACES.clear()
+    train.run(parse.to_experiment(raw))
+    assert "robust teacher train_step" not in compilation.TRACES
 
 
 def test_weak_teacher_stops_the_run_and_speaks_of_normalisation(finished, tmp_path):
@@ -132,7 +136,7 @@ def test_weak_teacher_stops_the_run_and_speaks_of_normalisation(finished, tmp_pa
     raw.teachers.cache = str(report.parent.parent / "teachers")
     raw.teachers.clean.min_clean = 0.999
     with pytest.raises(teachers.TeacherError, match="normalis.*min_clean|min_clean.*normalis"):
-        train.run(parse.build(raw))
+        train.run(parse.to_experiment(raw))
     assert not (tmp_path / "run" / "last").exists()
 
 
@@ -145,13 +149,13 @@ def test_teacher_of_other_data_is_refused(finished, tmp_path):
     raw.data.update(name="npz", dir=str(path))
     raw.teachers.robust.checkpoint = str(next((report.parent.parent / "teachers").glob("robust-*")))
     with pytest.raises(teachers.TeacherError, match="10 classes, but .* has 3"):
-        train.run(parse.build(raw))
+        train.run(parse.to_experiment(raw))
 
 
 def test_nan_stops_with_step_terms_and_checkpoint(tmp_path):
     raw = tiny(tmp_path, "natural", student_optim__lr=1e30)
     with pytest.raises(loop.TrainingDivergedError) as caught:
-        train.run(parse.build(raw))
+        train.run(parse.to_experiment(raw))
     message = str(caught.value)
     assert "step" in message and "loss=" in message and "ast good checkpoint" in message
     for folder in (tmp_path / "run" / "last").glob("*"):
@@ -163,13 +167,13 @@ def test_infinite_gradient_of_a_finite_loss_is_not_saved(tmp_path):
     """One step per epoch, so that the state after the very first update is due to be saved."""
     raw = tiny(tmp_path, "natural", student_optim__lr=1e38, batch_size=1200)
     with pytest.raises(loop.TrainingDivergedError, match="param_norm"):
-        train.run(parse.build(raw))
+        train.run(parse.to_experiment(raw))
     assert not list((tmp_path / "run" / "last").glob("[0-9]*"))
 
 
 def test_bfloat16_keeps_float32_parameters(tmp_path):
     raw = tiny(tmp_path, "natural", precision="bfloat16", epochs=1)
-    train.run(parse.build(raw))
+    train.run(parse.to_experiment(raw))
     _, variables, meta, _ = networks.load(raw.workdir)
     assert meta["config"]["net"]["precision"] == "bfloat16"
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
@@ -178,7 +182,7 @@ def test_bfloat16_keeps_float32_parameters(tmp_path):
 @pytest.mark.slow
 def test_ema_is_saved_evaluated_and_smooth(tmp_path):
     raw = tiny(tmp_path, "natural", ema_decay=0.9)
-    report = train.run(parse.build(raw))
+    report = train.run(parse.to_experiment(raw))
     nets = json.loads((report.parent / "evaluation.json").read_text())["nets"]
     assert {"student EMA (best)", "student EMA (last)"} <= set(nets)
     _, ema, _, _ = networks.load(str(report.parent / "last"), "ema")
@@ -192,7 +196,7 @@ def test_one_and_eight_devices_agree(tmp_path):
     states = []
     for devices in (1, 8):
         raw = tiny(tmp_path / str(devices), "natural", run__devices=devices, epochs=1)
-        train.run(parse.build(raw))
+        train.run(parse.to_experiment(raw))
         states.append(networks.load(raw.workdir)[1])
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -200,13 +204,13 @@ def test_one_and_eight_devices_agree(tmp_path):
 
 def test_damaged_newest_checkpoint_is_passed_over_and_made_again(tmp_path, capsys):
     raw = tiny(tmp_path, "natural")
-    train.run(parse.build(raw))
+    train.run(parse.to_experiment(raw))
     expected = networks.load(str(tmp_path / "run" / "last"))[1]
     (tmp_path / "run" / "evaluation.json").unlink()
     for file in (tmp_path / "run" / "last" / "10").rglob("*"):
         if file.is_file() and "meta" not in file.parts:
             file.write_bytes(b"damaged")
-    train.run(parse.build(raw))
+    train.run(parse.to_experiment(raw))
     assert "WARNING" in capsys.readouterr().out
     again = networks.load(str(tmp_path / "run" / "last" / "10"))[1]
     for a, b in zip(*map(jax.tree.leaves, (expected, again)), strict=True):

@@ -8,7 +8,7 @@ import pytest
 from ard_jax import data, methods
 from ard_jax.cli import train
 from ard_jax.config import parse
-from ard_jax.io.writers import METRICS_FILE, read_metrics
+from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 from configs import cifar10
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
@@ -41,7 +41,9 @@ def test_two_epochs_with_falling_loss(name, folder):
             raw.teachers[role].recipe.epochs = 1
     raw.eval.update(attacks=("fgsm",), select_attack="fgsm", transfer=False, teachers=False)
     raw.eval.update(eps_sweep=(), grid=0, max_examples=200)
-    evaluation = json.loads((train.run(parse.build(raw)).parent / "evaluation.json").read_text())
+    evaluation = json.loads(
+        (train.run(parse.to_experiment(raw)).parent / "evaluation.json").read_text()
+    )
     assert {"student (best)", "student (last)"} <= set(evaluation["nets"])
     records = [r for r in read_metrics(folder / name / METRICS_FILE) if r["kind"] == "train"]
     first, second = (np.mean([r["loss"] for r in records if r["epoch"] == e]) for e in (1, 2))

@@ -48,8 +48,8 @@ def test_every_config_file_is_tested():
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in FILES.items() for v in vs])
 def test_config_files_are_valid_and_survive_json(name, variant):
-    experiment = parse.build(importlib.import_module(f"configs.{name}").get_config(variant))
-    assert parse.build(parse.to_dict(experiment)) == experiment
+    experiment = parse.to_experiment(importlib.import_module(f"configs.{name}").get_config(variant))
+    assert parse.to_experiment(parse.to_dict(experiment)) == experiment
     # A config lists every option of its method, so that each can be overridden on the command line.
     defaults = methods.make_config(experiment.method.name, {})
     options = {f.name for f in dataclasses.fields(defaults)}
@@ -132,7 +132,7 @@ def test_a_method_registered_later_needs_nothing_in_configs(dataset, monkeypatch
     monkeypatch.setitem(methods.TRAINED_TEACHERS, "newer", entry.trained_teachers)
     monkeypatch.setitem(methods.ATTACKS, "newer", entry.attack)
     raw = importlib.import_module(f"configs.{dataset}").get_config("newer")
-    experiment = parse.build(raw)
+    experiment = parse.to_experiment(raw)
     assert (experiment.name, experiment.method.name) == (f"newer_{dataset}", "newer")
     assert experiment.attack.name == "trades_train"
     assert experiment.teachers.robust is not None and experiment.teachers.clean is None
@@ -144,7 +144,7 @@ def test_a_method_registered_later_needs_nothing_in_configs(dataset, monkeypatch
 
 def test_paper_values():
     """reference: eminentgu/CIARD, HEAD 93a9a2d."""
-    e = parse.build(importlib.import_module("configs.ciard_cifar10").get_config())
+    e = parse.to_experiment(importlib.import_module("configs.ciard_cifar10").get_config())
     assert (e.epochs, e.batch_size, e.eps, e.student.model) == (300, 128, 8 / 255, "resnet18")
     assert (e.student_optim.lr, e.student_optim.momentum, e.student_optim.weight_decay) == (
         0.1,
@@ -193,18 +193,20 @@ def test_paper_values():
 )  # fmt: skip
 def test_bad_values(tmp_path, name, value, message):
     with pytest.raises(parse.ConfigError, match=message):
-        parse.build(tiny(tmp_path, **{name: value}))
+        parse.to_experiment(tiny(tmp_path, **{name: value}))
 
 
 def test_all_problems_at_once(tmp_path):
     with pytest.raises(parse.ConfigError) as caught:
-        parse.build(tiny(tmp_path, eps=8.0, epochs=0, data__name="mnist", method__push_t=-1.0))
+        parse.to_experiment(
+            tiny(tmp_path, eps=8.0, epochs=0, data__name="mnist", method__push_t=-1.0)
+        )
     assert str(caught.value).count("\n  - ") == 4
 
 
 def test_two_averages(tmp_path):
     with pytest.raises(parse.ConfigError, match="choose one average"):
-        parse.build(tiny(tmp_path, ema_decay=0.9, swa_start=1))
+        parse.to_experiment(tiny(tmp_path, ema_decay=0.9, swa_start=1))
 
 
 def test_everything_wrong_with_a_method_at_once(tmp_path):
@@ -214,7 +216,7 @@ def test_everything_wrong_with_a_method_at_once(tmp_path):
     raw.method.update(temperature=0.0, a=-0.5)
     raw.attack.options.update(lambda_schedule="up", dice="cake")
     with pytest.raises(parse.ConfigError) as caught:
-        parse.build(raw)
+        parse.to_experiment(raw)
     message = str(caught.value)
     for part in (
         "config.teachers.clean is given, but method 'dard' takes only robust", "temperature=0.0",
@@ -225,7 +227,7 @@ def test_everything_wrong_with_a_method_at_once(tmp_path):
 
 def test_attack_that_needs_a_teacher_on_a_method_without_one(tmp_path):
     with pytest.raises(parse.ConfigError, match="rslad_train.*needs a robust teacher.*'sat' has"):
-        parse.build(tiny(tmp_path, "sat", attack__name="rslad_train"))
+        parse.to_experiment(tiny(tmp_path, "sat", attack__name="rslad_train"))
 
 
 def test_unknown_and_missing_keys(tmp_path):
@@ -233,7 +235,7 @@ def test_unknown_and_missing_keys(tmp_path):
     raw["lr"] = 0.1
     del raw["eps"]
     with pytest.raises(parse.ConfigError, match="config.lr does not exist") as caught:
-        parse.build(raw)
+        parse.to_experiment(raw)
     assert "config.eps is missing" in str(caught.value)
 
 
@@ -241,14 +243,14 @@ def test_configs_of_runs_made_before_autoattack_load(tmp_path):
     raw = tiny(tmp_path).to_dict()
     for name in ("autoattack_examples", "autoattack_nets", "save_images"):
         del raw["eval"][name]
-    assert parse.build(raw).eval.autoattack_examples == 0
+    assert parse.to_experiment(raw).eval.autoattack_examples == 0
 
 
 def test_unknown_method_option(tmp_path):
     raw = tiny(tmp_path).to_dict()
     raw["method"]["itt_begin"] = 3
     with pytest.raises(parse.ConfigError, match="no option itt_begin"):
-        parse.build(raw)
+        parse.to_experiment(raw)
 
 
 def main(*arguments):

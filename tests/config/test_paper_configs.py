@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ard_jax.config import networks, parse
+from ard_jax.config import build, parse
 from ard_jax.data import ArrayDataset
-from ard_jax.training import phases
+from ard_jax.models import described
 
 SHAPES = {"cifar10": (10, (32, 32, 3)), "cifar100": (100, (32, 32, 3)),
           "tiny_imagenet": (200, (64, 64, 3))}  # fmt: skip
@@ -28,7 +28,7 @@ COUNTS = {
 def test_a_step_of_the_experiment(name, variant):
     import numpy as np
 
-    experiment = parse.build(importlib.import_module(f"configs.{name}").get_config(variant))
+    experiment = parse.to_experiment(importlib.import_module(f"configs.{name}").get_config(variant))
     classes, shape = SHAPES[experiment.data.name]
     names = tuple(str(i) for i in range(classes))
     data = ArrayDataset(
@@ -39,14 +39,14 @@ def test_a_step_of_the_experiment(name, variant):
         "train",
     )
     nets = [
-        networks.create(networks.describe(net, experiment.precision, data))
+        described.from_description(build.describe_network(net, experiment.precision, data))
         for net in (
             experiment.student,
             experiment.teachers.robust.net,
             experiment.teachers.clean.net,
         )
     ]
-    method = phases.make_method(experiment, nets[0], {"robust": nets[1], "clean": nets[2]}, 390)
+    method = build.make_method(experiment, nets[0], {"robust": nets[1], "clean": nets[2]}, 390)
     variables = [jax.eval_shape(n.init, jax.random.key(0)) for n in nets]
     counts = [sum(x.size for x in jax.tree.leaves(v["params"])) for v in variables]
     for count, expected in zip(counts, COUNTS[name, variant], strict=True):

@@ -23,7 +23,7 @@ RUN = ("run", "steps_per_dispatch", 1, 10, "leave it out: config.data.on_device=
 
 def old(folder, group, name, value, variant=""):
     """A configuration as an earlier version would have written it."""
-    raw = json.loads(json.dumps(parse.to_dict(parse.build(tiny(folder, variant)))))
+    raw = json.loads(json.dumps(parse.to_dict(parse.to_experiment(tiny(folder, variant)))))
     target = raw
     for part in group.split("."):
         target = target[part]
@@ -35,10 +35,10 @@ def old(folder, group, name, value, variant=""):
 def test_taken_where_it_was_off_and_refused_where_it_was_on(
     tmp_path, group, name, off, on, message
 ):
-    without = parse.build(tiny(tmp_path))
-    assert parse.build(old(tmp_path, group, name, off)) == without
+    without = parse.to_experiment(tiny(tmp_path))
+    assert parse.to_experiment(old(tmp_path, group, name, off)) == without
     with pytest.raises(parse.ConfigError) as caught:
-        parse.build(old(tmp_path, group, name, on))
+        parse.to_experiment(old(tmp_path, group, name, on))
     text = str(caught.value)
     assert f"config.{group}.{name}={on!r} was removed: " in text and message in text
     assert text.count("\n  - ") == 1
@@ -46,12 +46,12 @@ def test_taken_where_it_was_off_and_refused_where_it_was_on(
 
 def test_what_belonged_to_an_option_that_was_off_does_not_matter(tmp_path):
     raw = old(tmp_path, "attack", "warm_start_reset", 7)
-    assert parse.build(raw) == parse.build(tiny(tmp_path))
+    assert parse.to_experiment(raw) == parse.to_experiment(tiny(tmp_path))
 
 
 def test_options_that_never_were_are_refused_as_before(tmp_path):
     with pytest.raises(parse.ConfigError, match="config.attack.warm does not exist"):
-        parse.build(old(tmp_path, "attack", "warm", False))
+        parse.to_experiment(old(tmp_path, "attack", "warm", False))
 
 
 def saved_run(folder, raw):
@@ -67,20 +67,20 @@ def saved_run(folder, raw):
 
 @pytest.mark.parametrize(("group", "name", "off", "on", "message"), CASES)
 def test_runs_that_recorded_it(tmp_path, group, name, off, on, message):
-    now = parse.build(tiny(tmp_path))
+    now = parse.to_experiment(tiny(tmp_path))
     saved_run(tmp_path, old(tmp_path, group, name, off))
     assert train.saved_experiment(str(tmp_path / "run")) == now
     assert train.finished(now) is not None
 
     used = tmp_path / "used"
     saved_run(used, old(used, group, name, on))
-    assert train.finished(parse.build(tiny(used))) is None
+    assert train.finished(parse.to_experiment(tiny(used))) is None
     with pytest.raises(parse.ConfigError, match=f"{message}(.|\n)*with --config by which data"):
         train.saved_experiment(str(used / "run"))
 
 
 def test_runs_whose_results_it_did_not_change_are_taken_with_any_value(tmp_path):
-    now, (group, name, _, on, _) = parse.build(tiny(tmp_path)), RUN
+    now, (group, name, _, on, _) = parse.to_experiment(tiny(tmp_path)), RUN
     saved_run(tmp_path, old(tmp_path, group, name, on))
     assert train.saved_experiment(str(tmp_path / "run")) == now
     assert train.finished(now) is not None

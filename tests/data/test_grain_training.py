@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from ard_jax import data
-from ard_jax.checkpoints import manager, resume
+from ard_jax.checkpoints import manager, networks, resume
 from ard_jax.cli import train
-from ard_jax.config import networks, parse
+from ard_jax.config import build, parse
 from ard_jax.data.train_batches import TrainBatches
-from ard_jax.training import phases
 from configs import digits
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,7 +43,7 @@ def experiment(folder, digits_folder, **options):
     raw.eval.update(attacks=("fgsm",), select_attack="fgsm", every=1, eps_sweep=(), batch_size=48)
     raw.eval.update(grid=4, transfer=False)
     raw.run.update(devices=1, log_every=2, save_every=1, tensorboard=False)
-    return parse.build(raw)
+    return parse.to_experiment(raw)
 
 
 def last_state(built):
@@ -56,9 +55,9 @@ def last_state(built):
 
 def comparable(built):
     """What the checkpoints of a run are known by."""
-    splits = train.load_data(built)
-    net = networks.describe(built.student, built.precision, splits.train)
-    return phases.comparable(built, net, splits)
+    splits = build.load_data(built)
+    net = build.describe_network(built.student, built.precision, splits.train)
+    return build.comparable(built, net, splits)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,6 @@ def test_configurations_that_cannot_run(options, message):
     raw = ciard_digits.get_config()
     raw.data.update(options)
     with pytest.raises(parse.ConfigError, match=message):
-        parse.build(raw)
+        parse.to_experiment(raw)
     with pytest.raises(data.DataError, match=message):
         data.load("digits", reading=data.Reading(**options))

@@ -21,10 +21,10 @@ from run_processes import (
     wait_for,
 )  # fmt: skip
 
-from ard_jax.checkpoints import manager
+from ard_jax.checkpoints import manager, networks
 from ard_jax.cli import train
-from ard_jax.config import networks, parse
-from ard_jax.io.writers import read_metrics
+from ard_jax.config import parse
+from ard_jax.io.metric_writer import read_metrics
 from ard_jax.runtime import preemption
 
 
@@ -35,13 +35,13 @@ def evaluations(folder):
 @pytest.mark.slow
 def test_stops_at_many_questions_change_nothing(tmp_path, monkeypatch):
     """Stops are counted from each start, so that they fall on steps, evaluations and the final one."""
-    expected = train.run(parse.build(tiny(tmp_path / "a", "natural"))).parent
+    expected = train.run(parse.to_experiment(tiny(tmp_path / "a", "natural"))).parent
     raw, seen = tiny(tmp_path / "b", "natural"), {"mid-epoch": 0, "unevaluated": 0, "at the end": 0}
     for stop in (1, 4, 3, 4, 9, 3, 8, 7, 12):
         left = iter(range(stop - 1, -1, -1))
         monkeypatch.setattr(preemption, "requested", lambda left=left: next(left, 0) == 0)
         with pytest.raises(preemption.PreemptedError, match="stopped"):
-            train.run(parse.build(raw))
+            train.run(parse.to_experiment(raw))
         last = tmp_path / "b" / "run" / "last"
         if last.is_dir():
             meta = manager.read_meta(manager.find(last))
@@ -50,7 +50,7 @@ def test_stops_at_many_questions_change_nothing(tmp_path, monkeypatch):
             seen["at the end"] += meta["step"] == 10
     assert all(seen.values()), seen
     monkeypatch.undo()
-    actual = train.run(parse.build(raw)).parent
+    actual = train.run(parse.to_experiment(raw)).parent
     for which in ("last", "best"):
         states = [networks.load(str(folder / which))[1] for folder in (expected, actual)]
         for a, b in zip(*map(jax.tree.leaves, states), strict=True):

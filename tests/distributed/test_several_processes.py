@@ -29,7 +29,7 @@ from run_processes import (
 )  # fmt: skip
 
 from ard_jax.checkpoints import manager
-from ard_jax.io.writers import read_metrics
+from ard_jax.io.metric_writer import read_metrics
 from ard_jax.training.train_log import AHEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]

@@ -59,7 +59,7 @@ def watch():
     wrap(loop.pipeline, "get_batch", after=record)
     # Of data that is on the device only the indices are asked for.
     indices = TrainBatches.indices
-    TrainBatches.indices = lambda self, step: loop.pipeline.get_batch(
+    TrainBatches.indices = lambda self, step: loop.batching.get_batch(
         self._load.dataset, indices(self, step)
     )["index"]
     wrap(loop._Loop, "run", before=lambda self, state: began(self.phase.title))

@@ -14,10 +14,11 @@ import pytest
 from experiments import tiny
 
 from ard_jax import data, evaluate
+from ard_jax.checkpoints import networks
 from ard_jax.cli import train
-from ard_jax.config import networks, parse
+from ard_jax.config import parse
 from ard_jax.evaluation import autoattack, full
-from ard_jax.evaluation.evaluator import Evaluator
+from ard_jax.evaluation.evaluator import Evaluator, for_network
 from ard_jax.reporting import report, run_page
 from ard_jax.runtime import sharding
 
@@ -37,7 +38,7 @@ def finished(tmp_path_factory):
         "save_images": True,
     }
     raw = tiny(folder, "natural", **{f"eval__{n}": v for n, v in changes.items()})
-    experiment = parse.build(raw)
+    experiment = parse.to_experiment(raw)
     return experiment, train.run(experiment).parent
 
 
@@ -126,7 +127,9 @@ def test_a_complete_autoattack_heads_the_report(evaluation):
 @pytest.mark.slow
 def test_evaluate_again_with_transfer_from_another_run(finished, tmp_path):
     experiment, folder = finished
-    other = parse.build(tiny(tmp_path, "natural", seed=3, name="other", eval__attacks=("fgsm",)))
+    other = parse.to_experiment(
+        tiny(tmp_path, "natural", seed=3, name="other", eval__attacks=("fgsm",))
+    )
     source = train.run(other).parent
     path = train.evaluate_checkpoint(experiment, str(folder), ["fgsm"], str(source))
     record = json.loads((path.parent / "evaluation.json").read_text())
@@ -161,7 +164,7 @@ def test_only_the_chosen_networks_are_attacked(finished, monkeypatch):
 def test_equal_networks_are_evaluated_once(finished, monkeypatch):
     experiment, folder = finished
     bundle, variables, _, _ = networks.load(str(folder))
-    evaluator = networks.evaluator("equal", bundle, experiment, sharding.make_mesh(1))
+    evaluator = for_network("equal", bundle, experiment.eval, sharding.make_mesh(1))
     moved = jax.tree.map(lambda leaf: 1.1 * leaf, variables)
     nets = {"student (best)": variables, "student (last)": variables, "student EMA (best)": moved}
     subjects = [

@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ard_jax import models
-from ard_jax.config import networks
 from ard_jax.interop import safetensors_file
+from ard_jax.models import described
 
 DESCRIPTION = {
     "model": "small_resnet",
@@ -25,7 +25,7 @@ DESCRIPTION = {
 
 
 def network(description=DESCRIPTION):
-    bundle = networks.create(description)
+    bundle = described.from_description(description)
     return bundle, jax.jit(bundle.init)(jax.random.key(0))
 
 
@@ -45,7 +45,7 @@ def test_loading_gives_the_network_back_exactly(exported):
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     images = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
-    bundle = networks.create(description)
+    bundle = described.from_description(description)
     expected = network()[0].apply(variables, images, False)[0]
     np.testing.assert_array_equal(bundle.apply(loaded, images, False)[0], expected)
 

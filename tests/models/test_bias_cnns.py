@@ -6,7 +6,7 @@ import pytest
 import verification_networks
 
 from ard_jax import interop, models
-from ard_jax.config import networks
+from ard_jax.models import described
 
 
 def conv(x, state, name, stride, pad):
@@ -68,7 +68,7 @@ def test_the_package_does_not_have_them(name):
     description = {"model": name, "kwargs": {}, "init": "torch", "normalization": None,
                    "precision": "float32", "num_classes": 10, "image_shape": [32, 32, 3]}  # fmt: skip
     with pytest.raises(ValueError, match=f"'{name}' is no longer part.*attacks.autoattack"):
-        networks.create(description)
+        described.from_description(description)
     layout = interop.torch_layout(verification_networks.create(name))
     with pytest.raises(ValueError, match="no classifier of ours"):
         interop.recognise.recognise({key: np.ones(size) for key, size in layout.items()})

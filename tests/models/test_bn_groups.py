@@ -8,8 +8,7 @@ from compiled_steps import collectives, numbers
 from experiments import tiny
 
 from ard_jax import models
-from ard_jax.cli import train
-from ard_jax.config import parse
+from ard_jax.config import build, parse
 from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.models.norm import BatchNorm
 from ard_jax.runtime import sharding
@@ -122,19 +121,19 @@ def test_the_result_is_the_same_on_any_number_of_devices(variables, images):
 def test_configuration(tmp_path):
     raw = tiny(tmp_path, bn_groups=3)
     with pytest.raises(parse.ConfigError) as error:
-        parse.build(raw)
+        parse.to_experiment(raw)
     for name in ("config.batch_size", "robust.recipe.batch_size", "clean.recipe.batch_size"):
         assert f"{name}=256 does not divide by config.bn_groups=3" in str(error.value)
     with pytest.raises(parse.ConfigError, match="bn_groups=-1"):
-        parse.build(tiny(tmp_path, bn_groups=-1))
-    experiment = parse.build(tiny(tmp_path, bn_groups=4, data__last_batch="keep"))
-    splits = train.load_data(experiment)
+        parse.to_experiment(tiny(tmp_path, bn_groups=-1))
+    experiment = parse.to_experiment(tiny(tmp_path, bn_groups=4, data__last_batch="keep"))
+    splits = build.load_data(experiment)
     with pytest.raises(ValueError, match=r"last batch .*bn_groups=4; use .*last_batch=drop"):
         phases.step_config(experiment, splits)
 
 
 def test_checkpoints_from_before_there_were_groups_still_fit(tmp_path):
-    experiments = [parse.build(tiny(tmp_path, bn_groups=groups)) for groups in (1, 4)]
-    splits = train.load_data(experiments[0])
-    one, four = (phases.comparable(e, {}, splits) for e in experiments)
+    experiments = [parse.to_experiment(tiny(tmp_path, bn_groups=groups)) for groups in (1, 4)]
+    splits = build.load_data(experiments[0])
+    one, four = (build.comparable(e, {}, splits) for e in experiments)
     assert "bn_groups" not in one and four["bn_groups"] == 4

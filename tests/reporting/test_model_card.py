@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from ard_jax.config import networks
 from ard_jax.interop import onnx, safetensors_file, stablehlo, torch_export
+from ard_jax.models import described, num_params
+from ard_jax.models.bundle import normalization_constants
 from ard_jax.reporting import model_card
 
 DESCRIPTION = {
@@ -98,8 +99,11 @@ def card(
     tmp_path, meta=META, evaluation=None, files=(), latency=(), net="", description=DESCRIPTION
 ):
     path = tmp_path / "model_card.md"
+    bundle = described.from_description(description)
+    constants = normalization_constants(bundle.normalization, bundle.image_shape[-1])
     model_card.write(
-        path, description=description, meta=meta, evaluation=evaluation, files=files, latency=latency,
+        path, description=description, num_params=num_params(bundle), normalization=constants,
+        meta=meta, evaluation=evaluation, files=files, latency=latency,
         net=net,
     )  # fmt: skip
     return path.read_text()
@@ -249,7 +253,7 @@ def test_calls_are_shown_for_the_files_that_are_there_and_are_python(tmp_path):
 @pytest.fixture(scope="module")
 def network():
     """(bundle, variables, uint8 images, their logits)."""
-    bundle = networks.create(DESCRIPTION)
+    bundle = described.from_description(DESCRIPTION)
     variables = jax.jit(bundle.init)(jax.random.key(0))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
     apply = jax.jit(lambda x: bundle.apply(variables, x, False)[0])

@@ -12,7 +12,7 @@ from published import NORMALIZATION, run
 from ard_jax.checkpoints import manager
 from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.cli import train
-from ard_jax.config import parse
+from ard_jax.config import build, parse
 from ard_jax.runtime import sharding
 from ard_jax.training import teachers
 
@@ -29,15 +29,15 @@ def file(trained, tmp_path_factory):
 
 @pytest.fixture
 def experiment(tmp_path):
-    return parse.build(tiny(tmp_path))
+    return parse.to_experiment(tiny(tmp_path))
 
 
 def teacher(folder, tmp_path):
     """The folder's network as the robust teacher of a run."""
     raw = tiny(tmp_path, teachers__robust__checkpoint=str(folder), teachers__robust__min_clean=0.8)
-    built = parse.build(raw)
+    built = parse.to_experiment(raw)
     mesh = sharding.make_mesh(1)
-    return teachers.obtain("robust", built, train.load_data(built), mesh)
+    return teachers.obtain("robust", built, build.load_data(built), mesh)
 
 
 def test_identity_is_that_of_the_arrays(trained, file, tmp_path, experiment):
@@ -62,7 +62,7 @@ def test_as_teachers_of_a_run_that_is_resumed(trained, file, tmp_path, experimen
     out = run(file, tmp_path, **given)
     raw = tiny(tmp_path, eval__attacks=("fgsm",), eval__eps_sweep=(), eval__transfer=False)
     raw.teachers.robust.checkpoint = raw.teachers.clean.checkpoint = str(out)
-    whole = parse.build(raw)
+    whole = parse.to_experiment(raw)
     report = train.run(whole)
     evaluation = report.parent / "evaluation.json"
     for role in ("robust", "clean"):
@@ -96,4 +96,4 @@ def test_evaluation(file, tmp_path, experiment, capsys):
 def test_a_file_as_teacher_names_the_import(file, tmp_path):
     raw = tiny(tmp_path, teachers__robust__checkpoint=str(file))
     with pytest.raises(ValueError, match=f"--mode=import --file={file}"):
-        train.run(parse.build(raw))
+        train.run(parse.to_experiment(raw))

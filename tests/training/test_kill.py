@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from ard_jax.io.writers import read_metrics
+from ard_jax.io.metric_writer import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 10

@@ -11,14 +11,15 @@ from experiments import tiny
 
 from ard_jax.attacks import make as make_attack
 from ard_jax.cli import train
-from ard_jax.config import networks, parse
+from ard_jax.config import build, parse
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import evaluator as evaluator_lib
-from ard_jax.io.writers import read_metrics
+from ard_jax.io.metric_writer import read_metrics
 from ard_jax.methods import Method
+from ard_jax.models import described
 from ard_jax.runtime import compilation, preemption, sharding
 from ard_jax.state import NetState, RunState
-from ard_jax.training import loop, phases, step_runner, train_log, train_step
+from ard_jax.training import loop, step_runner, train_log, train_step
 
 SIZE, BATCH = 23, 4  # 5 full batches and one of 3 images
 
@@ -79,9 +80,9 @@ def test_same_run_whatever_is_on_device(tmp_path, last_batch):
         return trained(tmp_path / name, last_batch=last_batch, **options)
 
     expected = run("off", on_device="off")
-    train_step.TRACES.clear()
+    compilation.TRACES.clear()
     assert run("on") == expected
-    assert train_step.TRACES["student train_step"] == 1 + (last_batch == "keep")
+    assert compilation.TRACES["student train_step"] == 1 + (last_batch == "keep")
 
 
 def test_the_loop_of_accelerators_trains_the_same(tmp_path, monkeypatch):
@@ -187,7 +188,7 @@ def test_a_setting_that_cannot_be_is_told(tmp_path):
     with pytest.raises(
         parse.ConfigError, match="config.data.on_device='yes': choose one of 'auto'"
     ):
-        parse.build(raw)
+        parse.to_experiment(raw)
 
 
 def test_compile_time_is_logged(tmp_path, capsys):
@@ -199,7 +200,7 @@ def test_compile_time_is_logged(tmp_path, capsys):
     ]  # fmt: skip
     assert all(0 < e["trace_seconds"] < e["compile_seconds"] for e in events)
     assert "student train_step: compiled in" in capsys.readouterr().err
-    found = compilation.of_training(records, 10.0, 69, SIZE)
+    found = train_log.of_training(records, 10.0, 69, SIZE)
     assert found["compile_seconds"] == pytest.approx(sum(e["compile_seconds"] for e in events))
     assert found["compilation_cache"] == {"hits": 0, "misses": 0}  # tests have no persistent cache
     assert found["images_per_second"] == 6.9
@@ -231,17 +232,19 @@ def test_evaluation_gives_the_same_however_far_it_runs_ahead(monkeypatch):
 
 
 def test_both_spellings_of_bfloat16_are_one_run_and_evaluated_in_float32(tmp_path):
-    built = [parse.build(tiny(tmp_path, "natural", precision=p)) for p in ("bf16", "bfloat16")]
+    built = [
+        parse.to_experiment(tiny(tmp_path, "natural", precision=p)) for p in ("bf16", "bfloat16")
+    ]
     assert built[0] == built[1] and built[0].precision == "bfloat16"
-    assert parse.build(tiny(tmp_path, "natural", precision="f32")).precision == "float32"
+    assert parse.to_experiment(tiny(tmp_path, "natural", precision="f32")).precision == "float32"
     json.dumps(parse.to_dict(built[0]))
-    splits = train.load_data(built[0])
+    splits = build.load_data(built[0])
     bundle, net, evaluator = train._student(built[0], splits, sharding.make_mesh(1))
     variables = jax.eval_shape(bundle.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     assert "bf16" not in str(jax.make_jaxpr(evaluator._apply)(variables, images))
     trains = jax.make_jaxpr(lambda v, x: bundle.apply(v, x, True)[0])(variables, images)
     assert "bf16" in str(trains)
-    identity = [phases.comparable(e, net, splits) for e in built]
+    identity = [build.comparable(e, net, splits) for e in built]
     assert identity[0] == identity[1]
-    assert networks.in_float32(net).image_shape == (8, 8, 1)
+    assert described.in_float32(net).image_shape == (8, 8, 1)

@@ -9,7 +9,7 @@ import pytest
 from experiments import tiny
 
 from ard_jax.cli import train
-from ard_jax.config import networks, parse
+from ard_jax.config import build, parse
 from ard_jax.runtime import sharding
 from ard_jax.training import soft_labels, teachers
 from configs import dard_digits
@@ -23,7 +23,7 @@ def experiment(folder, variant="", **overrides):
     raw.teachers = small.teachers
     raw.teachers.clean = None
     raw.attack.steps = 2
-    return parse.build(raw)
+    return parse.to_experiment(raw)
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def made(tmp_path_factory):
     """Experiment, training split, teacher, labels and the folder that keeps them."""
     folder = tmp_path_factory.mktemp("labels")
     e = experiment(folder)
-    mesh, splits = sharding.make_mesh(1), train.load_data(e)
+    mesh, splits = sharding.make_mesh(1), build.load_data(e)
     teacher = teachers.obtain("robust", e, splits, mesh)
     split = splits.train.subset(np.arange(300))  # not a multiple of the batch
-    attack = networks.training_attack(e.attack, e)
+    attack = build.training_attack(e.attack, e)
     arguments = (e, split, teacher, attack, mesh, folder / "run")
     return arguments, soft_labels.offline(*arguments)
 

@@ -11,7 +11,7 @@ from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.square import SquareState
 from ard_jax.attacks.auto_attack.store import Store
 from ard_jax.attacks.auto_attack.versions import Member
-from ard_jax.io.writers import Progress
+from ard_jax.io.progress import Progress
 from ard_jax.runtime import preemption
 
 _CHUNK = 250  # queries between two compactions of Square

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from ard_jax.io import writers
-from ard_jax.io.writers import MetricWriter, Progress, read_metrics
+from ard_jax.io import files, progress
+from ard_jax.io.metric_writer import MetricWriter, read_metrics
+from ard_jax.io.progress import Progress
 
 
 def _lines(workdir):
@@ -172,20 +173,20 @@ def test_tensorboard_mirror_and_purge(tmp_path):
 
 
 def test_write_text_atomic_keeps_the_old_file_on_failure(tmp_path, monkeypatch):
-    path = writers.write_text_atomic(tmp_path / "a.txt", "old")
+    path = files.write_text_atomic(tmp_path / "a.txt", "old")
 
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(writers.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        writers.write_text_atomic(path, "new")
+        files.write_text_atomic(path, "new")
     assert path.read_text() == "old"
 
 
 def test_a_kill_leaves_a_readable_file(tmp_path):
     code = (
-        "import sys; from ard_jax.io.writers import MetricWriter\n"
+        "import sys; from ard_jax.io.metric_writer import MetricWriter\n"
         "w = MetricWriter(sys.argv[1], tensorboard=False)\n"
         "step = 0\n"
         "while True:\n"
@@ -206,7 +207,7 @@ def test_a_kill_leaves_a_readable_file(tmp_path):
 class _Clock:
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(writers.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
 
 
 def test_plain_progress_lines(monkeypatch, capsys):

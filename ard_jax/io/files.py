@@ -1,0 +1,50 @@
+"""Text files that are whole or absent, and values as JSON holds them."""
+
+import math
+import numbers
+import os
+from pathlib import Path
+from typing import Any
+
+_SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def write_text_atomic(path: str | os.PathLike, text: str) -> Path:
+    """Writes a UTF-8 text file through `<path>.tmp`: a reader sees the old file or the new one.
+
+    Raises:
+      OSError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def to_plain(value: Any) -> Any:
+    """Turns a value into what JSON can say: arrays to lists, NaN and infinities to strings.
+
+    Anything unknown becomes its `str`: a record must never be the reason that a run dies.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if hasattr(value, "tolist"):  # numpy and JAX arrays and scalars
+        return to_plain(value.tolist())
+    return str(value)
+
+
+def from_plain(value: Any) -> Any:
+    """Undoes what `to_plain` did to NaN and the infinities."""
+    return _SPECIAL_FLOATS.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,141 @@
+"""Where a run writes what it measures: metrics.jsonl and TensorBoard.
+
+Only the lead process writes; elsewhere every method does nothing. The record fields are plain
+Python numbers by then: this module needs no JAX, and waits for no device.
+"""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+from ard_jax.io.files import from_plain, to_plain, write_text_atomic
+
+METRICS_FILE = "metrics.jsonl"
+_NOT_SCALARS = ("step", "epoch", "time")  # the axes of a record, not values to plot
+
+
+def _parse_lines(path: Path) -> list[tuple[str, dict]]:
+    """Reads (line, record) pairs; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().decode("utf-8", errors="replace").strip().split("\n")
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}: line {number} is not a JSON record ({error}); only the last line may be "
+                "cut off. Delete that line, or move the file away to start a new one."
+            ) from error
+        pairs.append((line, record))
+    return pairs
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Reads metrics.jsonl; [] when there is no such file.
+
+    A last line that was cut off (the process was killed while writing) is left out. The strings
+    "nan", "inf" and "-inf" come back as floats.
+
+    Raises:
+      ValueError: another line is damaged; the message names the file and the line.
+    """
+    records = [record for _, record in _parse_lines(Path(path))]
+    return [{name: from_plain(value) for name, value in rec.items()} for rec in records]
+
+
+def _is_after(record: dict, step: int | None) -> bool:
+    """Whether a record is of training that a run resumed at `step` will do again."""
+    return (
+        step is not None
+        and record.get("kind") in ("train", "eval")
+        and record.get("step", 0) > step
+    )
+
+
+class MetricWriter(contextlib.AbstractContextManager):
+    """Appends records to `workdir/metrics.jsonl` and mirrors their numbers to TensorBoard.
+
+    A record is a flat dict with "kind" ("train", "eval" or "event"), "step", and values; evaluation
+    records also name their "net" and "split". NaN and infinities are written as the strings "nan",
+    "inf", "-inf", so that every line is valid JSON.
+
+    TensorBoard tags are kind/net/name without the parts a record does not have; the split comes
+    before the name of an evaluation ("eval/student/validation/clean"). Events are not mirrored.
+
+    Args:
+      workdir: folder of the run; made when missing.
+      tensorboard: whether to write `workdir/tensorboard` as well.
+      resume_step: number of updates the restored checkpoint had done (0: starting over in the same
+        folder). Train and eval records of later steps are removed, since the run will write them
+        again; events stay as the history of the run. None: keep everything.
+      lead: False makes every method do nothing, for all processes but one.
+
+    Raises:
+      ValueError: metrics.jsonl is damaged anywhere but in its last line.
+    """
+
+    def __init__(
+        self, workdir: str | Path, tensorboard=True, resume_step: int | None = None, lead=True
+    ):
+        """See the class."""
+        self._file = self._summary = None
+        if not lead:
+            return
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / METRICS_FILE
+        kept = [line for line, rec in _parse_lines(path) if not _is_after(rec, resume_step)]
+        write_text_atomic(path, "".join(line + "\n" for line in kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        if tensorboard:
+            self._summary = self._open_tensorboard(workdir / "tensorboard", resume_step)
+
+    @staticmethod
+    def _open_tensorboard(folder: Path, resume_step: int | None):
+        from tensorboardX import SummaryWriter  # imported late: slow, and optional in use
+
+        return SummaryWriter(
+            str(folder),
+            # TensorBoard hides older points from purge_step on, that step included.
+            purge_step=None if resume_step is None else resume_step + 1,
+            flush_secs=10,
+            # tensorboardX names files by the second and overwrites: a quick restart would lose one.
+            filename_suffix=f".{os.getpid()}.{time.time_ns()}",
+        )
+
+    def write(self, record: dict) -> None:
+        """Writes one record and flushes it: a kill later cannot take it back."""
+        if self._file is None:
+            return
+        plain = to_plain(record)
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._summary is not None and plain.get("kind") != "event":
+            self._write_scalars(plain)
+
+    def _write_scalars(self, record: dict) -> None:
+        prefix = [str(record[key]) for key in ("kind", "net", "split") if key in record]
+        for name, value in record.items():
+            value = from_plain(value)
+            if name not in _NOT_SCALARS and isinstance(value, (int, float)):
+                tag = "/".join([*prefix, name])
+                self._summary.add_scalar(tag, float(value), record.get("step"), record.get("time"))
+
+    def __exit__(self, *exc_info) -> None:
+        """Closes the files, also after an exception."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes both files; may be called twice. Later writes do nothing."""
+        for file in (self._file, self._summary):
+            if file is not None:
+                file.close()
+        self._file = self._summary = None

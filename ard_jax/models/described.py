@@ -1,0 +1,39 @@
+"""Networks by their description: the plain record that is saved with every checkpoint."""
+
+from typing import Any
+
+from ard_jax import models
+from ard_jax.models.bundle import ModelBundle
+
+_REMOVED = ("cnn_a", "resnet4b")  # checkpoints of 0.1.0 may hold them
+
+
+def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBundle:
+    """The network of a description; `bn_groups`, of `models.create`, matters where it is trained.
+
+    Raises:
+      ValueError: unknown name, or options or image size that it cannot take.
+    """
+    if description["model"] in _REMOVED:
+        raise ValueError(
+            f"model {description['model']!r} is no longer part of ard_jax; attack it as a JAX function of "
+            "your own (attacks.autoattack), or take another network (--mode=import --source=list)"
+        )
+    return models.create(
+        description["model"],
+        description["num_classes"],
+        tuple(description["image_shape"]),
+        init=description["init"],
+        dtype=description["precision"],
+        normalization=description["normalization"],
+        bn_groups=bn_groups,
+        **description["kwargs"],
+    )
+
+
+def in_float32(description: dict[str, Any]) -> ModelBundle:
+    """The network of a description as it is evaluated, whatever precision it trains in.
+
+    bfloat16 rounds the gradients that attacks follow, so that a network would seem more robust than it is.
+    """
+    return from_description(description | {"precision": "float32"})
