@@ -29,7 +29,7 @@ def evaluate(
       predict: images float32 [B,H,W,C] in [0,1] -> logits [B,K]; pure, in evaluation mode.
       dataset: e.g. `data.load(...).test`.
       attacks: names for `attacks.make` or of `attacks.SUITES` ("autoattack", "square100", ...), or name
-        -> AttackSpec.
+        -> Attack.
       eps: radius in [0,1] pixel units, for attacks given by name.
       norm: "linf" or "l2", likewise.
       batch_size: images per compiled batch.

@@ -4,6 +4,7 @@
 any other objective. `autoattack` is the evaluation to publish; apgd, fab and square are its parts.
 """
 
+from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.auto_attack.apgd import ApgdResult, apgd
 from ard_jax.attacks.auto_attack.attack import AutoAttackResult, autoattack
 from ard_jax.attacks.auto_attack.fab import FabResult, fab
@@ -15,19 +16,18 @@ from ard_jax.attacks.auto_attack.square import (
     square_run,
     square_start,
 )
-from ard_jax.attacks.auto_attack.versions import SUITES, suite_names
-from ard_jax.attacks.cw import cw_linf
-from ard_jax.attacks.dpgd import dpgd
+from ard_jax.attacks.auto_attack.versions import SUITES
 from ard_jax.attacks.loop import pgd_loop
+from ard_jax.attacks.named import bim, ciard_pgd, cw_linf, dpgd, fgsm, targeted_pgd, trades_pgd
 from ard_jax.attacks.objectives import lambda_values, least_likely_class
-from ard_jax.attacks.pgd import bim, ciard_pgd, fgsm, pgd, targeted_pgd, trades_pgd
-from ard_jax.attacks.registry import ATTACKS, AttackSpec, evaluation_names, make, names
+from ard_jax.attacks.projected_gradient import PgdAttack, pgd
+from ard_jax.attacks.registry import evaluation_names, label_of, make, names, suite_names
 
 __all__ = [
-    "ATTACKS",
     "SUITES",
     "ApgdResult",
-    "AttackSpec",
+    "Attack",
+    "PgdAttack",
     "AutoAttackResult",
     "FabResult",
     "SquareResult",
@@ -42,6 +42,7 @@ __all__ = [
     "fab",
     "fgsm",
     "lambda_values",
+    "label_of",
     "least_likely_class",
     "make",
     "names",

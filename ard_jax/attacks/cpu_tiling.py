@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from ard_jax.attacks.registry import AttackSpec
+from ard_jax.attacks.attack import Attack
 
 # Measured (docs/performance.md): the activations of so many images of a small network stay in the cache of
 # a core. Networks above the limit are bound by arithmetic and lose a little.
@@ -13,7 +13,7 @@ _IMAGES, _MAX_PARAMETERS = 16, 4_000_000
 
 
 def run(
-    spec: AttackSpec,
+    spec: Attack,
     predict: Any,
     images: jax.Array,
     labels: jax.Array | None,
@@ -26,7 +26,7 @@ def run(
     state: Any = None,
     **options: Any,
 ) -> Any:
-    """`AttackSpec.run` with the same random numbers, on CPU over tiles of the batch where that pays.
+    """`Attack.run` with the same random numbers, on CPU over tiles of the batch where that pays.
 
     In eval mode an image's result does not depend on its batch, so tiles change nothing but rounding. What
     does depend on it (a state, the Dice of a whole batch, restarts side by side) is run as it is, and so is
@@ -34,7 +34,7 @@ def run(
 
     Args:
       spec: the attack.
-      predict: as of `AttackSpec.run`, like what is not named here.
+      predict: as of `Attack.run`, like what is not named here.
       images: [B,H,W,C].
       labels: [B].
       key: typed PRNG key.
@@ -43,15 +43,15 @@ def run(
       devices: over which the batch is split along its first dimension; each works through its own part.
       teacher_logits: [B,K] or None.
       start: [B,H,W,C] or None.
-      state: see `AttackSpec.run`.
-      **options: of `AttackSpec.run`.
+      state: see `Attack.run`.
+      **options: of `Attack.run`.
     """
     tiled = params is not None and state is None and options.get("unroll") == 1
     tiles = number(spec, len(images), params, devices) if tiled else 1
     if tiles == 1:
+        given = {} if start is None else {"start": start}
         return spec.run(
-            predict, images, labels, key, teacher_logits=teacher_logits, start=start, state=state,
-            **options,
+            predict, images, labels, key, teacher_logits=teacher_logits, state=state, **given, **options
         )  # fmt: skip
     if start is None:
         start = spec.own_start(images, key, options.get("eps"))
@@ -93,11 +93,15 @@ def over(
     return found.swapaxes(0, 1).reshape(rows["images"].shape)
 
 
-def number(spec: AttackSpec, batch: int, params: Any, devices: int) -> int:
+def number(spec: Attack, batch: int, params: Any, devices: int) -> int:
     """How many tiles each device works through; 1 where there is nothing to gain."""
-    alone = spec.restarts == 1 and (spec.loss != "dice" or spec.dice != "batch")
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    if jax.default_backend() != "cpu" or not alone or size > _MAX_PARAMETERS or batch % devices:
+    if (
+        jax.default_backend() != "cpu"
+        or not spec.tileable
+        or size > _MAX_PARAMETERS
+        or batch % devices
+    ):
         return 1
     mine = batch // devices
     # The fewest tiles of not more images than that; tiles of a few images each are no gain.

@@ -13,24 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax.attacks import loop, objectives, threat_model
-from ard_jax.attacks.registry import AttackSpec
+from ard_jax.attacks.attack import Attack
+from ard_jax.attacks.projected_gradient import PgdAttack
 
 # Losses that are functions of the logits alone; a setting chooses among them.
 _LOSSES = ("cross_entropy", "cw", "least_likely")
 
 
-def is_mergeable(spec: AttackSpec) -> bool:
+def is_mergeable(spec: Attack) -> bool:
     """Returns whether `run` can make this attack: one start, constant steps, a loss of `_LOSSES`."""
+    if not isinstance(spec, PgdAttack):
+        return False
     plain = spec.alpha_schedule == "const" and not spec.channel_mask_rho
     return plain and spec.loss in _LOSSES and spec.restarts == 1 and spec.steps > 0
 
 
-def program(spec: AttackSpec) -> tuple[Any, ...]:
+def program(spec: PgdAttack) -> tuple[Any, ...]:
     """Returns what stays static, hashable: attacks with equal programs share one compiled function."""
     return ("merged", spec.norm, spec.clip_min, spec.clip_max)
 
 
-def settings_of(spec: AttackSpec) -> dict[str, np.ndarray]:
+def settings_of(spec: PgdAttack) -> dict[str, np.ndarray]:
     """Returns the program's scalar arguments: float32 or, for steps, loss and order, int32."""
     real = {"eps": spec.eps, "step_size": spec.step_size, "confidence": spec.confidence}
     whole = {
@@ -51,13 +54,13 @@ def run(
     norm: str,
     clip: tuple[float, float],
 ) -> jax.Array:
-    """Runs any mergeable attack; equals `AttackSpec.run` up to rounding.
+    """Runs any mergeable attack; equals `PgdAttack.run` up to rounding.
 
     Args:
       predict: images -> logits [B,K], pure, eval mode; its gradient has to be fast inside a loop.
       images: [B,H,W,C] float32.
       labels: [B] int.
-      start: first iterate [B,H,W,C], `AttackSpec.own_start`.
+      start: first iterate [B,H,W,C], `PgdAttack.own_start`.
       settings: `settings_of` the attack, traced.
       norm: "linf" or "l2".
       clip: (lowest, highest) pixel value.

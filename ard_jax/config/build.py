@@ -57,7 +57,7 @@ def describe_network(net: NetConfig, precision: str, dataset: ArrayDataset) -> d
 
 
 def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
-    """The AttackSpec of an inner attack at the experiment's radius."""
+    """The Attack of an inner attack at the experiment's radius."""
     overrides: dict[str, Any] = dict(attack.options)
     if attack.step_size:
         overrides["step_size"] = attack.step_size
@@ -69,7 +69,7 @@ def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
 
 
 def evaluation_attack(name: str, experiment: Experiment, eps: float | None = None) -> Any:
-    """The AttackSpec of an evaluation attack, at the experiment's radius or another."""
+    """The Attack of an evaluation attack, at the experiment's radius or another."""
     eps = experiment.eps if eps is None else eps
     size = experiment.eval.step_sizes.get(name)
     overrides = {"step_size": size * eps / experiment.eps} if size else {}

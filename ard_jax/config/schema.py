@@ -64,7 +64,7 @@ class AttackConfig:
       init: start: "gauss" (0.001 N(0,1)), "uniform" or "none".
       bn: BatchNorm of the attacked student: "eval" (running statistics) or "train" (those of the batch).
       bn_stats: of "train": "discard" the running statistics that the attack leaves, or "keep" them.
-      options: further fields of `attacks.AttackSpec`, for example DPGD's {"dice": "per_sample"}.
+      options: further fields of `attacks.Attack`, for example DPGD's {"dice": "per_sample"}.
     """
 
     name: str

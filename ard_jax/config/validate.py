@@ -103,7 +103,7 @@ def _attack_problems(e: Experiment) -> list[str]:
         spec = build.training_attack(e.attack, e)
     except ValueError:
         return []  # told by _validate_attack
-    return methods.attack_problems(e.method.name, spec, e.attack.bn_stats)
+    return methods.attack_problems(e.method.name, spec, e.attack.bn_stats, e.attack.bn)
 
 
 def _validate_teacher(found: list[str], where: str, teacher: TeacherConfig, e: Experiment) -> None:
@@ -159,7 +159,12 @@ def _validate_attack(found: list[str], where: str, attack: AttackConfig, e: Expe
 
 def _validate_eval(found: list[str], evaluation: EvalConfig) -> None:
     for name in evaluation.attacks:
-        _choice(found, "config.eval attack", name, [*attacks.names(), *attacks.suite_names()])
+        _choice(
+            found,
+            "config.eval attack",
+            name,
+            list(dict.fromkeys([*attacks.names(), *attacks.suite_names()])),
+        )
     for name in (evaluation.select_attack, *evaluation.step_sizes):
         _choice(found, "config.eval attack", name, attacks.names())
     _choice(

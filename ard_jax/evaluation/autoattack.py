@@ -114,7 +114,7 @@ def _record(name: str, found: AutoAttackResult) -> dict[str, Any]:
 
 
 def attack_record(name: str, eps: float, norm: str, seed: int, examples: int) -> dict[str, Any]:
-    """The suite's parameters, in the form of an `AttackSpec`'s; examples: 0 for the whole test set."""
+    """The suite's parameters, in the form of an `Attack`'s; examples: 0 for the whole test set."""
     suite = SUITES[name]
     return {
         "name": name,
@@ -187,7 +187,7 @@ def warnings(title: str, flags: Flags, record: dict[str, Any], specs: dict[str, 
       title: of the network.
       flags: its flags.
       record: its entry of evaluation.json, with "attacks", "noise" and perhaps "autoattack".
-      specs: the other attacks made on it, name -> AttackSpec.
+      specs: the other attacks made on it, name -> Attack.
     """
     found = [
         f"{title}: {one['label']}: {text}"
@@ -202,7 +202,7 @@ def warnings(title: str, flags: Flags, record: dict[str, Any], specs: dict[str, 
         strongest = min(shares, key=shares.__getitem__)
         gap = shares[strongest] - float(robust.mean())
         if gap > diagnostics.MASKING_GAP:
-            label = registry.ATTACKS.get(strongest, {}).get("label", strongest)
+            label = registry.label_of(strongest)
             after_ce = flags.suites["autoattack"].stages.get("apgd-ce", flags.correct["clean"])
             weak = float(after_ce.mean() - robust.mean()) <= diagnostics.MASKING_GAP
             found.append(f"{title}: {diagnostics.masking_text(label, gap, weak)}")

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -105,7 +105,7 @@ class Evaluator:
         return np.asarray(jax.device_get(self._predict(variables, images)))
 
     def attack(self, spec: Any, variables: Any, images: Any, labels: Any, index: int) -> jax.Array:
-        """Adversarial images of batch number `index` under an `attacks.AttackSpec`."""
+        """Adversarial images of batch number `index` under an `attacks.Attack`."""
         key = rng.stream(jax.random.key(self.seed), f"evaluate {spec.name}", index)
         # A loop of traced length cannot be unrolled.
         if self._unroll == 1 and merged.is_mergeable(spec):
@@ -114,12 +114,16 @@ class Evaluator:
                 variables, images, labels, start, merged.settings_of(spec)
             )
         return self._program(spec.program, spec)(
-            variables, images, labels, key, jnp.float32(spec.eps), jnp.float32(spec.step_size)
+            variables, images, labels, key, {k: jnp.float32(v) for k, v in spec.numbers.items()}
         )
 
-    def _program(self, name: tuple, spec: Any) -> Callable:
+    def _program(self, name: Hashable, spec: Any) -> Callable:
         if name not in self._programs:
-            compile_ = self._compile_merged if name[0] == "merged" else self._compile
+            compile_ = (
+                self._compile_merged
+                if merged.is_mergeable(spec) and self._unroll == 1
+                else self._compile
+            )
             title = f"{self.name} attack {zlib.crc32(repr(name).encode()):08x}"
             self._programs[name] = compile_(title, spec)
         return self._programs[name]
@@ -152,7 +156,7 @@ class Evaluator:
         return jax.jit(run, in_shardings=(same, split, split, split, same), out_shardings=split)
 
     def _compile(self, title: str, spec: Any) -> Callable:
-        def run(variables, images, labels, key, eps, step_size):
+        def run(variables, images, labels, key, numbers):
             TRACES[title] += 1
 
             def predict(x):
@@ -160,14 +164,11 @@ class Evaluator:
 
             return cpu_tiling.run(
                 spec, predict, images, labels, key, params=variables,
-                devices=sharding.num_devices(self.mesh), eps=eps, step_size=step_size,
-                unroll=self._unroll,
+                devices=sharding.num_devices(self.mesh), unroll=self._unroll, **numbers,
             )  # fmt: skip
 
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
-        return jax.jit(
-            run, in_shardings=(same, split, split, same, same, same), out_shardings=split
-        )
+        return jax.jit(run, in_shardings=(same, split, split, same, same), out_shardings=split)
 
     def transform(
         self,
@@ -220,7 +221,7 @@ class Evaluator:
         Args:
           variables: the network's.
           dataset: every image counts once.
-          specs: name -> AttackSpec on this network.
+          specs: name -> Attack on this network.
           watch: name -> (evaluator, variables) of networks that predict on the same images, which is
             how a transfer attack is measured; their results are in `Flags.others`.
           progress: called with "clean" or an attack's name before each is run on a batch.
@@ -287,7 +288,7 @@ def evaluate_sweep(
       dataset: images.
       attack: name, for the record.
       radii: in [0,1] pixel units.
-      make: radius -> AttackSpec.
+      make: radius -> Attack.
     """
     radii = [float(r) for r in radii]
     specs = {str(r): make(r) for r in radii if r > 0}

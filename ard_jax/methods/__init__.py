@@ -39,6 +39,7 @@ class Entry:
       attack: its inner attack unless `config.attack` names another; "" for methods that make no
         adversarial examples.
       trained_teachers: the teachers that it goes on training.
+      counts_iterates: whether it counts at how many iterates of its attack the student is right.
     """
 
     config: type
@@ -46,6 +47,7 @@ class Entry:
     teachers: tuple[str, ...]
     attack: str = "sat_train"
     trained_teachers: tuple[str, ...] = ()
+    counts_iterates: bool = False
 
 
 _ROBUST = ("robust",)
@@ -71,7 +73,11 @@ _METHODS = {
     ),
     "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS, "dpgd"),
     "fair_rslad": Entry(
-        fair_rslad.FairRsladConfig, fair_rslad.make, fair_rslad.TEACHERS, "rslad_train"
+        fair_rslad.FairRsladConfig,
+        fair_rslad.make,
+        fair_rslad.TEACHERS,
+        "rslad_train",
+        counts_iterates=True,
     ),
     "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS, "ard_train"),
     "iad2": Entry(iad.Iad2Config, iad.make_iad2, iad.TEACHERS2, "ard_train"),
@@ -114,8 +120,10 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
     return _METHODS[name].config(**options)
 
 
-def attack_problems(name: str, attack: Any, bn_stats: str = "discard") -> list[str]:
-    """Why the method cannot train with this `attacks.AttackSpec` (or None); empty when it can."""
+def attack_problems(
+    name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval"
+) -> list[str]:
+    """Why the method cannot train with this `attacks.Attack` (or None); empty when it can."""
     entry, found = _METHODS[name], []
     if not entry.attack:
         return []
@@ -125,6 +133,17 @@ def attack_problems(name: str, attack: Any, bn_stats: str = "discard") -> list[s
         found.append(
             f"attack {attack.name!r} maximises a loss ({attack.loss}) that needs a robust teacher, but "
             f"method {name!r} has none; use an attack such as 'sat_train' or 'ciard_train'"
+        )
+    if not attack.pure:
+        found.append(
+            f"attack {attack.name!r} decides on the host what to do next, so that no step can train with "
+            "it; use 'apgd_ce', or name it in config.eval.attacks"
+        )
+    if not attack.takes_state and (entry.counts_iterates or (bn, bn_stats) == ("train", "keep")):
+        why = "counts its iterates" if entry.counts_iterates else "keeps its running statistics"
+        found.append(
+            f"attack {attack.name!r} carries no state from step to step, but method {name!r} {why}; use a "
+            "PGD attack such as 'sat_train'"
         )
     if bn_stats == "keep" and entry.trained_teachers:
         found.append(
@@ -166,7 +185,7 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     """
     config = make_config(name, options)
     problems = config.problems() + _teacher_problems(name, parts)
-    problems += attack_problems(name, parts.attack, parts.attack_bn_stats)
+    problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)
     if problems:
         raise ValueError("; ".join(problems))
     return _METHODS[name].make(config, parts)

@@ -53,7 +53,7 @@ class Parts:
       student: the student network.
       teachers: role -> network.
       student_optim: the student's optimiser.
-      attack: `attacks.AttackSpec` of the inner attack.
+      attack: `attacks.Attack` of the inner attack.
       teacher_optims: role -> optimiser, for teachers that are trained.
       epochs: length of the run.
       steps_per_epoch: updates per epoch, for methods that change something once per epoch.

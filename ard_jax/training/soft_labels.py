@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ard_jax import rng
-from ard_jax.attacks import AttackSpec
+from ard_jax.attacks import Attack
 from ard_jax.config.schema import Experiment
 from ard_jax.data import ArrayDataset, batching
 from ard_jax.data.augment import augment
@@ -27,7 +27,7 @@ def offline(
     experiment: Experiment,
     train: ArrayDataset,
     teacher: Any,
-    attack: AttackSpec,
+    attack: Attack,
     mesh: Any,
     folder: Path,
 ) -> dict[str, np.ndarray]:
@@ -103,7 +103,7 @@ def _kept(path: Path, made_by: str, count: int, make: Callable) -> dict[str, np.
     return found
 
 
-def _program(experiment: Experiment, teacher: Any, attack: AttackSpec, mesh: Any, kind: str):
+def _program(experiment: Experiment, teacher: Any, attack: Attack, mesh: Any, kind: str):
     root = jax.random.key(experiment.seed)
 
     def run(variables, batch, number):

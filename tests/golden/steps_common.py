@@ -100,7 +100,7 @@ def run(
     Args:
       method: registry name.
       golden: `load(...)`.
-      attack: name or `AttackSpec` of the inner attack.
+      attack: name or `PgdAttack` of the inner attack.
       noise: start perturbation: "gauss" 0.001 n, "uniform" eps u.
       options: of the method.
       optim_options: of `OptimConfig`; default SGD 0.1, momentum 0.9, weight decay 2e-4, constant.

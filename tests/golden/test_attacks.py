@@ -79,7 +79,7 @@ def adversarial(net, name):
 
 @functools.cache
 def program(net, static):
-    spec = attacks.AttackSpec("golden", "golden", eps=0.1, step_size=0.1, **dict(static))
+    spec = attacks.PgdAttack("golden", "golden", eps=0.1, step_size=0.1, **dict(static))
     predict = predict_of(net)
 
     @jax.jit

@@ -1,5 +1,6 @@
 """Auto-PGD (Croce and Hein 2020, arXiv 2003.01690), as AutoAttack runs it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ard_jax import losses
 from ard_jax.attacks import threat_model
+from ard_jax.attacks.attack import Attack, Predict
 
 LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
 _MOMENTUM = 0.75  # share of the new step; the rest is the previous move
@@ -23,6 +25,7 @@ class ApgdResult(NamedTuple):
       loss: [steps+1,B] float32, the loss at every iterate, or None without `trace`.
       loss_best: [steps+1,B] float32, the largest so far, or None.
       step_size: [steps,B] float32, that every step used, or None.
+      best: [B,H,W,C] float32, the iterate of the largest loss.
     """
 
     images: jax.Array
@@ -30,6 +33,7 @@ class ApgdResult(NamedTuple):
     loss: jax.Array | None = None
     loss_best: jax.Array | None = None
     step_size: jax.Array | None = None
+    best: jax.Array | None = None
 
 
 class _State(NamedTuple):
@@ -263,7 +267,45 @@ def apgd(
     )  # fmt: skip
     schedule: Any = (jnp.arange(steps + 1), jnp.asarray(checkpoint_lengths(steps)))
     state, traces = jax.lax.scan(one_step, state, schedule)
-    result = ApgdResult(state.adversarial, state.success)
+    result = ApgdResult(state.adversarial, state.success, best=state.x_best)
     if trace:
-        result = ApgdResult(*result[:2], traces[0], traces[1], traces[2][:-1])
+        result = result._replace(loss=traces[0], loss_best=traces[1], step_size=traces[2][:-1])
     return jax.lax.stop_gradient(result)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApgdAttack(Attack):
+    """Auto-PGD as an attack of its own, for training and selection: gives the iterate of the largest loss.
+
+    In an evaluation the name runs AutoAttack's cascade, which stops at the first misclassified iterate.
+
+    Attributes:
+      steps: number of steps, at least 1.
+      loss: "cross_entropy" or "dlr".
+
+    Raises:
+      ValueError: on construction, for a bad value.
+    """
+
+    name: str
+    label: str
+    eps: float
+    norm: str = "linf"
+    steps: int = 10
+    loss: str = "cross_entropy"
+
+    def __post_init__(self):
+        """Checks every field."""
+        threat_model.check_number("eps", self.eps)
+        threat_model.check_choice("norm", self.norm, ("linf", "l2"))
+        threat_model.check_count("steps", self.steps, 1)
+        threat_model.check_choice("loss", self.loss, LOSSES[:2])
+
+    def run(
+        self, predict: Predict, images: jax.Array, labels: jax.Array, key: jax.Array, **_: Any
+    ) -> jax.Array:
+        """Runs the attack; see `Attack.run`."""
+        return apgd(
+            predict, images, labels, key, eps=self.eps, norm=self.norm, loss=self.loss,
+            steps=self.steps,
+        ).best  # fmt: skip

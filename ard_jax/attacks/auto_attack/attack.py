@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.auto_attack import diagnostics as checks
 from ard_jax.attacks.auto_attack.cascade import Cascade
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
-from ard_jax.attacks.auto_attack.versions import Member, members
+from ard_jax.attacks.auto_attack.versions import Member, Suite, members
 
 _REPEATS = 5  # predictions on the first batch that must agree
 _FORMAT = 1  # of the stored batches
@@ -282,3 +283,39 @@ def _traced_randomness(predict: Callable, image: np.ndarray) -> str:
 
 def _plain(value: Any) -> bool:
     return not jax.dtypes.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoAttack(Attack):
+    """AutoAttack, or some of its members, under a name of the registry.
+
+    Attributes:
+      suite: which members, in which order.
+      seed: of all random numbers.
+    """
+
+    name: str
+    label: str
+    eps: float
+    norm: str
+    suite: Suite
+    seed: int = 0
+    pure = False
+
+    def run(self, predict: Callable, images: Any, labels: Any, key: Any = None, **_: Any) -> Any:
+        """Returns adversarial images [N,H,W,C], the clean one where none was found; `key` is not used.
+
+        Raises:
+          ValueError: inside of jit, or what `autoattack` raises.
+        """
+        if isinstance(images, jax.core.Tracer):
+            raise ValueError(
+                f"attack {self.name!r} decides on the host what to do next, so that no jitted step can take "
+                "it; name it in config.eval.attacks, or train with 'apgd_ce'"
+            )
+        suite = self.suite
+        found = autoattack(
+            predict, images, labels, eps=self.eps, norm=self.norm, version=suite.version,
+            attacks=suite.attacks or None, seed=self.seed, queries=suite.queries,
+        )  # fmt: skip
+        return found.images

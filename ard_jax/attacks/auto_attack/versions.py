@@ -151,8 +151,3 @@ SUITES = {
     "square100": Suite("Square, 100 queries", attacks=("square",), queries=100),
     "square5000": Suite("Square, 5000 queries", attacks=("square",)),
 }
-
-
-def suite_names() -> list[str]:
-    """Names of `SUITES`, which evaluations accept beside those of `names()`."""
-    return list(SUITES)

@@ -1,0 +1,78 @@
+"""What an attack is: numbers, and one function from images to adversarial images."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any, Self
+
+import jax
+
+Predict = Callable[..., Any]  # images -> logits, or (images, state) -> (logits, state)
+
+
+class Attack(abc.ABC):
+    """An attack with all its numbers; subclasses are frozen dataclasses, and hashable.
+
+    Attributes:
+      name: of the registry, or any other.
+      label: how reports call it.
+      eps: radius in pixel units ([0,1] images: 8/255 is 8 grey levels).
+      norm: "linf" or "l2".
+      pure: whether `run` is a pure function that jit takes; False for what the host does step by step.
+      tileable: whether an image's result does not depend on the others, so that a batch may be attacked
+        part by part (`cpu_tiling`); such an attack has `own_start`, and `run` takes `start`.
+      takes_state: whether `run` takes a `state` that predict updates (train-mode BatchNorm in the attack).
+      needs_teacher: "" nothing, "logits" `teacher_logits`, "network" `teacher`.
+    """
+
+    name: str
+    label: str
+    eps: float
+    norm: str
+    pure = True
+    tileable = False
+    takes_state = False
+    needs_teacher = ""
+
+    @property
+    def program(self) -> Hashable:
+        """Everything static: attacks with equal programs share one compiled function."""
+        return self
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Arguments of `run` that a compiled program takes as traced values."""
+        return {}
+
+    def with_eps(self, eps: float) -> Self:
+        """Returns the same attack at another radius."""
+        return dataclasses.replace(self, eps=eps)
+
+    @abc.abstractmethod
+    def run(
+        self,
+        predict: Predict,
+        images: jax.Array,
+        labels: jax.Array | None,
+        key: jax.Array | None = None,
+        *,
+        unroll: int | bool | None = None,
+        teacher_logits: jax.Array | None = None,
+        teacher: Callable[[jax.Array], jax.Array] | None = None,
+        state: Any = None,
+    ) -> Any:
+        """Runs the attack.
+
+        Args:
+          predict: images -> logits [B,K], pure, eval mode; with a state (images, state) -> (logits, state).
+          images: [B,H,W,C] float32 in [0,1].
+          labels: [B] int.
+          key: typed PRNG key; needed for random numbers.
+          unroll: of a loop, see `loop.resolve_unroll`; attacks without such a loop ignore it.
+          teacher_logits: [B,K], a constant; given where `needs_teacher` is "logits".
+          teacher: images -> logits [B,K]; given where `needs_teacher` is "network".
+          state: pytree that predict updates once a step; None where `takes_state` is False.
+
+        Returns:
+          [B,H,W,C] float32; with a state (that, the state after the last step).
+        """

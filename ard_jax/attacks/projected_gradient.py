@@ -1,0 +1,351 @@
+"""Projected gradient attacks: `pgd` and its record `PgdAttack`; `named` has the papers' settings.
+
+All are called as attack(predict, images, labels, key, ...) -> x_adv, are pure, and jit with eps and
+step_size as traced values; wrap the call in jax.jit when it is made more than once. `predict`
+closes over batch statistics in eval mode, so an attack never changes them, unless `state` is used.
+
+Options that all of them take:
+  eps: radius in pixel units, [0,1] for usual images ("l2": length of the whole perturbation).
+  step_size: in pixel units; None keeps the paper's ratio to eps.
+  steps: static number of steps.
+  start: "none", "uniform" or "gauss" (`threat_model.random_start`); or an array, the first iterate itself
+    ([B,...], or [R,B,...] for restarts=R), taken as it is.
+  restarts: independent starts, run side by side by vmap (memory grows with them). Per example the
+    worst is kept: misclassified first, then the largest loss. The first restart is the run that
+    restarts=1 would make, so more restarts are never weaker.
+  norm: "linf" or "l2".
+  loss: what is maximised (`objectives.make_objective`): "cross_entropy", "cw", "least_likely", "kl",
+    "teacher_kl", "teacher_moving_kl", "squared" or "dice".
+  confidence: of loss "cw", in logit units.
+  targets: [B] int for loss "least_likely"; None takes the least likely class.
+  sigma: of start "gauss", in pixel units.
+  clip_start: cut a random start to the pixel range.
+  clip_min, clip_max: the pixel range.
+  order: of cutting to ball and range (`threat_model.ORDERS`).
+  alpha_schedule, channel_mask_rho: step sizes that change over the steps, and channels that do not
+    move (`loop.ascend`); both are off by default, no paper's training here uses them.
+  teacher_logits: [B,K], of loss "teacher_kl" and of loss "dice" with dice="soft".
+  teacher: images -> logits, of loss "teacher_moving_kl".
+  state: None, or a pytree of arrays that every evaluation of the network in the loop updates (one a
+    step): predict is then (images, state) -> (logits, state) and the attack returns (x', state). For
+    train-mode BatchNorm inside the attack, or to count something over the iterates. One restart only.
+  **dice_options: of loss "dice" (`dpgd`).
+  unroll: of the loop (`loop.resolve_unroll`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ard_jax.attacks import loop, objectives, threat_model
+from ard_jax.attacks.attack import Attack, Predict
+
+
+def _starts(start, key, images, eps, restarts, norm, sigma, clip):
+    """First iterates, [R,B,...]. Restart r has the key fold_in(key, r), whatever R is."""
+    if not isinstance(start, str):
+        start = jnp.asarray(start, images.dtype)
+        start = start[None] if start.shape == images.shape else start
+        if start.shape != (restarts, *images.shape):
+            raise ValueError(
+                f"start of shape {start.shape} for images of shape {images.shape} and "
+                f"restarts={restarts}; give one start for each restart, or start='uniform'"
+            )
+        return start
+    threat_model.check_choice("start", start, threat_model.STARTS)
+    make = functools.partial(
+        threat_model.random_start, start, images=images, eps=eps, norm=norm, sigma=sigma, clip=clip
+    )
+    if start == "none" or key is None:  # without a key random_start explains itself
+        return jnp.broadcast_to(make(key=None), (restarts, *images.shape))
+    keys = [jax.random.fold_in(key, r) for r in range(restarts)]
+    return jnp.stack([make(key=k) for k in keys])
+
+
+def _keep_worst(predict, objective, candidates, labels):
+    """Of [R,B,...] candidates the worst per example: misclassified first, then the largest loss."""
+    logits = jax.vmap(predict)(candidates)
+    loss = jax.vmap(lambda x: objective(x, None, 0)[1][0])(candidates)  # the scores
+    wrong = jnp.argmax(logits, axis=-1) != labels
+    eligible = (wrong | ~jnp.any(wrong, axis=0)) & ~jnp.isnan(loss)
+    best = jnp.argmax(jnp.where(eligible, loss, -jnp.inf), axis=0)
+    index = best.reshape((1, -1) + (1,) * (candidates.ndim - 2))
+    return jnp.take_along_axis(candidates, index, axis=0)[0]
+
+
+def _check_combination(loss, labels, restarts, state, dice_options):
+    """Refuses options that do not go together."""
+    unknown = sorted(set(dice_options) - set(objectives.DICE_OPTIONS))
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}")
+    if dice_options and loss != "dice":
+        raise ValueError(f"{', '.join(sorted(dice_options))}: options of loss 'dice', not {loss!r}")
+    objectives.check_dice_options(objectives.DICE_OPTIONS | dice_options)
+    if restarts > 1 and state is not None:
+        raise ValueError(f"restarts={restarts}: an attack with a state runs once; use restarts=1")
+    if restarts > 1 and labels is None:
+        raise ValueError(f"labels are None; restarts={restarts} needs them to keep the worst")
+
+
+def pgd(  # noqa: D417 (the options are described at the top of this file)
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    step_size: float | jax.Array | None = None,
+    steps: int = 20,
+    start: str | jax.Array = "uniform",
+    restarts: int = 1,
+    norm: str = "linf",
+    loss: str = "cross_entropy",
+    confidence: float = 50.0,
+    targets: jax.Array | None = None,
+    sigma: float = 0.001,
+    clip_start: bool = True,
+    clip_min: float = 0.0,
+    clip_max: float = 1.0,
+    order: str = "range_then_ball",
+    alpha_schedule: str = "const",
+    channel_mask_rho: float = 0.0,
+    teacher_logits: jax.Array | None = None,
+    teacher: Callable[[jax.Array], jax.Array] | None = None,
+    state: Any = None,
+    unroll: int | bool | None = None,
+    **dice_options: Any,
+) -> jax.Array | tuple[jax.Array, Any]:
+    """PGD (Madry et al. 2018). The defaults are CIARD's and MTARD's evaluation attack PGD_sat.
+
+    Args:
+      predict: images -> logits [B,K], pure, eval mode; see `state` for the other form.
+      images: [B,H,W,C] float32 in [clip_min, clip_max].
+      labels: [B] int; may be None for the losses `objectives.WITHOUT_LABELS` with one restart.
+      key: typed PRNG key; needed for a random start only.
+      The options: see the top of this file.
+
+    Returns:
+      [B,H,W,C] float32 with |x' - x| <= eps (up to rounding) and values in the range; with a state
+      (that, the state after the last step).
+
+    Raises:
+      ValueError: a bad value, shape or dtype; the message names it.
+    """
+    threat_model.check_images(images, labels)
+    threat_model.check_count("restarts", restarts, 1)
+    threat_model.check_number("eps", eps)
+    step_size = eps / 4 if step_size is None else step_size
+    threat_model.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
+    _check_combination(loss, labels, restarts, state, dice_options)
+    objective = objectives.make_objective(
+        loss, predict, images, labels, state=state, steps=steps, confidence=confidence,
+        targets=targets, teacher_logits=teacher_logits, teacher=teacher, dice_options=dice_options,
+    )  # fmt: skip
+    clip = (clip_min, clip_max) if clip_start else None
+    starts = _starts(start, key, images, eps, restarts, norm, sigma, clip)
+    run = functools.partial(
+        loop.ascend, objective, images, eps=eps, step_size=step_size, steps=steps, norm=norm,
+        clip_min=clip_min, clip_max=clip_max, order=order, alpha_schedule=alpha_schedule,
+        channel_mask_rho=channel_mask_rho, unroll=unroll,
+    )  # fmt: skip
+    if restarts > 1:
+        return _keep_worst(predict, objective, jax.vmap(lambda s: run(s)[0])(starts), labels)
+    x_adv, state = run(starts[0], state)
+    return x_adv if state is None else (x_adv, state)
+
+
+# Fields that may differ between two runs of one compiled program.
+_TRACED = ("name", "label", "eps", "step_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class PgdAttack(Attack):
+    """A projected gradient attack with all its numbers.
+
+    Attributes:
+      name: registry name, or any other.
+      label: how reports call it.
+      eps: radius in pixel units ([0,1] images: 8/255 is 8 grey levels).
+      step_size: in pixel units.
+      steps: number of steps.
+      loss: what is maximised, one of `objectives.LOSSES` (`objectives.make_objective`).
+      start: "none", "uniform" or "gauss".
+      restarts: independent starts, of which the worst is kept per example.
+      norm: "linf" or "l2".
+      order: of cutting to ball and range (`threat_model.ORDERS`).
+      confidence: of loss "cw", in logit units.
+      sigma: of start "gauss", in pixel units.
+      clip_start: cut a random start to the pixel range.
+      clip_min: lowest pixel value.
+      clip_max: highest pixel value.
+      alpha_schedule: how the step size changes over the steps (`loop.ascend`).
+      channel_mask_rho: channels with less gradient than this part of the largest do not move.
+      lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of loss "dice"
+        (`dpgd`); with another loss they must keep their defaults.
+
+    Raises:
+      ValueError: on construction, for a bad value; the message names it and the fix.
+    """
+
+    name: str
+    label: str
+    eps: float
+    step_size: float
+    steps: int
+    loss: str = "cross_entropy"
+    start: str = "none"
+    restarts: int = 1
+    norm: str = "linf"
+    order: str = "ball_then_range"
+    confidence: float = 50.0
+    sigma: float = 0.001
+    clip_start: bool = True
+    clip_min: float = 0.0
+    clip_max: float = 1.0
+    alpha_schedule: str = "const"
+    channel_mask_rho: float = 0.0
+    lambda_schedule: str = "paper"
+    lambda_value: float = 0.25
+    dice: str = "batch"
+    dice_form: str = "stable"
+    dice_groups: int = 1
+    smoothing: float = 1e-5
+
+    def __post_init__(self):
+        """Checks every field."""
+        try:
+            for name in ("eps", "step_size"):
+                if isinstance(getattr(self, name), jax.Array):
+                    raise ValueError(
+                        f"{name} is a JAX array; give a Python number, or pass it to run()"
+                    )
+            threat_model.check_threat(
+                self.eps, self.step_size, self.steps, self.norm, self.clip_min, self.clip_max
+            )
+            threat_model.check_count("restarts", self.restarts, 1)
+            threat_model.check_choice("attack loss", self.loss, objectives.LOSSES)
+            threat_model.check_choice("start", self.start, threat_model.STARTS)
+            threat_model.check_choice("order", self.order, threat_model.ORDERS)
+            threat_model.check_number("confidence", self.confidence)
+            threat_model.check_number("sigma", self.sigma)
+            threat_model.check_choice("alpha_schedule", self.alpha_schedule, loop.ALPHA_SCHEDULES)
+            threat_model.check_number("channel_mask_rho", self.channel_mask_rho, 0.0, 1.0)
+            self._check_dice()
+        except ValueError as error:
+            raise ValueError(f"attack {self.name!r}: {error}") from None
+
+    def _check_dice(self):
+        options = {name: getattr(self, name) for name in objectives.DICE_OPTIONS}
+        objectives.check_dice_options(options)
+        changed = [n for n, value in options.items() if value != objectives.DICE_OPTIONS[n]]
+        if changed and self.loss != "dice":
+            raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
+
+    takes_state = True
+
+    @property
+    def tileable(self) -> bool:
+        """False where restarts run side by side, or the Dice is that of a whole batch."""
+        return self.restarts == 1 and (self.loss != "dice" or self.dice != "batch")
+
+    @property
+    def needs_teacher(self) -> str:
+        """What `run` needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
+        if self.loss == "teacher_moving_kl":
+            return "network"
+        soft = self.loss == "dice" and self.dice == "soft"
+        return "logits" if soft or self.loss == "teacher_kl" else ""
+
+    @property
+    def program(self) -> tuple[tuple[str, Any], ...]:
+        """Everything static, hashable: attacks with equal programs share one compiled function.
+
+        Left out are names, eps and step_size, which `run` takes as traced values.
+        """
+        fields = dataclasses.fields(self)
+        return tuple((f.name, getattr(self, f.name)) for f in fields if f.name not in _TRACED)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Radius and step size."""
+        return {"eps": self.eps, "step_size": self.step_size}
+
+    def with_eps(self, eps: float) -> "PgdAttack":
+        """The same attack at another radius, the step size scaled with it."""
+        return dataclasses.replace(self, eps=eps, step_size=self._scaled_step(eps))
+
+    def _scaled_step(self, eps):
+        if self.eps == 0:
+            raise ValueError(
+                f"attack {self.name!r} has eps=0, so its step size cannot be scaled to eps={eps}; "
+                "give step_size too"
+            )
+        return self.step_size / self.eps * eps
+
+    def own_start(
+        self, images: jax.Array, key: jax.Array | None, eps: float | jax.Array | None = None
+    ) -> jax.Array:
+        """The first iterate [B,H,W,C] that `run` takes with this key and eps, for one restart."""
+        key = None if key is None else jax.random.fold_in(key, 0)
+        clip = (self.clip_min, self.clip_max) if self.clip_start else None
+        return threat_model.random_start(
+            self.start, key, images, self.eps if eps is None else eps, norm=self.norm,
+            sigma=self.sigma, clip=clip,
+        )  # fmt: skip
+
+    def run(
+        self,
+        predict: Predict,
+        images: jax.Array,
+        labels: jax.Array | None,
+        key: jax.Array | None = None,
+        *,
+        eps: float | jax.Array | None = None,
+        step_size: float | jax.Array | None = None,
+        start: jax.Array | None = None,
+        targets: jax.Array | None = None,
+        unroll: int | bool | None = None,
+        teacher_logits: jax.Array | None = None,
+        teacher: Callable[[jax.Array], jax.Array] | None = None,
+        state: Any = None,
+    ) -> jax.Array | tuple[jax.Array, Any]:
+        """Runs the attack.
+
+        Args:
+          predict: images -> logits [B,K], pure, eval mode; with a state (images, state) ->
+            (logits, state).
+          images: [B,H,W,C] float32 in [clip_min, clip_max].
+          labels: [B] int; may be None for the losses `objectives.WITHOUT_LABELS`.
+          key: typed PRNG key; needed for a random start.
+          eps: other radius, may be traced; without `step_size` the step scales with it.
+          step_size: other step size, may be traced.
+          start: first iterate [B,H,W,C] (or [R,B,H,W,C]) in place of the random one.
+          targets: [B] int, of loss "least_likely".
+          unroll: see `loop.resolve_unroll`.
+          teacher_logits: [B,K], a constant; needed where `needs_teacher` is "logits".
+          teacher: images -> logits [B,K]; needed where `needs_teacher` is "network".
+          state: pytree that predict updates once a step, threaded through the attack; None for a
+            stateless predict. Not with restarts.
+
+        Returns:
+          [B,H,W,C] float32; with a state (that, the state after the last step).
+
+        Raises:
+          ValueError: as `pgd`.
+        """
+        if step_size is None:
+            step_size = self.step_size if eps is None else self._scaled_step(eps)
+        options = dict(self.program)
+        if self.loss != "dice":
+            options = {k: v for k, v in options.items() if k not in objectives.DICE_OPTIONS}
+        if start is not None:
+            options["start"] = start
+        eps = self.eps if eps is None else eps
+        return pgd(
+            predict, images, labels, key, eps=eps, step_size=step_size, unroll=unroll,
+            targets=targets, teacher_logits=teacher_logits, teacher=teacher, state=state, **options,
+        )  # fmt: skip
