@@ -29,7 +29,7 @@ class OptimConfig:
       schedule: "constant"; "multistep" (times `decay` from each epoch of `boundaries` on);
         "cosine" (from lr to 0 over the run, after `warmup` epochs of linear increase); "ciard"
         (`start_lr` before epoch `start`, then a cosine to 0 times exp(-0.01 progress^2)).
-      boundaries: first epochs (counted from 1) of each decayed phase, for "multistep".
+      boundaries: first epochs (counted from 1) at each lower rate, for "multistep".
       decay: factor of "multistep".
       warmup: epochs of linear warm-up, for "cosine".
       start: epoch at which the "ciard" cosine begins.

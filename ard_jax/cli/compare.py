@@ -155,7 +155,7 @@ def _teachers(comparison: Comparison) -> dict[str, Any]:
         if old and all(train.finished(e) is not None for e in users):
             found[role] = old
             continue
-        splits = splits or build.load_data(users[0])
+        splits = splits or build.load_data(users[0].data)
         try:
             found[role] = _teacher(role, users[0], splits, old) | {"config": config}
         except _FAILURES as error:
@@ -174,7 +174,7 @@ def _users(comparison: Comparison, role: str) -> list[Experiment]:
 def _teacher(role: str, experiment: Experiment, splits: Any, old: dict[str, Any]) -> dict[str, Any]:
     """The teacher's record: `old` if it is of this very teacher, else trained and evaluated now."""
     mesh = build.make_mesh(experiment, splits)
-    teacher = teachers.obtain(role, experiment, splits, mesh)
+    teacher = teachers.obtain(build.teacher_settings(experiment, role), splits, mesh)
     if old.get("identity") == teacher.identity:
         return old
     title = f"{role} teacher"

@@ -82,7 +82,9 @@ def run(
         raise ExportError("--mode=export needs --checkpoint: the folder of a run")
     network, folder = _load(checkpoint, item)
     out_folder = _out_folder(out, network, folder, item)
-    images = export_checks.test_images(network.description, network.meta, experiment)
+    images = export_checks.test_images(
+        network.description, network.meta, experiment.data if experiment else None
+    )
     print(f"Exporting {network.bundle.name} of {folder}; comparing on {images.what}", flush=True)
     with tempfile.TemporaryDirectory(dir=out_folder, prefix=".export-") as staging:
         rows, attacks = _write_and_check(network, Path(staging), formats, fold_batchnorm, images)

@@ -80,7 +80,7 @@ def run(
     if entry:
         _tell(lambda: catalogue.check_sha256(entry, files.sha256_of(path), path), force)
     contents = files.read(path, key=key)
-    splits = build.load_data(experiment) if experiment else None
+    splits = build.load_data(experiment.data) if experiment else None
     told = _own_description(contents.metadata)
     shape = _image_shape(splits, entry, told)
     found = _recognise(contents.tensors, model, entry, told, splits, shape)
@@ -244,7 +244,9 @@ def _measure(description, variables, experiment, splits, own, given) -> Decision
     """The normalisation by measurement, and the clean accuracy with it on test images."""
     channels, classes = description["image_shape"][-1], description["num_classes"]
     tried = find_normalization.candidates(channels, own, given)
-    tester = find_normalization.Tester(description, variables, experiment)
+    tester = find_normalization.Tester(
+        description, variables, experiment.eval, experiment.run.devices
+    )
     images = find_normalization.sample(splits.train)
     correct = [tester.correct(c.normalization, images) for c in tried]
     if given is None:

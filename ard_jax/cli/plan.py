@@ -27,7 +27,8 @@ from ard_jax.data.split import holdout_count
 from ard_jax.models import described
 from ard_jax.models.canonical_conv import exported_convolutions
 from ard_jax.runtime import sharding
-from ard_jax.training import phases, step_runner, train_step
+from ard_jax.training import run as run_lib
+from ard_jax.training import step_runner, train_step
 
 # (image shape, classes, training images, test images) of data sets whose sizes are fixed.
 _SIZES = {
@@ -77,7 +78,7 @@ def make(
     splits = shapes_of_data(e)
     # The teachers that the run trains first, unless it finds them trained.
     roles = [(r, getattr(e.teachers, r)) for r in methods.TEACHERS[e.method.name]]
-    recipes = [(r, phases.teacher_experiment(e, r, t)) for r, t in roles if not t.checkpoint]
+    recipes = [(r, build.teacher_experiment(e, r, t)) for r, t in roles if not t.checkpoint]
     titled = [(f"{role} teacher", recipe) for role, recipe in recipes] + [("student", e)]
     _check_batches(titled, splits, fleet)
     traced = [Traced(of, title, splits, fleet) for title, of in titled]
@@ -172,7 +173,7 @@ class Traced:
     def __init__(self, experiment: Experiment, title: str, splits: Splits, fleet: Fleet):
         """Traces; compiles and allocates nothing."""
         self.experiment, self.title, self.splits, self.fleet = experiment, title, splits, fleet
-        self._config = phases.step_config(experiment, splits)
+        self._config = run_lib.step_config(build.training_settings(experiment), splits)
         self.batch = experiment.batch_size // fleet.devices
         self.steps = experiment.epochs * self._config.steps_per_epoch
         self.bundles, self._method = self._build(experiment.batch_size)

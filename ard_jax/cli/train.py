@@ -23,7 +23,8 @@ from ard_jax.models import described
 from ard_jax.reporting import report
 from ard_jax.runtime import locks, sharding
 from ard_jax.runtime.distributed import barrier, everywhere, is_lead, tell
-from ard_jax.training import loop, phases, teachers, train_log
+from ard_jax.training import loop, teachers, train_log
+from ard_jax.training import run as run_lib
 
 
 def workdir_of(experiment: Experiment) -> Path:
@@ -41,20 +42,23 @@ def run(experiment: Experiment) -> Path:
                 f"This run is finished: nothing was done. Report: {workdir / 'report.html'}",
             )
             return workdir / "report.html"
-        splits = build.load_data(experiment)
+        splits = build.load_data(experiment.data)
         mesh = build.make_mesh(experiment, splits)
         tell(
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
+        settings = build.training_settings(experiment)
+        run_lib.step_config(settings, splits)  # what is wrong with it is told before teachers train
         student = _student(experiment, splits, mesh)
         if is_lead():
             write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
         roles = TEACHERS[experiment.method.name]
-        found = teachers.obtain_all(roles, experiment, splits, mesh)
-        phase = phases.student_phase(experiment, workdir, splits, mesh, student, found)
-        result = loop.fit(phase)
-        path = _evaluate(experiment, workdir, splits, student, found, phase, result)
+        wanted = [build.teacher_settings(experiment, role) for role in roles]
+        found = teachers.obtain_all(wanted, splits, mesh)
+        training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
+        result = loop.fit(training)
+        path = _evaluate(experiment, workdir, splits, student, found, training, result)
         barrier("the report is written")
         return path
 
@@ -80,12 +84,11 @@ def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
     return evaluation if saved == now else None
 
 
-def _student(experiment: Experiment, splits: Splits, mesh: Any):
-    phases.step_config(experiment, splits)  # what is wrong with it is told before teachers train
+def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
     net = build.describe_network(experiment.student, experiment.precision, splits.train)
     bundle = described.from_description(net, experiment.bn_groups)
     evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh)
-    return bundle, net, evaluator
+    return run_lib.Network(bundle, net, evaluator)
 
 
 def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
@@ -120,7 +123,7 @@ def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Pat
     return path
 
 
-def _timing(phase: loop.Phase, result: loop.FitResult) -> dict[str, Any]:
+def _timing(phase: loop.TrainingRun, result: loop.FitResult) -> dict[str, Any]:
     per_epoch = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
     records = read_metrics(phase.workdir / METRICS_FILE)
     return train_log.of_training(records, result.seconds, phase.total * phase.batch_size, per_epoch)
@@ -202,7 +205,7 @@ def evaluate_checkpoint(
     """
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
-    splits = build.load_data(experiment)
+    splits = build.load_data(experiment.data)
     _check_fits(meta["config"]["net"], folder, splits)
     limit = experiment.eval.max_examples
     test = base.first(splits.test, limit)

@@ -1,14 +1,116 @@
 """What is built from an experiment: data, devices, attacks, networks, the method."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from ard_jax import attacks, data, methods, optim
 from ard_jax.config.parse import to_dict
-from ard_jax.config.schema import AttackConfig, Experiment, NetConfig
+from ard_jax.config.schema import (
+    AttackConfig,
+    AwpConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    NetConfig,
+    RunConfig,
+    TeacherConfig,
+)
 from ard_jax.data import Splits
 from ard_jax.data.base import ArrayDataset
 from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingSettings:
+    """What one training is, before its data and networks are at hand.
+
+    Attributes:
+      seed, epochs, batch_size, bn_groups, ema_decay, swa_start, select_on, data, eval, run: as in
+        `schema.Experiment`.
+      method: name of the method.
+      options: its options that are given.
+      attack: the inner attack.
+      select_attack: the attack whose accuracy counts in selection.
+      make_method: (student, {role: teacher}, steps per epoch) -> `methods.Method`.
+      comparable: (description of the network, splits, **extra) -> what two runs must agree on for one to
+        continue the other.
+      recorded: the whole configuration, for the checkpoints.
+    """
+
+    seed: int
+    epochs: int
+    batch_size: int
+    bn_groups: int
+    ema_decay: float
+    swa_start: int
+    select_on: str
+    data: DataConfig
+    eval: EvalConfig
+    run: RunConfig
+    method: str
+    options: dict[str, Any]
+    attack: attacks.Attack
+    select_attack: attacks.Attack
+    make_method: Callable[..., methods.Method]
+    comparable: Callable[..., dict[str, Any]]
+    recorded: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TeacherSettings:
+    """Where a teacher comes from and what it must be.
+
+    Attributes:
+      role: "robust" or "clean".
+      checkpoint: folder of a run of ours or of an imported network; "" to train by the recipe.
+      min_clean: clean accuracy in [0,1] below which the run stops.
+      bn_groups: BatchNorm groups where it is trained.
+      eval: how it is evaluated.
+      cache: folder that keeps trained teachers.
+      describe: training images -> description of the network that the recipe trains.
+      recipe: its training; None with a checkpoint.
+    """
+
+    role: str
+    checkpoint: str
+    min_clean: float
+    bn_groups: int
+    eval: EvalConfig
+    cache: str
+    describe: Callable[[ArrayDataset], dict[str, Any]]
+    recipe: TrainingSettings | None
+
+
+def training_settings(experiment: Experiment) -> TrainingSettings:
+    """Returns the training of the experiment's student."""
+    e = experiment
+    return TrainingSettings(
+        seed=e.seed, epochs=e.epochs, batch_size=e.batch_size, bn_groups=e.bn_groups,
+        ema_decay=e.ema_decay, swa_start=e.swa_start, select_on=e.select_on,
+        data=e.data, eval=e.eval, run=e.run, method=e.method.name, options=e.method.options,
+        attack=training_attack(e.attack, e),
+        select_attack=evaluation_attack(e.eval.select_attack, e),
+        make_method=functools.partial(make_method, e),
+        comparable=functools.partial(comparable, e),
+        recorded=to_dict(e),
+    )  # fmt: skip
+
+
+def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
+    """Returns the teacher of a role, and its training where there is no checkpoint."""
+    teacher: TeacherConfig = getattr(experiment.teachers, role)
+    recipe = None
+    if not teacher.checkpoint:
+        recipe = training_settings(teacher_experiment(experiment, role, teacher))
+    return TeacherSettings(
+        role, teacher.checkpoint, teacher.min_clean, experiment.bn_groups, experiment.eval,
+        experiment.teachers.cache,
+        functools.partial(describe_network, teacher.net, experiment.precision), recipe,
+    )  # fmt: skip
+
 
 # Parts of a configuration that do not change the trained parameters or the choice among them.
 _IRRELEVANT = {
@@ -20,16 +122,17 @@ _IRRELEVANT = {
 }  # fmt: skip
 
 
-def load_data(experiment: Experiment) -> Splits:
-    """The experiment's data, validated.
+def load_data(config: DataConfig) -> Splits:
+    """Returns the data, validated.
 
     Raises:
       DataError: see `data.load`.
     """
-    d = experiment.data
-    holdout = d.holdout if d.holdout < 1 else int(d.holdout)
-    reading = data.Reading(d.loader, d.image_size, d.workers, d.prefetch)
-    return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
+    holdout = config.holdout if config.holdout < 1 else int(config.holdout)
+    reading = data.Reading(config.loader, config.image_size, config.workers, config.prefetch)
+    return data.load(
+        config.name, config.dir or None, holdout=holdout, seed=config.split_seed, reading=reading
+    )
 
 
 def make_mesh(experiment: Experiment, splits: Splits) -> Any:
@@ -113,3 +216,26 @@ def comparable(
             del raw[group][name]
     train = splits.train
     return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
+
+
+def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:
+    """A teacher's recipe as an experiment of its own, whose "student" is the teacher."""
+    recipe = teacher.recipe
+    options = {"beta": recipe.beta} if recipe.method == "trades" else {}
+    return dataclasses.replace(
+        experiment,
+        name=f"{role}_teacher",
+        seed=recipe.seed,
+        workdir="",
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        ema_decay=0.0,
+        swa_start=0,
+        awp=AwpConfig(gamma=0.0, start=1),
+        student=teacher.net,
+        student_optim=recipe.optim,
+        robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
+        attack=recipe.attack,
+        method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
+        eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
+    )

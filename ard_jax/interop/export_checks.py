@@ -17,7 +17,7 @@ import numpy as np
 
 from ard_jax import data
 from ard_jax.config import build
-from ard_jax.config.schema import Experiment
+from ard_jax.config.schema import DataConfig
 from ard_jax.data import DataError, base
 from ard_jax.models import ModelBundle
 
@@ -70,27 +70,27 @@ class Row:
 
 
 def test_images(
-    description: dict[str, Any], meta: dict[str, Any], experiment: Experiment | None
+    description: dict[str, Any], meta: dict[str, Any], config: DataConfig | None
 ) -> Images:
-    """The first test images of the experiment's data set, or of the one the network was trained on.
+    """The first test images of the given data, or of those that the network was trained on.
 
     Random images when neither is there, and the text says why.
 
     Raises:
-      ExportError: the given experiment's images do not fit the network.
-      DataError: the given experiment's data cannot be loaded.
+      ExportError: the given images do not fit the network.
+      DataError: the given data cannot be loaded.
     """
     shape = tuple(description["image_shape"])
     try:
-        if experiment is None:
+        if config is None:
             if "experiment" not in meta:
                 raise DataError("an imported network names no data set; give its --config")
             source = meta["experiment"]["data"]
             name, test = source["name"], data.load(source["name"], source["dir"] or None).test
         else:
-            name, test = experiment.data.name, build.load_data(experiment).test
+            name, test = config.name, build.load_data(config).test
     except ValueError as error:
-        if experiment is not None:
+        if config is not None:
             raise
         images = np.random.default_rng(0).random((256, *shape), dtype=np.float32)
         return Images(images, f"256 random images (no data: {str(error).splitlines()[0]})")

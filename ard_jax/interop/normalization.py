@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ard_jax.config.schema import Experiment
+from ard_jax.config.schema import EvalConfig
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation.evaluator import for_network
 from ard_jax.models import described
@@ -118,17 +118,19 @@ def _alike(first: Any, second: Any, channels: int) -> bool:
 class Tester:
     """Predictions of one network under any normalisation, through one compiled program."""
 
-    def __init__(self, description: dict[str, Any], variables: Any, experiment: Experiment):
+    def __init__(
+        self, description: dict[str, Any], variables: Any, config: EvalConfig, devices: int = 0
+    ):
         """`description` as `build.describe_network` gives it; its normalisation does not matter."""
         raw = described.from_description(description | {"normalization": "none"})
-        mesh = sharding.make_mesh(experiment.run.devices)
+        mesh = sharding.make_mesh(devices)
 
         def apply(inputs, images):
             network, mean, std = inputs
             return raw.apply(network, (images - mean) / std, False)[0]
 
         bundle = dataclasses.replace(raw, apply=lambda v, x, train: (apply(v, x), {}))
-        self._evaluator = for_network("imported network", bundle, experiment.eval, mesh)
+        self._evaluator = for_network("imported network", bundle, config, mesh)
         self._variables = variables
         self._channels = raw.image_shape[-1]
 

@@ -31,7 +31,7 @@ from ard_jax.runtime.distributed import everywhere, is_lead
 from ard_jax.runtime.sharding import num_devices, process, put_replicated
 from ard_jax.state import RunState
 from ard_jax.training import train_step
-from ard_jax.training.step_runner import Feed
+from ard_jax.training.step_runner import StepRunner
 from ard_jax.training.train_log import AHEAD, SHORT_SECONDS, TrainingDivergedError, TrainLog
 
 LONG_SECONDS = 600.0
@@ -41,14 +41,14 @@ Scores = dict[str, dict[str, float]]
 __all__ = [
     "ConfigChangedError",
     "FitResult",
-    "Phase",
+    "TrainingRun",
     "TrainingDivergedError",
     "fit",
 ]
 
 
 @dataclasses.dataclass(frozen=True)
-class Phase:
+class TrainingRun:
     """One training run of the loop.
 
     Attributes:
@@ -73,7 +73,7 @@ class Phase:
       tensorboard: also write TensorBoard files.
       on_device: "auto", "on" or "off": see `schema.DataConfig`.
       columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
-      long_note: printed with the time estimate when the phase takes over ten minutes.
+      long_note: printed with the time estimate when it takes over ten minutes.
     """
 
     title: str
@@ -112,11 +112,11 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What a finished phase leaves behind.
+    """What a finished training leaves behind.
 
     Attributes:
       last: state after the last step.
-      best: state that scored best on the phase's split.
+      best: state that scored best on the run's split.
       best_step: its step.
       best_scores: its evaluation.
       seconds: wall time of training, over all restarts, evaluation and compilation included.
@@ -129,69 +129,79 @@ class FitResult:
     seconds: float
 
 
-def fit(phase: Phase) -> FitResult:
+def fit(training: TrainingRun) -> FitResult:
     """Trains to the end, from the newest usable checkpoint if there is one.
 
     Raises:
       ConfigChangedError: the folder's checkpoint was made with another configuration.
       TrainingDivergedError: a loss is not finite; no checkpoint holds the diverged state.
       PreemptedError: SIGTERM; the state is saved.
-      ValueError: see `step_runner.Feed`.
+      ValueError: see `step_runner.StepRunner`.
     """
-    preemption.check(f"{phase.title} training, before its first step")
+    preemption.check(f"{training.title} training, before its first step")
     batching.check_sharding(
-        len(phase.train), phase.batch_size, num_devices(phase.mesh), phase.last_batch
+        len(training.train), training.batch_size, num_devices(training.mesh), training.last_batch
     )
-    feed, folder = Feed(phase), phase.workdir
+    runner, folder = StepRunner(training), training.workdir
     with Checkpoints(folder / "last", keep=2) as last, Checkpoints(folder / "best", keep=2) as best:
-        template = put_replicated(phase.mesh, train_step.start_average(phase.initial(), phase.step))
+        template = put_replicated(
+            training.mesh, train_step.start_average(training.initial(), training.step)
+        )
         # Copies: the step donates its state, and teachers' variables are used after it too.
         template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
-        state, meta = resume.newest(last, template, phase.config)
+        state, meta = resume.newest(last, template, training.config)
         if meta is None:
             state, meta = template, {"best": None, "seconds": 0.0}
         best.delete_after(int(state.step))  # what comes after is done again
-        meta |= {"config": phase.config, "experiment": phase.experiment}
-        state, meta = _Loop(phase, feed, last, best, meta).run(state)
+        meta |= {"config": training.config, "experiment": training.experiment}
+        state, meta = _Loop(training, runner, last, best, meta).run(state)
         last.wait(), best.wait()
         best_state, chosen = resume.best(best, state, meta["best"])
         return FitResult(state, best_state, chosen["step"], chosen["scores"], meta["seconds"])
 
 
 class _Loop:
-    """Runs one phase: the mutable bookkeeping of the host, none of which affects the arrays."""
+    """Runs one training: the mutable bookkeeping of the host, none of which affects the arrays."""
 
     def __init__(
-        self, phase: Phase, feed: Feed, last: Checkpoints, best: Checkpoints, meta: dict[str, Any]
+        self,
+        training: TrainingRun,
+        runner: StepRunner,
+        last: Checkpoints,
+        best: Checkpoints,
+        meta: dict[str, Any],
     ):
-        self.phase, self.feed, self.last, self.best = phase, feed, last, best
+        self.training, self.runner, self.last, self.best = training, runner, last, best
         self.meta = dict(meta)
         self.started = time.monotonic() - meta["seconds"]
         self.timed: tuple | None = None  # (when, seconds of compilation, step); () once it is done
 
     def run(self, state: RunState) -> tuple[RunState, dict[str, Any]]:
-        phase, start = self.phase, int(state.step)
+        training, start = self.training, int(state.step)
         late = self.meta.pop("unevaluated", False)
-        if start == phase.total and not late:
+        if start == training.total and not late:
             return state, self.meta
-        self.feed.restore(start, self.meta.get("data"))
+        self.runner.restore(start, self.meta.get("data"))
         lead, step = is_lead(), start
         writer = MetricWriter(
-            phase.workdir, tensorboard=phase.tensorboard, resume_step=start, lead=lead
+            training.workdir, tensorboard=training.tensorboard, resume_step=start, lead=lead
         )
         self.progress = Progress(
-            phase.total, initial=start, description=phase.title, enabled=None if lead else False
+            training.total,
+            initial=start,
+            description=training.title,
+            enabled=None if lead else False,
         )
-        self.log = TrainLog(phase, writer, self.progress, self.last, single=process()[1] == 1)
+        self.log = TrainLog(training, writer, self.progress, self.last, single=process()[1] == 1)
         try:
             if start:
                 self.log.event(start, "resumed")
             if late:
                 self.boundary(start, state, late=True)
             # NOTE: do not change the order. Everything up to "advance" happens at `step` updates done.
-            while step < phase.total:
+            while step < training.total:
                 self.estimate(step, step - start, state)
-                state, metrics, size = self.feed.advance(state, step)
+                state, metrics, size = self.runner.advance(state, step)
                 self.tell_compiled(step)
                 self.log.add(step, metrics, size)  # reads earlier steps, while this one runs
                 step += 1
@@ -200,36 +210,42 @@ class _Loop:
                     self.stop(step, state)
             return state, self.meta
         finally:
-            self.feed.close()
+            self.runner.close()
             self.progress.close()
             writer.close()
 
     def tell_compiled(self, step: int) -> None:
-        for compiled in self.feed.newly_compiled():
+        for compiled in self.runner.newly_compiled():
             self.progress.message(compiled.describe())
             self.log.event(step, "compiled", **compiled.record())
 
     def boundary(self, step: int, state: RunState, late: bool = False) -> None:
         """After an epoch: evaluate, then save best, then last; late: which is saved without its scores."""
-        phase, (epoch, within) = self.phase, divmod(step, self.phase.steps_per_epoch)
+        training, (epoch, within) = self.training, divmod(step, self.training.steps_per_epoch)
         if within:
             return
-        evaluated = epoch in phase.eval_epochs
-        if not evaluated and epoch % phase.save_every:
+        evaluated = epoch in training.eval_epochs
+        if not evaluated and epoch % training.save_every:
             return
         self.log.read_all()  # a diverged state must not be saved
         if evaluated:
             try:
-                scores = phase.evaluate(state)
+                scores = training.evaluate(state)
             except preemption.PreemptedError:
                 self.stop(step, state, unevaluated=True)
             for net, values in scores.items():
                 self.log.writer.write(
-                    {"kind": "eval", "step": step, "epoch": epoch, "split": phase.split, "net": net}
+                    {
+                        "kind": "eval",
+                        "step": step,
+                        "epoch": epoch,
+                        "split": training.split,
+                        "net": net,
+                    }
                     | values
                 )
-            score, best = phase.score(scores), self.meta["best"]
-            self.log.shown = {f"{phase.split[:3]} {k}": v for k, v in scores["student"].items()}
+            score, best = training.score(scores), self.meta["best"]
+            self.log.shown = {f"{training.split[:3]} {k}": v for k, v in scores["student"].items()}
             if best is None or score > best["score"]:
                 self.meta["best"] = {"step": step, "epoch": epoch, "score": score, "scores": scores}
                 self.best.save(step, state, self.meta_now(step, epoch))
@@ -240,16 +256,19 @@ class _Loop:
     def stop(self, step: int, state: RunState, **more: bool) -> None:
         """Saves, if that has not just been done, and ends the work."""
         self.log.read_all()
-        self.last.save(step, state, self.meta_now(step, step // self.phase.steps_per_epoch) | more)
+        self.last.save(
+            step, state, self.meta_now(step, step // self.training.steps_per_epoch) | more
+        )
         self.last.wait(), self.best.wait()
         self.log.event(step, "preempted")
         raise preemption.PreemptedError(
-            f"{self.phase.title} stopped and saved at step {step} of {self.phase.total} in {self.last.folder}"
+            f"{self.training.title} stopped and saved at step {step} of {self.training.total} in "
+            f"{self.last.folder}"
         )
 
     def meta_now(self, step: int, epoch: int) -> dict[str, Any]:
         self.meta |= {"step": step, "epoch": epoch, "seconds": time.monotonic() - self.started}
-        self.meta["data"] = self.feed.state()
+        self.meta["data"] = self.runner.state()
         return self.meta
 
     def estimate(self, step: int, done: int, state: RunState) -> None:
@@ -259,17 +278,17 @@ class _Loop:
         """
         if done and self.timed is None:
             jax.block_until_ready(state)
-            self.timed = (time.monotonic(), self.feed.compile_seconds, step)
+            self.timed = (time.monotonic(), self.runner.compile_seconds, step)
         elif self.timed and step - self.timed[2] >= 3:
             jax.block_until_ready(state)
             began, compiled, first = self.timed
-            seconds = time.monotonic() - began - (self.feed.compile_seconds - compiled)
+            seconds = time.monotonic() - began - (self.runner.compile_seconds - compiled)
             seconds /= step - first
             self.timed = ()
             # All processes alike, as they have to read the metrics after the same steps.
             self.log.ahead = AHEAD if everywhere(seconds < SHORT_SECONDS) else 1
-            if (left := seconds * (self.phase.total - step)) > LONG_SECONDS:
+            if (left := seconds * (self.training.total - step)) > LONG_SECONDS:
                 self.progress.message(
-                    f"{self.phase.title}: about {left / 3600:.1f} hours of training on this machine "
-                    f"({self.phase.total} steps). {self.phase.long_note}"
+                    f"{self.training.title}: about {left / 3600:.1f} hours of training on this machine "
+                    f"({self.training.total} steps). {self.training.long_note}"
                 )

@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from ard_jax import rng
-from ard_jax.attacks import Attack
-from ard_jax.config.schema import Experiment
+from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, batching
 from ard_jax.data.augment import augment
 from ard_jax.io.progress import Progress
@@ -24,10 +23,9 @@ FILE = "teacher_labels.npz"
 
 
 def offline(
-    experiment: Experiment,
+    settings: TrainingSettings,
     train: ArrayDataset,
     teacher: Any,
-    attack: Attack,
     mesh: Any,
     folder: Path,
 ) -> dict[str, np.ndarray]:
@@ -37,25 +35,24 @@ def offline(
     run's folder, so that a resumed run reads them back.
 
     Args:
-      experiment: gives the view (method option "offline_view"), augmentation, batch size and seed.
+      settings: gives the view (method option "offline_view"), attack, augmentation, batch size and seed.
       train: the training split, N images.
       teacher: `teachers.Teacher`.
-      attack: the attack against the teacher.
       mesh: devices.
       folder: the run's.
 
     Returns:
       {"teacher_nat": float32 [N,K], "teacher_adv": float32 [N,K]}.
     """
-    view = experiment.method.options.get("offline_view", "plain")
-    kind = experiment.data.augment if view == "augmented_once" else "none"
-    made_by = f"{teacher.identity} {attack} {kind} {experiment.seed}"
+    view = settings.options.get("offline_view", "plain")
+    kind = settings.data.augment if view == "augmented_once" else "none"
+    made_by = f"{teacher.identity} {settings.attack} {kind} {settings.seed}"
 
     def make():
-        program = _program(experiment, teacher, attack, mesh, kind)
+        program = _program(settings, teacher, mesh, kind)
         shape = (len(train), teacher.bundle.num_classes)
         found = {name: np.zeros(shape, np.float32) for name in ("teacher_nat", "teacher_adv")}
-        for number, (rows, new, batch) in enumerate(_batches(experiment, train, mesh)):
+        for number, (rows, new, batch) in enumerate(_batches(settings, train, mesh)):
             local = {name: batch[name] for name in ("image", "label")}
             logits = program(teacher.variables, local, number)
             for name, values in logits.items():
@@ -66,13 +63,13 @@ def offline(
 
 
 def _batches(
-    experiment: Experiment, train: ArrayDataset, mesh: Any
+    settings: TrainingSettings, train: ArrayDataset, mesh: Any
 ) -> Iterator[tuple[np.ndarray, int, dict[str, jax.Array]]]:
     """(rows of the training set, how many of the batch they are, batch on the devices), all in order.
 
     The last batch is filled up from the front: DPGD couples the images of a batch.
     """
-    size = sharding.round_up(mesh, experiment.batch_size)
+    size = sharding.round_up(mesh, settings.batch_size)
     starts = range(0, len(train), size)
     progress = Progress(
         len(starts), description="soft labels", enabled=None if is_lead() else False
@@ -103,12 +100,13 @@ def _kept(path: Path, made_by: str, count: int, make: Callable) -> dict[str, np.
     return found
 
 
-def _program(experiment: Experiment, teacher: Any, attack: Attack, mesh: Any, kind: str):
-    root = jax.random.key(experiment.seed)
+def _program(settings: TrainingSettings, teacher: Any, mesh: Any, kind: str):
+    attack = settings.attack
+    root = jax.random.key(settings.seed)
 
     def run(variables, batch, number):
         images = augment(
-            rng.stream(root, "label view", number), batch["image"], kind, pad=experiment.data.pad
+            rng.stream(root, "label view", number), batch["image"], kind, pad=settings.data.pad
         )
 
         def predict(x):

@@ -37,22 +37,22 @@ def on_device(setting: str, train: Any) -> bool:
     return setting == "on"
 
 
-class Feed:
-    """The steps of one phase, each with its batch.
+class StepRunner:
+    """The steps of one training, each with its batch.
 
     Args:
-      phase: a `loop.Phase`.
+      training: a `loop.TrainingRun`.
 
     Raises:
       ValueError: the images are to be on device, but are not in memory.
     """
 
-    def __init__(self, phase: Any):
+    def __init__(self, training: Any):
         """Compiles nothing and moves nothing yet."""
-        self.phase, self.on_device = phase, on_device(phase.on_device, phase.train)
+        self.training, self.on_device = training, on_device(training.on_device, training.train)
         self._batches = TrainBatches(
-            phase.train, batch_size=phase.batch_size, seed=phase.step.seed,
-            last_batch=phase.last_batch, total=phase.total, process=process(),
+            training.train, batch_size=training.batch_size, seed=training.step.seed,
+            last_batch=training.last_batch, total=training.total, process=process(),
         )  # fmt: skip
         self._examples: dict[str, jax.Array] = {}
         self._program: train_step.Step | None = None
@@ -64,9 +64,9 @@ class Feed:
         """Goes on at `step`, as `TrainBatches.restore`; puts the data on the device if it is to be there."""
         self._batches.restore(step, state)
         if self.on_device:
-            train = self.phase.train
+            train = self.training.train
             arrays = {"image": train.images, "label": train.labels} | self._columns(slice(None))
-            self._examples = put_replicated(self.phase.mesh, arrays)
+            self._examples = put_replicated(self.training.mesh, arrays)
 
     def state(self) -> dict[str, int]:
         """Of the batches, for the checkpoint."""
@@ -83,7 +83,7 @@ class Feed:
         Returns:
           The state after it; its metrics, scalars; the size of its global batch.
         """
-        mesh = self.phase.mesh
+        mesh = self.training.mesh
         if self.on_device:
             index = put_batch(mesh, {"index": self._batches.indices(step)})["index"]
             size, fed = len(index), (self._examples, index)
@@ -100,16 +100,16 @@ class Feed:
         return new
 
     def _columns(self, rows: Any) -> dict[str, np.ndarray]:
-        return {name: self.phase.columns[name][rows] for name in self.phase.method.columns}
+        return {name: self.training.columns[name][rows] for name in self.training.method.columns}
 
     def _call(self, size: int, *arguments: Any):
-        phase, name = self.phase, f"{self.phase.title} train_step"
+        training, name = self.training, f"{self.training.title} train_step"
         if self._program is None:
             build = train_step.build_indexed if self.on_device else train_step.build
-            self._program = build(phase.method, phase.step, phase.mesh, name)
+            self._program = build(training.method, training.step, training.mesh, name)
         if size in self._called:
             return self._program(*arguments)
-        if size != phase.batch_size:
+        if size != training.batch_size:
             name += f" on the last {size} images of an epoch"
         with compilation.compilation(name) as compiled:
             result = self._program(*arguments)

@@ -8,19 +8,19 @@ recorded, and its clean accuracy is checked against a floor before a student lea
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ard_jax.checkpoints import manager, networks
-from ard_jax.config import build
-from ard_jax.config.schema import Experiment, TeacherConfig
+from ard_jax.config.build import TeacherSettings
 from ard_jax.data import Splits, base
 from ard_jax.evaluation.evaluator import Evaluator, for_network
 from ard_jax.models import ModelBundle, described
 from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import tell
 from ard_jax.runtime.sharding import put_replicated
-from ard_jax.training import loop, phases
+from ard_jax.training import loop, run
 
 
 class TeacherError(ValueError):
@@ -50,57 +50,49 @@ class Teacher:
     model: str
 
 
-def obtain_all(
-    roles: tuple[str, ...], experiment: Experiment, splits: Splits, mesh: Any
-) -> dict[str, Teacher]:
+def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> dict[str, Teacher]:
     """Returns role -> teacher. Every checkpoint is looked at before the first teacher is trained.
 
     Raises:
       TeacherError: all checkpoints that are missing or do not fit the data, together; see `obtain`.
     """
-    problems = []
-    for role in roles:
-        path = getattr(experiment.teachers, role).checkpoint
-        if path:
+    wanted, problems = list(wanted), []
+    for settings in wanted:
+        if settings.checkpoint:
             try:
-                net, _, folder = networks.describe_checkpoint(path)
-                problems += _misfits(role, f"checkpoint {folder}", net, splits)
+                net, _, folder = networks.describe_checkpoint(settings.checkpoint)
+                problems += _misfits(settings.role, f"checkpoint {folder}", net, splits)
             except manager.CheckpointError as error:
-                problems.append(f"the {role} teacher: {error}")
+                problems.append(f"the {settings.role} teacher: {error}")
     if problems:
         raise TeacherError("; ".join(problems))
-    return {role: obtain(role, experiment, splits, mesh) for role in roles}
+    return {settings.role: obtain(settings, splits, mesh) for settings in wanted}
 
 
-def obtain(role: str, experiment: Experiment, splits: Splits, mesh: Any) -> Teacher:
-    """The teacher of a role, trained first if need be.
+def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
+    """Returns a teacher, trained first if need be.
 
     Raises:
       TeacherError: wrong classes or image shape, or a clean accuracy under the floor.
       CheckpointError: a checkpoint that is missing or damaged.
     """
-    config: TeacherConfig = getattr(experiment.teachers, role)
-    if config.checkpoint:
-        bundle, variables, meta, folder = networks.load(
-            config.checkpoint, bn_groups=experiment.bn_groups
-        )
+    s, role = settings, settings.role
+    if s.checkpoint:
+        bundle, variables, meta, folder = networks.load(s.checkpoint, bn_groups=s.bn_groups)
         description = meta["config"]["net"]
         source, identity = _origin(meta, folder)
     else:
-        description = build.describe_network(config.net, experiment.precision, splits.train)
-        bundle = described.from_description(description, experiment.bn_groups)
-    evaluator = for_network(
-        f"{role} teacher", described.in_float32(description), experiment.eval, mesh
-    )
-    if not config.checkpoint:
-        variables, source, identity = _train(
-            role, experiment, splits, mesh, (bundle, description, evaluator)
-        )
+        description = s.describe(splits.train)
+        bundle = described.from_description(description, s.bn_groups)
+    evaluator = for_network(f"{role} teacher", described.in_float32(description), s.eval, mesh)
+    if not s.checkpoint:
+        network = run.Network(bundle, description, evaluator)
+        variables, source, identity = _train(s, splits, mesh, network)
     if problems := _misfits(role, source, description, splits):
         raise TeacherError("; ".join(problems))
     variables = put_replicated(mesh, variables)
     teacher = Teacher(role, bundle, variables, evaluator, source, identity, description["model"])
-    _check_floor(teacher, config.min_clean, experiment, splits)
+    _check_floor(teacher, s, splits)
     return teacher
 
 
@@ -121,29 +113,27 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _train(role: str, experiment: Experiment, splits: Splits, mesh: Any, network: Any):
+def _train(settings: TeacherSettings, splits: Splits, mesh: Any, network: run.Network):
     """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
-    config, (_, net, _) = getattr(experiment.teachers, role), network
-    recipe = phases.teacher_experiment(experiment, role, config)
-    identity = _digest(build.comparable(recipe, net, splits))
-    name = f"{role}-{net['model']}-{experiment.data.name}-{config.recipe.method}-{identity}"
-    folder = Path(experiment.teachers.cache) / name
-    phase = dataclasses.replace(
-        phases.student_phase(recipe, folder, splits, mesh, network, {}),
-        title=f"{role} teacher",
+    role, recipe, net = settings.role, settings.recipe, network.description
+    identity = _digest(recipe.comparable(net, splits))
+    name = f"{role}-{net['model']}-{recipe.data.name}-{recipe.method}-{identity}"
+    folder = Path(settings.cache) / name
+    training = dataclasses.replace(
+        run.make(f"{role} teacher", recipe, folder, splits, mesh, network, {}),
         long_note="To use a pretrained one instead, stop and add "
         f"--config.teachers.{role}.checkpoint=FOLDER (of a run of ard_jax, or of an imported network).",
     )
     waiting = f"Another process is training the {role} teacher in {folder}; waiting for it."
     with locks.hold(folder, on_busy=lambda: tell(waiting)):
-        done = (folder / "last" / str(phase.total)).is_dir()
+        done = (folder / "last" / str(training.total)).is_dir()
         tell(f"{'Using the' if done else 'Training a'} {role} teacher ({net['model']}, "
-             f"{config.recipe.method}, {config.recipe.epochs} epochs): {folder}")  # fmt: skip
-        result = loop.fit(phase)
+             f"{recipe.method}, {recipe.epochs} epochs): {folder}")  # fmt: skip
+        result = loop.fit(training)
     source = (
-        f"trained by this project's recipe {config.recipe.method!r}, {config.recipe.epochs} epochs, "
-        f"seed {config.recipe.seed}, best of its {phase.split} split at epoch "
-        f"{result.best_step // phase.steps_per_epoch}; kept in {folder}"
+        f"trained by this project's recipe {recipe.method!r}, {recipe.epochs} epochs, seed {recipe.seed}, "
+        f"best of its {training.split} split at epoch {result.best_step // training.steps_per_epoch}; "
+        f"kept in {folder}"
     )
     return result.best.student.variables, source, f"recipe {identity}"
 
@@ -164,8 +154,8 @@ def _misfits(role: str, source: str, net: dict[str, Any], splits: Splits) -> lis
     return found
 
 
-def _check_floor(teacher: Teacher, floor: float, experiment: Experiment, splits: Splits) -> None:
-    limit = experiment.eval.max_examples
+def _check_floor(teacher: Teacher, settings: TeacherSettings, splits: Splits) -> None:
+    limit, floor = settings.eval.max_examples, settings.min_clean
     test = base.first(splits.test, limit)
     clean = teacher.evaluator.run(teacher.variables, test, {}).accuracy("clean")
     tell(f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images")

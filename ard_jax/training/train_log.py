@@ -34,7 +34,7 @@ class TrainLog:
     """Metrics from the device into metrics.jsonl, the progress display and the check for NaN.
 
     Args:
-      phase: a `loop.Phase`.
+      training: a `loop.TrainingRun`.
       writer: of metrics.jsonl.
       progress: display.
       checkpoints: folder of last/, for the message of `TrainingDivergedError`.
@@ -43,10 +43,15 @@ class TrainLog:
     """
 
     def __init__(
-        self, phase: Any, writer: MetricWriter, progress: Progress, checkpoints: Any, single: bool
+        self,
+        training: Any,
+        writer: MetricWriter,
+        progress: Progress,
+        checkpoints: Any,
+        single: bool,
     ):
         """Has read nothing."""
-        self.phase, self.writer, self.progress = phase, writer, progress
+        self.training, self.writer, self.progress = training, writer, progress
         self.checkpoints, self.single = checkpoints, single
         self.ahead, self.shown = 1, {}
         self._unread: deque[_Unread] = deque()
@@ -94,8 +99,8 @@ class TrainLog:
         step = unread.step + 1
         self._check(step, values)
         self._means.add(values, unread.size)
-        epoch = unread.step // self.phase.steps_per_epoch + 1
-        if step % self.phase.log_every == 0 or step == self.phase.total:
+        epoch = unread.step // self.training.steps_per_epoch + 1
+        if step % self.training.log_every == 0 or step == self.training.total:
             record = {"kind": "train", "step": step, "epoch": epoch, "time": time.time()}
             means = self._means.values_and_reset()
             self.writer.write(record | means | {"images_per_second": rate})
@@ -109,7 +114,7 @@ class TrainLog:
         self.event(step, "diverged", **values)
         saved, folder = self.checkpoints.steps(), Path(self.checkpoints.folder)
         raise TrainingDivergedError(
-            f"{self.phase.title}: {', '.join(bad)} not finite at step {step} of {self.phase.total}. "
+            f"{self.training.title}: {', '.join(bad)} not finite at step {step} of {self.training.total}. "
             "All terms: " + ", ".join(f"{k}={v:.6g}" for k, v in values.items()) + ". Last good "
             + (f"checkpoint: {folder / str(saved[-1])}." if saved else "checkpoint: none.")
             + " A lower learning rate often helps."

@@ -55,7 +55,7 @@ def last_state(built):
 
 def comparable(built):
     """What the checkpoints of a run are known by."""
-    splits = build.load_data(built)
+    splits = build.load_data(built.data)
     net = build.describe_network(built.student, built.precision, splits.train)
     return build.comparable(built, net, splits)
 

@@ -12,7 +12,7 @@ from ard_jax.config import build, parse
 from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.models.norm import BatchNorm
 from ard_jax.runtime import sharding
-from ard_jax.training import phases
+from ard_jax.training import run
 
 SHAPE, BATCH = (8, 8, 1), 16
 
@@ -127,13 +127,13 @@ def test_configuration(tmp_path):
     with pytest.raises(parse.ConfigError, match="bn_groups=-1"):
         parse.to_experiment(tiny(tmp_path, bn_groups=-1))
     experiment = parse.to_experiment(tiny(tmp_path, bn_groups=4, data__last_batch="keep"))
-    splits = build.load_data(experiment)
+    splits = build.load_data(experiment.data)
     with pytest.raises(ValueError, match=r"last batch .*bn_groups=4; use .*last_batch=drop"):
-        phases.step_config(experiment, splits)
+        run.step_config(build.training_settings(experiment), splits)
 
 
 def test_checkpoints_from_before_there_were_groups_still_fit(tmp_path):
     experiments = [parse.to_experiment(tiny(tmp_path, bn_groups=groups)) for groups in (1, 4)]
-    splits = build.load_data(experiments[0])
+    splits = build.load_data(experiments[0].data)
     one, four = (build.comparable(e, {}, splits) for e in experiments)
     assert "bn_groups" not in one and four["bn_groups"] == 4

@@ -37,7 +37,9 @@ def teacher(folder, tmp_path):
     raw = tiny(tmp_path, teachers__robust__checkpoint=str(folder), teachers__robust__min_clean=0.8)
     built = parse.to_experiment(raw)
     mesh = sharding.make_mesh(1)
-    return teachers.obtain("robust", built, build.load_data(built), mesh)
+    return teachers.obtain(
+        build.teacher_settings(built, "robust"), build.load_data(built.data), mesh
+    )
 
 
 def test_identity_is_that_of_the_arrays(trained, file, tmp_path, experiment):

@@ -62,7 +62,7 @@ def phase(folder, method=None, last_batch="keep", **options):
         "eval_epochs": frozenset({3}), "save_every": 5, "config": {}, "experiment": {},
         "mesh": sharding.make_mesh(1), "log_every": 4, "tensorboard": False,
     }  # fmt: skip
-    return loop.Phase(**values | options)
+    return loop.TrainingRun(**values | options)
 
 
 def trained(folder, **options):
@@ -238,7 +238,7 @@ def test_both_spellings_of_bfloat16_are_one_run_and_evaluated_in_float32(tmp_pat
     assert built[0] == built[1] and built[0].precision == "bfloat16"
     assert parse.to_experiment(tiny(tmp_path, "natural", precision="f32")).precision == "float32"
     json.dumps(parse.to_dict(built[0]))
-    splits = build.load_data(built[0])
+    splits = build.load_data(built[0].data)
     bundle, net, evaluator = train._student(built[0], splits, sharding.make_mesh(1))
     variables = jax.eval_shape(bundle.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)

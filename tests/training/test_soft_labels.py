@@ -1,5 +1,6 @@
 """Soft labels made before the run: right rows, the right view, read back on a second start."""
 
+import dataclasses
 import json
 
 import jax
@@ -31,11 +32,10 @@ def made(tmp_path_factory):
     """Experiment, training split, teacher, labels and the folder that keeps them."""
     folder = tmp_path_factory.mktemp("labels")
     e = experiment(folder)
-    mesh, splits = sharding.make_mesh(1), build.load_data(e)
-    teacher = teachers.obtain("robust", e, splits, mesh)
+    mesh, splits = sharding.make_mesh(1), build.load_data(e.data)
+    teacher = teachers.obtain(build.teacher_settings(e, "robust"), splits, mesh)
     split = splits.train.subset(np.arange(300))  # not a multiple of the batch
-    attack = build.training_attack(e.attack, e)
-    arguments = (e, split, teacher, attack, mesh, folder / "run")
+    arguments = (build.training_settings(e), split, teacher, mesh, folder / "run")
     return arguments, soft_labels.offline(*arguments)
 
 
@@ -67,8 +67,9 @@ def test_second_start_reads_them_back(made, monkeypatch):
 
 
 def test_another_attack_makes_them_anew(made):
-    (e, split, teacher, attack, mesh, folder), found = made
-    other = soft_labels.offline(e, split, teacher, attack.with_eps(0.01), mesh, folder)
+    (settings, *others), found = made
+    changed = dataclasses.replace(settings, attack=settings.attack.with_eps(0.01))
+    other = soft_labels.offline(changed, *others)
     np.testing.assert_array_equal(other["teacher_nat"], found["teacher_nat"])
     assert np.any(other["teacher_adv"] != found["teacher_adv"])
 

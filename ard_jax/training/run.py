@@ -1,0 +1,157 @@
+"""One training: what the loop runs, made from settings, data and networks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ard_jax import rng
+from ard_jax.attacks import Attack
+from ard_jax.config.build import TrainingSettings
+from ard_jax.data import ArrayDataset, Splits, base, batching
+from ard_jax.evaluation.evaluator import Evaluator, Flags
+from ard_jax.models import ModelBundle
+from ard_jax.runtime import sharding
+from ard_jax.state import RunState
+from ard_jax.training import soft_labels
+from ard_jax.training.loop import Scores, TrainingRun
+from ard_jax.training.train_step import StepConfig
+
+
+class Network(NamedTuple):
+    """A network that is to be trained: its functions, its description, and how it is evaluated."""
+
+    bundle: ModelBundle
+    description: dict[str, Any]
+    evaluator: Evaluator
+
+
+def select_split(settings: TrainingSettings, splits: Splits) -> ArrayDataset:
+    """The images that pick the best checkpoint."""
+    split = splits.test if settings.select_on == "test" else splits.validation
+    limit = settings.eval.max_selection_examples
+    return base.first(split, limit)
+
+
+def score(attack: str) -> Callable[[Scores], float]:
+    """(clean + robust)/2 of the student under the selecting attack, as the authors' code selects."""
+
+    def of(scores: Scores) -> float:
+        return (scores["student"]["clean"] + scores["student"][attack]) / 2
+
+    return of
+
+
+def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
+    """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
+    dense = range(dense_from, epochs + 1) if dense_from else ()
+    return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
+
+
+def monitor(
+    attack: Attack,
+    dataset: ArrayDataset,
+    student: Evaluator,
+    teachers: dict[str, Evaluator] | None = None,
+) -> Callable[[RunState], Scores]:
+    """Evaluation while training: the student, and each trained teacher on the same images.
+
+    A teacher's accuracy "on the student's examples" is what the authors' code logs; it is transfer,
+    not the teacher's own robustness.
+    """
+    name = attack.name
+
+    def scores_of(flags: Flags, title: str) -> dict[str, float]:
+        return {"clean": flags.accuracy("clean"), title: flags.accuracy(name)}
+
+    def evaluate(state: RunState) -> Scores:
+        watch = {r: (e, state.teachers[r].variables) for r, e in (teachers or {}).items()}
+        flags = student.run(state.student.variables, dataset, {name: attack}, watch=watch)
+        scores = {"student": scores_of(flags, name)}
+        for role, seen in flags.others.items():
+            scores[role] = scores_of(seen, f"{name}_on_student")
+        return scores
+
+    return evaluate
+
+
+def make(
+    title: str,
+    settings: TrainingSettings,
+    workdir: Path,
+    splits: Splits,
+    mesh: Any,
+    network: Network,
+    teachers: dict[str, Any],
+) -> TrainingRun:
+    """Makes the training of a network, student or teacher, under its method.
+
+    Args:
+      title: shown in the progress bar.
+      settings: what the training is.
+      workdir: folder of its checkpoints and metrics.
+      splits: data.
+      mesh: devices.
+      network: what is trained.
+      teachers: role -> `teachers.Teacher`.
+    """
+    s, (bundle, net, evaluator) = settings, network
+    step = step_config(s, splits)
+    method = s.make_method(
+        bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
+    )
+    watched = {role: teachers[role].evaluator for role in method.trained_teachers}
+
+    def initial() -> RunState:
+        # One program: outside of jit each operation on each shape is compiled by itself.
+        def start(key, given):
+            return method.init(bundle.init(rng.stream(key, "init")), given)
+
+        given = {role: t.variables for role, t in teachers.items()}
+        key = sharding.put_replicated(mesh, jax.random.key(s.seed))
+        return jax.jit(start, out_shardings=sharding.replicated(mesh))(key, given)
+
+    columns = {}
+    if method.columns:
+        columns = soft_labels.offline(s, splits.train, teachers["robust"], mesh, workdir)
+    return TrainingRun(
+        title=title,
+        workdir=workdir,
+        method=method,
+        initial=initial,
+        train=splits.train,
+        epochs=s.epochs,
+        batch_size=s.batch_size,
+        last_batch=s.data.last_batch,
+        step=step,
+        evaluate=monitor(s.select_attack, select_split(s, splits), evaluator, watched),
+        score=score(s.select_attack.name),
+        split=s.select_on,
+        eval_epochs=evaluation_epochs(s.epochs, s.eval.every, s.eval.dense_from),
+        save_every=s.run.save_every,
+        config=s.comparable(net, splits, teachers={r: t.identity for r, t in teachers.items()}),
+        experiment=s.recorded,
+        mesh=mesh,
+        log_every=s.run.log_every,
+        tensorboard=s.run.tensorboard,
+        on_device=s.data.on_device,
+        columns=columns,
+    )
+
+
+def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
+    """Returns what the step needs beside its method.
+
+    Raises:
+      ValueError: a batch of the epoch does not divide by config.bn_groups.
+    """
+    s = settings
+    last = len(splits.train) % s.batch_size if s.data.last_batch == "keep" else 0
+    if last % s.bn_groups:
+        raise ValueError(
+            f"the last batch of an epoch has {len(splits.train)} mod {s.batch_size} = {last} examples, which "
+            f"do not divide by config.bn_groups={s.bn_groups}; use --config.data.last_batch=drop"
+        )
+    spe = batching.steps_per_epoch(len(splits.train), s.batch_size, s.data.last_batch)
+    return StepConfig(s.seed, spe, s.data.augment, s.data.pad, s.ema_decay, s.swa_start)
