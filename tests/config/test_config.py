@@ -10,8 +10,8 @@ import pytest
 from experiments import tiny
 
 from ard_jax import methods
-from ard_jax.cli import compare
 from ard_jax.config import parse
+from ard_jax.config.comparison import from_config
 
 REPOSITORY = Path(__file__).parents[2]
 _RELEASED = ("absld", "adaiad", "iad1")
@@ -60,13 +60,13 @@ def test_config_files_are_valid_and_survive_json(name, variant):
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in COMPARISONS.items() for v in vs])
 def test_comparisons_are_valid(name, variant):
-    comparison = compare.build(importlib.import_module(f"configs.{name}").get_config(variant))
+    comparison = from_config(importlib.import_module(f"configs.{name}").get_config(variant))
     assert len(comparison.experiments) == len(comparison.methods) * len(comparison.seeds)
 
 
 def test_papers_table_at_the_papers_length_and_shortened():
     get_config = importlib.import_module("configs.compare_cifar10").get_config
-    whole, short = (compare.build(get_config(v)) for v in ("ciard", "ciard,epochs=30"))
+    whole, short = (from_config(get_config(v)) for v in ("ciard", "ciard,epochs=30"))
     assert whole.protocol["select_on"] == "test" and whole.protocol["data.holdout"] == 0
     epochs = {m: whole.settings[m]["epochs"] for m in whole.methods}
     assert epochs == {"sat": 200, "trades": 76, "rslad": 300, "mtard": 300, "ciard": 300, "dard": 50,
@@ -84,7 +84,7 @@ def test_papers_table_at_the_papers_length_and_shortened():
 
 
 def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
-    comparison = compare.build(importlib.import_module("configs.compare_digits").get_config())
+    comparison = from_config(importlib.import_module("configs.compare_digits").get_config())
     assert len(comparison.methods) >= 8 and comparison.seeds == (0, 1, 2)
 
 

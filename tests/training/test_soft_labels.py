@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +67,11 @@ def test_second_start_reads_them_back(made, monkeypatch):
         np.testing.assert_array_equal(values, again[name])
 
 
-def test_another_attack_makes_them_anew(made):
-    (settings, *others), found = made
+def test_another_attack_makes_them_anew(made, tmp_path):
+    (settings, *others, folder), found = made
+    own = shutil.copytree(folder, tmp_path / "run")  # other tests read what is there
     changed = dataclasses.replace(settings, attack=settings.attack.with_eps(0.01))
-    other = soft_labels.offline(changed, *others)
+    other = soft_labels.offline(changed, *others, own)
     np.testing.assert_array_equal(other["teacher_nat"], found["teacher_nat"])
     assert np.any(other["teacher_adv"] != found["teacher_adv"])
 
