@@ -25,7 +25,7 @@ ONLY = {
     "grain": {"data"},
     "flax.linen": {"models"},
     "orbax": {"checkpoints"},
-    "ml_collections": {"main"},
+    "ml_collections": {"cli"},
     "tensorflow": {"data"},
 }
 DEVICE_WORDS = {"Mesh", "PartitionSpec", "NamedSharding"}
