@@ -18,9 +18,9 @@ from ard_jax.attacks.auto_attack.square import (
 )
 from ard_jax.attacks.auto_attack.versions import SUITES
 from ard_jax.attacks.loop import pgd_loop
-from ard_jax.attacks.named import bim, ciard_pgd, cw_linf, dpgd, fgsm, targeted_pgd, trades_pgd
+from ard_jax.attacks.named import bim, ciard_pgd, cw_linf, dpgd, fgsm, pgd, targeted_pgd, trades_pgd
 from ard_jax.attacks.objectives import lambda_values, least_likely_class
-from ard_jax.attacks.projected_gradient import PgdAttack, pgd
+from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.attacks.registry import evaluation_names, label_of, make, names, suite_names
 
 __all__ = [

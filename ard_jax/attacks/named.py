@@ -1,7 +1,9 @@
 """The papers' attacks as functions: doors to the registry, where their numbers stand.
 
 All are called as attack(predict, images, labels, key, ...) -> x_adv, are pure, and jit with eps and step_size
-as traced values. Options are those of `projected_gradient.pgd`; result and errors too.
+as traced values. Options are the fields of `projected_gradient.PgdAttack` and the arguments of its `run`;
+`start` may be an array, the first iterate itself ([B,...], or [R,B,...] for restarts=R). Result and errors as
+`PgdAttack.run`.
 """
 
 from typing import Any
@@ -30,6 +32,22 @@ def _run(
     if isinstance(eps, jax.Array):  # traced, or to be: the record holds Python numbers
         return make(name, **options).run(predict, images, labels, key, eps=eps, **arguments)
     return make(name, eps=eps, **options).run(predict, images, labels, key, **arguments)
+
+
+def pgd(
+    predict: Predict,
+    images: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array | None = None,
+    *,
+    eps: float | jax.Array = 8 / 255,
+    **options: Any,
+) -> Any:
+    """PGD (Madry et al. 2018). The defaults are CIARD's and MTARD's evaluation attack PGD_sat.
+
+    20 steps of eps/4 from a uniform start on CE, cut to the range, then to the ball.
+    """
+    return _run("pgd_sat", predict, images, labels, key, eps, options)
 
 
 def fgsm(

@@ -231,5 +231,5 @@ def test_bad_input_is_named(call, words):
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(TypeError, match="unknown option lamda"):
+    with pytest.raises(ValueError, match="no parameter lamda"):
         attacks.pgd(predict, X, Y, start=X, lamda=1)
