@@ -3,21 +3,19 @@
 from typing import Any
 
 from ard_jax import attacks, data, methods, optim
-from ard_jax.config.parse import to_dict
-from ard_jax.config.schema import AttackConfig, Experiment, NetConfig
+from ard_jax.config import parse
+from ard_jax.config.schema import (
+    CONTENT,
+    EVALUATION,
+    NOTHING,
+    AttackConfig,
+    Experiment,
+    NetConfig,
+)
 from ard_jax.data import Splits
 from ard_jax.data.base import ArrayDataset
 from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
-
-# Parts of a configuration that do not change the trained parameters or the choice among them.
-_IRRELEVANT = {
-    "eval": (
-        "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
-        "autoattack_examples", "autoattack_nets", "save_images",
-    ),
-    "data": ("dir", "loader", "image_size", "workers", "prefetch", "on_device"),
-}  # fmt: skip
 
 
 def load_data(experiment: Experiment) -> Splits:
@@ -103,13 +101,8 @@ def comparable(
 
     Where the data lies may change, what it is may not: a checksum of the training split stands for it.
     """
-    raw = to_dict(experiment)
-    for name in ("run", "workdir", "teachers"):
-        del raw[name]
+    raw = parse.without(parse.to_dict(experiment), NOTHING, EVALUATION, CONTENT)
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
-    for group, names in _IRRELEVANT.items():
-        for name in names:
-            del raw[group][name]
     train = splits.train
     return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra

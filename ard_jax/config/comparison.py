@@ -8,7 +8,7 @@ from typing import Any
 
 from ard_jax import attacks
 from ard_jax.config import parse
-from ard_jax.config.parse import ConfigError, to_dict
+from ard_jax.config.parse import ConfigError, of_results, to_dict
 from ard_jax.config.schema import Experiment
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
@@ -30,7 +30,8 @@ _DEFAULTS = {
 }
 # Groups that every run must agree on, beside the teachers that it uses.
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
-_NO_SETTING = ("name", "seed", "workdir", "run", "teachers")
+# Of which run it is, not how it trains; teachers are of the protocol.
+_NO_SETTING = ("name", "seed", "teachers")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -88,8 +89,8 @@ def from_config(config: Any) -> Comparison:
         methods=tuple(raw["methods"]),
         main_attack=raw["main_attack"],
         experiments={
-            (method, seed): dataclasses.replace(
-                built[method], seed=seed, workdir=str(workdir / method / f"seed{seed}")
+            (method, seed): built[method].replace(
+                seed=seed, workdir=str(workdir / method / f"seed{seed}")
             )
             for seed in raw["seeds"]
             for method in raw["methods"]
@@ -196,10 +197,8 @@ def _list_problems(name: str, values: Any, kind: type) -> list[str]:
 
 def _short_report(experiment: Experiment) -> Experiment:
     """Without what a table of methods does not show: it would be measured anew for every run."""
-    short = dataclasses.replace(
-        experiment.eval, teachers=False, transfer=False, eps_sweep=(), grid=0
-    )
-    return dataclasses.replace(experiment, eval=short)
+    short = experiment.eval.replace(teachers=False, transfer=False, eps_sweep=(), grid=0)
+    return experiment.replace(eval=short)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -225,7 +224,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
         unused.add("attack")
     if "robust" not in TRAINED_TEACHERS[experiment.method.name]:
         unused.add("robust_teacher_optim")
-    return _flat({k: v for k, v in to_dict(experiment).items() if k not in unused})
+    return _flat({k: v for k, v in of_results(experiment).items() if k not in unused})
 
 
 def _disagreements(built: dict[str, Experiment]) -> list[str]:

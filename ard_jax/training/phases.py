@@ -10,7 +10,7 @@ import jax
 from ard_jax import optim, rng
 from ard_jax.config import build
 from ard_jax.config.parse import to_dict
-from ard_jax.config.schema import AwpConfig, Experiment, TeacherConfig
+from ard_jax.config.schema import AwpConfig, Experiment, MethodConfig, TeacherConfig
 from ard_jax.data import ArrayDataset, Splits, base, batching
 from ard_jax.evaluation.evaluator import Evaluator, Flags
 from ard_jax.runtime import sharding
@@ -37,10 +37,18 @@ def score(experiment: Experiment) -> Callable[[Scores], float]:
     return of
 
 
-def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
+@dataclasses.dataclass(frozen=True)
+class EvaluationEpochs:
     """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
-    dense = range(dense_from, epochs + 1) if dense_from else ()
-    return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
+
+    epochs: int
+    every: int
+    dense_from: int = 0
+
+    def __contains__(self, epoch: int) -> bool:
+        """Whether this epoch is one of them."""
+        dense = 0 < self.dense_from <= epoch
+        return epoch in (1, self.epochs) or epoch % self.every == 0 or dense
 
 
 def monitor(
@@ -110,7 +118,7 @@ def student_phase(
         evaluate=monitor(e, validation, evaluator, watched),
         score=score(e),
         split=e.select_on,
-        eval_epochs=evaluation_epochs(e.epochs, e.eval.every, e.eval.dense_from),
+        eval_epochs=EvaluationEpochs(e.epochs, e.eval.every, e.eval.dense_from),
         save_every=e.run.save_every,
         config=build.comparable(
             e, net, splits, teachers={r: t.identity for r, t in teachers.items()}
@@ -136,8 +144,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     """A teacher's recipe as an experiment of its own, whose "student" is the teacher."""
     recipe = teacher.recipe
     options = {"beta": recipe.beta} if recipe.method == "trades" else {}
-    return dataclasses.replace(
-        experiment,
+    return experiment.replace(
         name=f"{role}_teacher",
         seed=recipe.seed,
         workdir="",
@@ -145,13 +152,15 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         batch_size=recipe.batch_size,
         ema_decay=0.0,
         swa_start=0,
-        awp=AwpConfig(gamma=0.0, start=1),
+        awp=AwpConfig(),
         student=teacher.net,
         student_optim=recipe.optim,
-        robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
+        robust_teacher_optim=optim.OptimConfig(
+            start=150
+        ),  # unused; fixed, so that the identity is too
         attack=recipe.attack,
-        method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
-        eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
+        method=MethodConfig(name=recipe.method, options=options),
+        eval=experiment.eval.replace(every=recipe.eval_every, dense_from=0),
     )
 
 

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import jax
 import numpy as np
 
-from ard_jax import rng
+from ard_jax import methods, rng
 from ard_jax.attacks import AttackSpec
 from ard_jax.config.schema import Experiment
 from ard_jax.data import ArrayDataset, batching
@@ -47,7 +47,8 @@ def offline(
     Returns:
       {"teacher_nat": float32 [N,K], "teacher_adv": float32 [N,K]}.
     """
-    view = experiment.method.options.get("offline_view", "plain")
+    options = methods.make_config(experiment.method.name, experiment.method.options)
+    view = options.offline_view
     kind = experiment.data.augment if view == "augmented_once" else "none"
     made_by = f"{teacher.identity} {attack} {kind} {experiment.seed}"
 
