@@ -27,14 +27,19 @@ _BOUNDS = {
     "greater_than_equal": "must be at least {ge:.10g}",
     "less_than": "must be less than {lt:.10g}",
     "less_than_equal": "must be at most {le:.10g}",
-    "literal_error": "choose {expected}",
+    "literal_error": "choose one of {expected}",
     "finite_number": "must be a finite number",
     "too_short": "needs at least {min_length}",
-    "string_pattern_mismatch": "must match {pattern}",
 }
-_KINDS = {"int": "an integer", "float": "a number", "bool": "True or False", "string": "a text",
-          "tuple": "a tuple, such as (1, 2)", "dict": "a group of values", "model": "a group of values",
-          "is_instance": "another type"}  # fmt: skip
+_KINDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "True or False",
+    "string": "a text",
+    "tuple": "a tuple, such as (1, 2)",
+    "dict": "a group of values",
+    "model": "a group of values",
+}
 
 
 class Options(BaseModel):
@@ -143,7 +148,8 @@ def _sentence(record: type[Options], error: Any, where: str) -> str:
         have = ", ".join(parent.model_fields) or "none"
         return f"{path} does not exist; {'.'.join(map(str, (where, *groups)))} has {have}"
     if kind in _BOUNDS:
-        return f"{path}={value!r}: {_BOUNDS[kind].format(**context)}"
+        told = _BOUNDS[kind].format(**context)
+        return f"{path}={value!r}: {told.replace(' or ', ', ')}"
     return f"{path}={value!r}: expected {_KINDS.get(kind.rpartition('_')[0], error['msg'])}"
 
 

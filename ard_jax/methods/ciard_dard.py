@@ -41,8 +41,12 @@ class CiardDardConfig(CiardConfig):
     kd: Literal["kl", "dice"] = Field(
         "kl", description="`kl`, or `dice`: soft Dice instead of the KL."
     )
-    r_label_bn: Literal["train", "eval"] = "eval"
-    r_clean_forward: Literal["drop", "keep"] = "keep"
+    r_label_bn: Literal["train", "eval"] = Field(
+        "eval", description="As CIARD's; batch statistics would differ between x and x'."
+    )
+    r_clean_forward: Literal["drop", "keep"] = Field(
+        "keep", description="As CIARD's; R's running statistics stay a mixture of x and x'."
+    )
 
 
 def branch_losses(config: CiardDardConfig, z_nat, z_adv, soft: ciard.Soft, memory, labels):
