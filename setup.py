@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.20",
         "pillow",
+        "pydantic>=2.11",
         "safetensors",
         "scikit-learn",  # the handwritten digits come with it
         "tensorboardX",

@@ -8,60 +8,64 @@ only its step.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import Field
 
-SCHEDULES = ("constant", "multistep", "cosine", "ciard")
+from ard_jax.io.options import AtLeastOne, Count, Options, Positive, Share
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """SGD and its schedule.
+class OptimConfig(Options):
+    """SGD and its schedule."""
 
-    Attributes:
-      lr: base learning rate.
-      momentum: momentum, 0 for none.
-      nesterov: Nesterov momentum.
-      weight_decay: coupled L2 on all parameters.
-      schedule: "constant"; "multistep" (times `decay` from each epoch of `boundaries` on);
-        "cosine" (from lr to 0 over the run, after `warmup` epochs of linear increase); "ciard"
-        (`start_lr` before epoch `start`, then a cosine to 0 times exp(-0.01 progress^2)).
-      boundaries: first epochs (counted from 1) at each lower rate, for "multistep".
-      decay: factor of "multistep".
-      warmup: epochs of linear warm-up, for "cosine".
-      start: epoch at which the "ciard" cosine begins.
-      idle_before_start: for "ciard", rate 0 before `start` (robust teacher) instead of `lr` (student).
-    """
+    lr: Positive = Field(0.1, description="Base learning rate.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum, 0 for none.")
+    nesterov: bool = Field(False, description="Nesterov momentum.")
+    weight_decay: Share = Field(2e-4, description="Coupled L2 on all parameters.")
+    schedule: Literal["constant", "multistep", "cosine", "ciard"] = Field(
+        "constant",
+        description=(
+            "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
+            "lr to 0 over the run, after `warmup` epochs of linear increase); `ciard` (`lr` before "
+            "epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
+        ),
+    )
+    boundaries: tuple[AtLeastOne, ...] = Field(
+        (), description="First epochs (counted from 1) at each lower rate, for `multistep`."
+    )
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Factor of `multistep`.")
+    warmup: Count = Field(0, description="Epochs of linear warm-up, for `cosine`.")
+    start: AtLeastOne = Field(1, description="Epoch at which the `ciard` cosine begins.")
+    idle_before_start: bool = Field(
+        False,
+        description="For `ciard`, rate 0 before `start` (robust teacher) instead of `lr` (student).",
+    )
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 2e-4
-    schedule: str = "constant"
-    boundaries: tuple[int, ...] = ()
-    decay: float = 0.1
-    warmup: int = 0
-    start: int = 150
-    idle_before_start: bool = False
-
-    def problems(self, where: str) -> list[str]:
-        """What is wrong with these values, as sentences that begin with `where`."""
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
         found = []
-        if self.schedule not in SCHEDULES:
-            found.append(
-                f"{where}.schedule={self.schedule!r}: choose one of {', '.join(SCHEDULES)}"
-            )
-        if not self.lr > 0:
-            found.append(f"{where}.lr={self.lr}: must be positive")
-        if not 0 <= self.momentum < 1:
-            found.append(f"{where}.momentum={self.momentum}: must be in [0, 1)")
-        if self.weight_decay < 0:
-            found.append(f"{where}.weight_decay={self.weight_decay}: must not be negative")
         if self.nesterov and self.momentum == 0:
-            found.append(f"{where}.nesterov=True needs momentum > 0")
+            found.append("nesterov=True needs a momentum greater than 0")
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            found.append(f"boundaries={self.boundaries}: epochs must increase")
+        if self.schedule == "multistep" and not self.boundaries:
+            found.append("boundaries=(): schedule='multistep' needs at least one epoch")
+        return found
+
+    def misfits(self, epochs: int) -> list[str]:
+        """What of the schedule does not fit into a run of `epochs` epochs, as `Options.conflicts`."""
+        found = []
+        if self.schedule == "multistep" and (late := [b for b in self.boundaries if b > epochs]):
+            kept = tuple(b for b in self.boundaries if b <= epochs)
+            found.append(
+                f"boundaries={self.boundaries}: {late} lie behind the last of {epochs} epochs; give "
+                f"{kept or 'earlier ones'}, or schedule=cosine"
+            )
+        if self.schedule == "cosine" and self.warmup > epochs:
+            found.append(f"warmup={self.warmup}: must be at most the {epochs} epochs of the run")
         return found
 
 

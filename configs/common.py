@@ -1,10 +1,11 @@
-"""Every value an experiment has; the method's own come from its registration (`configs/protocol.py`).
+"""Experiments out of the defaults of `ard_jax.config.schema`, which says what each value means.
 
-`ard_jax/config/parse.py` says what each means. A config file changes some of them; the command line changes
-more: `--config.method.itt_start=10`.
+A config file changes some of them; the command line changes any: `--config.method.itt_start=10`.
 """
 
 import ml_collections
+
+from ard_jax.config import schema
 
 
 def config_dict(**values) -> ml_collections.ConfigDict:
@@ -12,32 +13,22 @@ def config_dict(**values) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
+def group(record, **values) -> ml_collections.ConfigDict:
+    """Every field of a record of the schema: the value given, or its default."""
+    fields = record.model_fields.items()
+    defaults = {n: f.get_default(call_default_factory=True) for n, f in fields if n not in values}
+    plain = {n: v.model_dump() if hasattr(v, "model_dump") else v for n, v in defaults.items()}
+    return config_dict(**plain | values)
+
+
 def sgd(**values) -> ml_collections.ConfigDict:
     """SGD, momentum 0.9, weight decay 2e-4, constant rate 0.1."""
-    group = config_dict(
-        lr=0.1,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=2e-4,
-        schedule="constant",
-        boundaries=(),
-        decay=0.1,
-        warmup=0,
-        start=1,
-        idle_before_start=False,
-    )
-    group.update(values)
-    return group
+    return group(schema.OptimConfig, **values)
 
 
 def attack(name: str, **values) -> ml_collections.ConfigDict:
     """An inner attack; 0 and "" mean the named attack's own value."""
-    group = config_dict(
-        name=name, step_size=0.0, steps=0, init="", bn="eval", bn_stats="discard",
-        options=config_dict(),
-    )  # fmt: skip
-    group.update(values)
-    return group
+    return group(schema.AttackConfig, name=name, **values)
 
 
 def dpgd_options() -> ml_collections.ConfigDict:
@@ -56,12 +47,12 @@ def dpgd_options() -> ml_collections.ConfigDict:
 
 def net(model: str, **kwargs) -> ml_collections.ConfigDict:
     """A network; kwargs go to the architecture."""
-    return config_dict(model=model, init="torch", normalization="", kwargs=config_dict(**kwargs))
+    return group(schema.NetConfig, model=model, kwargs=kwargs)
 
 
 def teacher(network, recipe, min_clean: float) -> ml_collections.ConfigDict:
     """A teacher: trained by its recipe unless `checkpoint` names one of ours."""
-    return config_dict(checkpoint="", net=network, recipe=recipe, min_clean=min_clean)
+    return group(schema.TeacherConfig, net=network, recipe=recipe, min_clean=min_clean)
 
 
 def natural_recipe(epochs: int, batch_size: int = 128, **optim) -> ml_collections.ConfigDict:
@@ -83,57 +74,30 @@ def sat_recipe(epochs: int, batch_size: int = 128, steps: int = 10, **optim):
 
 
 def _recipe(method, epochs, batch_size, inner, optim) -> ml_collections.ConfigDict:
-    return config_dict(
+    return group(
+        schema.RecipeConfig,
         method=method,
-        beta=6.0,
         epochs=epochs,
         batch_size=batch_size,
-        seed=0,
         optim=optim,
         attack=inner,
-        eval_every=10,
     )
 
 
 def base() -> ml_collections.ConfigDict:
     """CIARD's networks, teachers and evaluation on CIFAR-10; `protocol` adds name, method and attack."""
-    return config_dict(
+    return group(
+        schema.Experiment,
         name="",
-        seed=0,
-        workdir="",
-        epochs=300,
-        batch_size=128,
-        eps=8 / 255,
-        norm="linf",
-        select_on="test",
-        precision="float32",
-        ema_decay=0.0,
-        swa_start=0,
-        bn_groups=1,
-        awp=config_dict(gamma=0.0, start=1),
-        data=config_dict(
-            name="cifar10",
-            dir="",
-            holdout=0.0,
-            split_seed=0,
-            augment="crop_flip",
-            pad=4,
-            last_batch="keep",
-            loader="memory",
-            image_size=0,
-            workers=0,
-            prefetch=4,
-            on_device="auto",
-        ),
+        data=group(schema.DataConfig, name="cifar10"),
         student=net("resnet18"),
-        student_optim=sgd(),
         robust_teacher_optim=sgd(
             lr=1e-4, momentum=0.1, schedule="ciard", start=50, idle_before_start=True
         ),
         attack=attack("sat_train"),
         method=config_dict(name=""),
-        teachers=config_dict(
-            cache="runs/teachers",
+        teachers=group(
+            schema.TeachersConfig,
             robust=teacher(
                 net("wrn_34_10"),
                 trades_recipe(76, schedule="multistep", boundaries=(75,)),
@@ -145,32 +109,8 @@ def base() -> ml_collections.ConfigDict:
                 min_clean=0.85,
             ),
         ),
-        eval=config_dict(
-            attacks=("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf", "autoattack"),
-            select_attack="pgd_trades",
-            step_sizes=config_dict(),
-            batch_size=250,
-            every=10,
-            dense_from=250,
-            max_examples=0,
-            max_selection_examples=0,
-            eps_sweep=(0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
-            transfer=True,
-            teachers=True,
-            seed=0,
-            grid=12,
-            autoattack_examples=1000,
-            autoattack_nets="best",
-            save_images=False,
-        ),
-        run=config_dict(
-            devices=0,
-            log_every=50,
-            save_every=5,
-            tensorboard=True,
-            compilation_cache="",
-            distributed="auto",
-            distributed_timeout=300.0,
+        eval=group(
+            schema.EvalConfig, dense_from=250, autoattack_examples=1000, autoattack_nets="best"
         ),
     )
 

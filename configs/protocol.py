@@ -5,7 +5,6 @@ their command and sources. Options, teachers and attack are those of the method'
 `ard_jax.methods`, so that a new method needs nothing here.
 """
 
-import dataclasses
 import difflib
 import importlib
 from importlib import util
@@ -165,7 +164,7 @@ def _recipe(name: str):
 
 def method(name: str):
     """Every option of the method with its default."""
-    return common.config_dict(name=name, **dataclasses.asdict(methods.make_config(name, {})))
+    return common.config_dict(name=name, **methods.make_config(name, {}).model_dump())
 
 
 def attack(name: str):

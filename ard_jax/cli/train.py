@@ -1,6 +1,5 @@
 """One experiment from its configuration to its report: data, teachers, student, evaluation."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 
 from ard_jax.checkpoints import manager, networks
 from ard_jax.config import build
-from ard_jax.config.parse import ConfigError, to_dict, to_experiment
+from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment
 from ard_jax.config.schema import Experiment
 from ard_jax.data import Splits, base
 from ard_jax.evaluation import autoattack, full
@@ -73,15 +72,10 @@ def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
     try:
         evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
         # Values that came later get their defaults.
-        saved = json.loads(json.dumps(to_dict(to_experiment(evaluation["config"], saved=True))))
+        saved = of_results(to_experiment(evaluation["config"], saved=True))
     except (OSError, ValueError):
         return None
-    now = json.loads(json.dumps(to_dict(experiment)))
-    for config in (saved, now):
-        config.pop("run", None), config.pop("workdir", None)
-        how = dict.fromkeys(("loader", "workers", "prefetch", "on_device"))
-        config["data"] |= how
-    return evaluation if saved == now else None
+    return evaluation if saved == of_results(experiment) else None
 
 
 def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
@@ -225,9 +219,8 @@ def evaluate_checkpoint(
     ]
     sources = {}
     if transfer_from:
-        experiment = dataclasses.replace(
-            experiment, eval=dataclasses.replace(experiment.eval, transfer=True)
-        )
+        shown = experiment.eval.model_copy(update={"transfer": True})
+        experiment = experiment.model_copy(update={"eval": shown})
         sources = _transfer_source(experiment, transfer_from, splits, mesh)
         subjects += sources.values()
     root = Path(folder).parent.parent / "evaluations"

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ard_jax import attacks, data, methods, optim
-from ard_jax.config.parse import to_dict
+from ard_jax.config import parse
 from ard_jax.config.schema import (
+    CONTENT,
+    EVALUATION,
+    NOTHING,
     AttackConfig,
     AwpConfig,
     DataConfig,
     EvalConfig,
     Experiment,
+    MethodConfig,
     NetConfig,
     RunConfig,
     TeacherConfig,
@@ -95,7 +99,7 @@ def training_settings(experiment: Experiment) -> TrainingSettings:
         select_attack=evaluation_attack(e.eval.select_attack, e),
         make_method=functools.partial(make_method, e),
         comparable=functools.partial(comparable, e),
-        recorded=to_dict(e),
+        recorded=parse.to_dict(e),
     )  # fmt: skip
 
 
@@ -110,16 +114,6 @@ def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
         experiment.teachers.cache,
         functools.partial(describe_network, teacher.net, experiment.precision), recipe,
     )  # fmt: skip
-
-
-# Parts of a configuration that do not change the trained parameters or the choice among them.
-_IRRELEVANT = {
-    "eval": (
-        "attacks", "batch_size", "max_examples", "eps_sweep", "transfer", "grid", "teachers",
-        "autoattack_examples", "autoattack_nets", "save_images",
-    ),
-    "data": ("dir", "loader", "image_size", "workers", "prefetch", "on_device"),
-}  # fmt: skip
 
 
 def load_data(config: DataConfig) -> Splits:
@@ -206,14 +200,9 @@ def comparable(
 
     Where the data lies may change, what it is may not: a checksum of the training split stands for it.
     """
-    raw = to_dict(experiment)
-    for name in ("run", "workdir", "teachers"):
-        del raw[name]
+    raw = parse.without(parse.to_dict(experiment), NOTHING, EVALUATION, CONTENT)
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
-    for group, names in _IRRELEVANT.items():
-        for name in names:
-            del raw[group][name]
     train = splits.train
     return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
 
@@ -222,8 +211,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     """A teacher's recipe as an experiment of its own, whose "student" is the teacher."""
     recipe = teacher.recipe
     options = {"beta": recipe.beta} if recipe.method == "trades" else {}
-    return dataclasses.replace(
-        experiment,
+    return experiment.replace(
         name=f"{role}_teacher",
         seed=recipe.seed,
         workdir="",
@@ -231,11 +219,12 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         batch_size=recipe.batch_size,
         ema_decay=0.0,
         swa_start=0,
-        awp=AwpConfig(gamma=0.0, start=1),
+        awp=AwpConfig(),
         student=teacher.net,
         student_optim=recipe.optim,
-        robust_teacher_optim=optim.OptimConfig(),  # unused; a fixed value keeps the identity stable
+        # Unused; fixed, so that the identity is too.
+        robust_teacher_optim=optim.OptimConfig(start=150),
         attack=recipe.attack,
-        method=dataclasses.replace(experiment.method, name=recipe.method, options=options),
-        eval=dataclasses.replace(experiment.eval, every=recipe.eval_every, dense_from=0),
+        method=MethodConfig(name=recipe.method, options=options),
+        eval=experiment.eval.replace(every=recipe.eval_every, dense_from=0),
     )

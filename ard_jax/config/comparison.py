@@ -4,34 +4,60 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ard_jax import attacks
 from ard_jax.config import parse
-from ard_jax.config.parse import ConfigError, to_dict
+from ard_jax.config.parse import ConfigError, of_results, to_dict
 from ard_jax.config.schema import Experiment
+from ard_jax.io.options import Options, Seed, read
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
-_FIELDS = {
-    "name": str,
-    "workdir": str,
-    "main_attack": str,
-    "full_reports": bool,
-    "data_dir": str,
-    "published": dict,
-    "runs": dict,
-}
-_DEFAULTS = {
-    "workdir": "",
-    "main_attack": "pgd_sat",
-    "full_reports": False,
-    "data_dir": "",
-    "published": {},
-}
 # Groups that every run must agree on, beside the teachers that it uses.
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
-_NO_SETTING = ("name", "seed", "workdir", "run", "teachers")
+# Of which run it is, not how it trains; teachers are of the protocol.
+_NO_SETTING = ("name", "seed", "teachers")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+class ComparisonConfig(Options):
+    """The values of a comparison."""
+
+    name: Annotated[str, Field(min_length=1)] = Field(description="Title of the report.")
+    workdir: str = Field("", description="Folder of runs and report; empty for runs/NAME.")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        description="Of the students; the teachers have their own."
+    )
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="Names out of `runs`, in the order of the table."
+    )
+    main_attack: str = Field(
+        "pgd_sat",
+        description="Its robust accuracy heads the plot, its weighted one, NRR and worst class the table.",
+    )
+    full_reports: bool = Field(False, description="Each run gets the report of a single run.")
+    data_dir: str = Field("", description="Replaces data.dir of every run.")
+    published: dict[str, Any] = Field(
+        {}, description="The papers' numbers, see `Comparison.published`."
+    )
+    runs: dict[str, dict[str, Any]] = Field(description="Name -> a whole experiment.")
+
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        found = []
+        for field in ("seeds", "methods"):
+            values = getattr(self, field)
+            if twice := sorted({v for v in values if values.count(v) > 1}):
+                found.append(f"{field}: {', '.join(map(repr, twice))} more than once")
+        known = ", ".join(self.runs) or "none"
+        for name in self.methods:
+            if name not in self.runs:
+                found.append(f"methods: no run {name!r}; there are {known}")
+            elif not _FOLDER_NAME.fullmatch(name):
+                found.append(f"methods: {name!r} is no name for a folder")
+        return found + [f"published{text}" for text in _published_problems(self.published, known)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +65,8 @@ class Comparison:
     """A comparison that can run.
 
     Attributes:
-      name: title of the report.
+      name, seeds, methods, main_attack: as in `ComparisonConfig`.
       workdir: holds <method>/seed<k> for every run, and the report.
-      seeds: of the students; the teachers have their own.
-      methods: names of the runs, in the order of the table.
-      main_attack: its robust accuracy heads the plot, its weighted accuracy, NRR and worst class the table.
       experiments: (method, seed) -> experiment, seed by seed, so that a part of them is worth a table.
       roles: of the teachers that the methods use.
       protocol: dotted key -> value, the same in all runs.
@@ -71,48 +94,46 @@ def from_config(config: Any) -> Comparison:
       ConfigError: listing every problem of the comparison and of all its runs.
     """
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    raw = _DEFAULTS | raw
-    problems, built = _problems(raw), {}
-    if not problems:
-        built = _build_runs(raw, problems)
+    values, problems = read(ComparisonConfig, raw, "config")
+    built = {} if problems else _build_runs(values, problems)
     if problems:
         raise ConfigError("This comparison cannot run:\n  - " + "\n  - ".join(problems))
-    workdir = Path(raw["workdir"] or f"runs/{raw['name']}")
+    workdir = Path(values.workdir or f"runs/{values.name}")
     protocol: dict[str, Any] = {}
     for experiment in built.values():
         protocol |= _protocol(experiment)
     return Comparison(
-        name=raw["name"],
+        name=values.name,
         workdir=workdir,
-        seeds=tuple(raw["seeds"]),
-        methods=tuple(raw["methods"]),
-        main_attack=raw["main_attack"],
+        seeds=values.seeds,
+        methods=values.methods,
+        main_attack=values.main_attack,
         experiments={
-            (method, seed): dataclasses.replace(
-                built[method], seed=seed, workdir=str(workdir / method / f"seed{seed}")
+            (method, seed): built[method].replace(
+                seed=seed, workdir=str(workdir / method / f"seed{seed}")
             )
-            for seed in raw["seeds"]
-            for method in raw["methods"]
+            for seed in values.seeds
+            for method in values.methods
         },
         roles=tuple(dict.fromkeys(r for e in built.values() for r in TEACHERS[e.method.name])),
         protocol=protocol,
         settings={method: _settings(experiment) for method, experiment in built.items()},
-        published=raw["published"],
+        published=values.published,
     )
 
 
-def _build_runs(raw: dict[str, Any], problems: list[str]) -> dict[str, Experiment]:
+def _build_runs(values: ComparisonConfig, problems: list[str]) -> dict[str, Experiment]:
     """Method -> experiment, of whatever seed; adds what is wrong to `problems`."""
     built: dict[str, Experiment] = {}
-    main = raw["main_attack"]
-    for method in raw["methods"]:
+    main = values.main_attack
+    for method in values.methods:
         try:
-            experiment = parse.to_experiment(_with_data_dir(raw["runs"][method], raw["data_dir"]))
+            experiment = parse.to_experiment(_with_data_dir(values.runs[method], values.data_dir))
         except ConfigError as error:
             lines = str(error).split("\n  - ")[1:] or [str(error)]
             problems += [f"{method}: {line}" for line in lines]
             continue
-        built[method] = experiment if raw["full_reports"] else _short_report(experiment)
+        built[method] = experiment if values.full_reports else _short_report(experiment)
         if main not in experiment.eval.attacks:
             known = ", ".join(experiment.eval.attacks)
             problems.append(
@@ -126,48 +147,19 @@ def _with_data_dir(run: dict[str, Any], folder: str) -> dict[str, Any]:
     return run | {"data": run["data"] | {"dir": folder}} if folder and "data" in run else run
 
 
-def _problems(raw: dict[str, Any]) -> list[str]:
-    """Problems of the comparison's own fields."""
-    known = [*_FIELDS, "seeds", "methods"]
-    found = [f"config.{n} does not exist; a comparison has {', '.join(sorted(known))}"
-             for n in sorted(set(raw) - set(known))]  # fmt: skip
-    found += [f"config.{name} is missing" for name in known if name not in raw]
-    if found:
-        return found
-    for name, kind in _FIELDS.items():
-        if not isinstance(raw[name], kind):
-            found.append(f"config.{name}={raw[name]!r}: expected {kind.__name__}")
-    if isinstance(raw["name"], str) and not raw["name"]:
-        found.append("config.name is empty")
-    found += _list_problems("seeds", raw["seeds"], int)
-    methods, runs = raw["methods"], raw["runs"] if isinstance(raw["runs"], dict) else {}
-    found += _list_problems("methods", methods, str)
-    for name in methods if isinstance(methods, list | tuple) else ():
-        if name not in runs:
-            found.append(f"config.methods: no run {name!r}; there are {', '.join(runs) or 'none'}")
-        elif not _FOLDER_NAME.fullmatch(str(name)):
-            found.append(f"config.methods: {name!r} is no name for a folder")
-        elif not isinstance(runs[name], dict):
-            found.append(f"config.runs.{name} must be an experiment, got {runs[name]!r}")
-    return found + _published_problems(raw["published"], runs)
-
-
-def _published_problems(published: Any, runs: dict[str, Any]) -> list[str]:
-    if not published or not isinstance(published, dict):
+def _published_problems(published: dict[str, Any], runs: str) -> list[str]:
+    """What is wrong with `ComparisonConfig.published`; `runs` are the names that rows may have."""
+    if not published:
         return []
     if set(published) != {"protocol", "rows"} or not isinstance(published["rows"], dict):
-        return [
-            "config.published must be protocol (a text) and rows (method -> source and numbers)"
-        ]
+        return [" must be protocol (a text) and rows (method -> source and numbers)"]
     known, found = {"clean", *attacks.names(), *attacks.SUITES}, []
     if not isinstance(published["protocol"], str) or not published["protocol"]:
-        found.append(
-            "config.published.protocol must say under which protocol the numbers were made"
-        )
+        found.append(".protocol must say under which protocol the numbers were made")
     for method, row in published["rows"].items():
-        where = f"config.published.rows.{method}"
-        if method not in runs:
-            found.append(f"{where}: no run {method!r}; there are {', '.join(runs) or 'none'}")
+        where = f".rows.{method}"
+        if method not in runs.split(", "):
+            found.append(f"{where}: no run {method!r}; there are {runs}")
         if not isinstance(row, dict) or not isinstance(row.get("source"), str) or not row["source"]:
             found.append(f"{where}.source must say where its numbers stand")
             continue
@@ -183,23 +175,10 @@ def _is_percentage(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
 
 
-def _list_problems(name: str, values: Any, kind: type) -> list[str]:
-    if not isinstance(values, list | tuple):
-        return [f"config.{name}={values!r}: expected a tuple of {kind.__name__}"]
-    found = [] if values else [f"config.{name} is empty: name at least one"]
-    if bad := [v for v in values if not isinstance(v, kind) or isinstance(v, bool)]:
-        found.append(f"config.{name}: {bad} are not {kind.__name__}")
-    elif twice := sorted({v for v in values if list(values).count(v) > 1}):
-        found.append(f"config.{name}: {', '.join(map(repr, twice))} more than once")
-    return found
-
-
 def _short_report(experiment: Experiment) -> Experiment:
     """Without what a table of methods does not show: it would be measured anew for every run."""
-    short = dataclasses.replace(
-        experiment.eval, teachers=False, transfer=False, eps_sweep=(), grid=0
-    )
-    return dataclasses.replace(experiment, eval=short)
+    short = experiment.eval.replace(teachers=False, transfer=False, eps_sweep=(), grid=0)
+    return experiment.replace(eval=short)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -225,7 +204,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
         unused.add("attack")
     if "robust" not in TRAINED_TEACHERS[experiment.method.name]:
         unused.add("robust_teacher_optim")
-    return _flat({k: v for k, v in to_dict(experiment).items() if k not in unused})
+    return _flat({k: v for k, v in of_results(experiment).items() if k not in unused})
 
 
 def _disagreements(built: dict[str, Experiment]) -> list[str]:

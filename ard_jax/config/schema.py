@@ -1,246 +1,398 @@
-"""What an experiment is: the records that a configuration becomes (see `parse.to_experiment`)."""
+"""What an experiment is: every value with its type, default, range and meaning (see `parse.to_experiment`).
 
-import dataclasses
-from typing import Any
+Fields that leave the trained networks as they are say so by "changes", `NOTHING`, `EVALUATION` or `CONTENT`;
+what two runs must agree on is derived from that (`build.comparable`, `parse.result_of`).
+"""
 
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
 from ard_jax.optim import OptimConfig
 
+# What a field changes, where it is not the training.
+NOTHING = {"changes": "nothing"}
+EVALUATION = {"changes": "evaluation"}  # what is measured at the end
+CONTENT = {
+    "changes": "content"
+}  # by what is found there; its checksum or identity is compared instead
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Dataset, split and augmentation.
-
-    Attributes:
-      name: one of `data.names()`.
-      dir: folder or file of the data; "" for datasets that come with a package.
-      holdout: validation images taken from the training set: a share (< 1) or a number; 0 for none.
-      split_seed: which images are held out; not the run's seed: no teacher may train on them either.
-      augment: "none", "crop" or "crop_flip".
-      pad: zero padding of the random crop, pixels.
-      last_batch: "drop" the epoch's last, smaller batch, or "keep" it (compiles the step twice).
-      loader: "memory" decodes all images at the start; "grain" reads them from disk as they are needed, for
-        data that does not fit: see `data.Reading`. Both give the same batches.
-      image_size: side in pixels that the images of "folder" and "tfds" are cropped and scaled to; 0: as
-        they are.
-      workers: of "grain": processes that decode; 0 for this one's threads.
-      prefetch: of "grain": batches decoded ahead, by each worker.
-      on_device: the whole training split kept in the memory of each device, from where a step takes its
-        batch: "on", "off", or "auto": on in a single process for at most 1 GiB of images in memory. The
-        trained parameters are the same, bit for bit.
-    """
-
-    name: str
-    dir: str
-    holdout: float
-    split_seed: int
-    augment: str
-    pad: int
-    last_batch: str
-    loader: str = "memory"
-    image_size: int = 0
-    workers: int = 0
-    prefetch: int = 4
-    on_device: str = "auto"
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-@dataclasses.dataclass(frozen=True)
-class NetConfig:
-    """A network: `models.create(model, init=..., normalization=..., **kwargs)`; "" = its default."""
+class DataConfig(Options):
+    """Dataset, split and augmentation."""
 
-    model: str
-    init: str
-    normalization: str
-    kwargs: dict[str, Any]
+    name: str = Field(description="One of `data.names()`.")
+    dir: str = Field(
+        "",
+        description="Folder or file of the data; empty for datasets that come with a package.",
+        json_schema_extra=CONTENT,
+    )
+    holdout: NotNegative = Field(
+        0.0,
+        description="Validation images taken from the training set: a share (< 1) or a number; 0 for none.",
+    )
+    split_seed: Seed = Field(
+        0,
+        description="Which images are held out; not the run's seed: no teacher may train on them either.",
+    )
+    augment: Literal["none", "crop_flip", "crop"] = Field(
+        "crop_flip", description="Random augmentation of the training images."
+    )
+    pad: Count = Field(4, description="Zero padding of the random crop, pixels.")
+    last_batch: Literal["drop", "keep"] = Field(
+        "keep",
+        description="Drop the epoch's last, smaller batch, or keep it (compiles the step twice).",
+    )
+    loader: Literal["memory", "grain"] = Field(
+        "memory",
+        description="`memory` decodes all images at the start; `grain` reads them from disk as they are "
+        "needed, for data that does not fit: see `data.Reading`. Both give the same batches.",
+        json_schema_extra=NOTHING,
+    )
+    image_size: Count = Field(
+        0,
+        description="Side in pixels that the images of `folder` and `tfds` are cropped and scaled to; 0: as "
+        "they are.",
+        json_schema_extra=CONTENT,
+    )
+    workers: Count = Field(
+        0,
+        description="Of `grain`: processes that decode; 0 for this one's threads.",
+        json_schema_extra=NOTHING,
+    )
+    prefetch: AtLeastOne = Field(
+        4,
+        description="Of `grain`: batches decoded ahead, by each worker.",
+        json_schema_extra=NOTHING,
+    )
+    on_device: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="The whole training split kept in the memory of each device, from where a step takes its "
+        "batch; `auto`: on in a single process for at most 1 GiB of images in memory. The trained parameters "
+        "are the same, bit for bit.",
+        json_schema_extra=NOTHING,
+    )
 
-
-@dataclasses.dataclass(frozen=True)
-class AttackConfig:
-    """The inner attack of training; 0 and "" mean the named attack's own value.
-
-    Attributes:
-      name: one of `attacks.names()`.
-      step_size: in [0,1] pixel units.
-      steps: number of gradient steps.
-      init: start: "gauss" (0.001 N(0,1)), "uniform" or "none".
-      bn: BatchNorm of the attacked student: "eval" (running statistics) or "train" (those of the batch).
-      bn_stats: of "train": "discard" the running statistics that the attack leaves, or "keep" them.
-      options: further fields of `attacks.Attack`, for example DPGD's {"dice": "per_sample"}.
-    """
-
-    name: str
-    step_size: float
-    steps: int
-    init: str
-    bn: str
-    bn_stats: str
-    options: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class RecipeConfig:
-    """How a teacher is trained when there is no checkpoint.
-
-    Attributes:
-      method: "natural", "sat" (PGD adversarial training) or "trades".
-      beta: of TRADES.
-      seed: of initialisation, batches and augmentation; not the student's seed, so that runs share it.
-    """
-
-    method: str
-    beta: float
-    epochs: int
-    batch_size: int
-    seed: int
-    optim: OptimConfig
-    attack: AttackConfig
-    eval_every: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherConfig:
-    """One teacher: a checkpoint of ours, or a network and the recipe that trains it.
-
-    Attributes:
-      checkpoint: folder of a run of ours or of an imported network; "" to train by the recipe.
-      net, recipe: what the recipe trains, and how; a checkpoint brings its own network.
-      min_clean: clean accuracy in [0,1] below which the run stops.
-    """
-
-    checkpoint: str
-    net: NetConfig
-    recipe: RecipeConfig
-    min_clean: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TeachersConfig:
-    """The teachers by role, None where there is none.
-
-    Attributes:
-      cache: folder that keeps trained ones.
-    """
-
-    cache: str
-    robust: TeacherConfig | None
-    clean: TeacherConfig | None
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        found = []
+        if self.holdout >= 1 and (self.holdout != int(self.holdout) or self.holdout == 1):
+            found.append(
+                f"holdout={self.holdout}: a share below 1, or a whole number of images from 2 on"
+            )
+        if self.on_device == "on" and self.loader == "grain":
+            found.append(
+                "on_device='on' with config.data.loader='grain': what is kept on device has to be in memory "
+                "first; use config.data.loader=memory, or config.data.on_device=off"
+            )
+        return found
 
 
-@dataclasses.dataclass(frozen=True)
-class AwpConfig:
-    """Weight perturbation of the student from epoch `start`, gamma 0 for none: see `methods.awp.Awp`."""
+class NetConfig(Options):
+    """A network: `models.create(model, init=..., normalization=..., **kwargs)`."""
 
-    gamma: float
-    start: int
+    model: str = Field(description="One of `models.names()`.")
+    init: Literal["", "torch", "flax"] = Field(
+        "torch", description="Initial values as PyTorch or as Flax draws them; empty: `torch`."
+    )
+    normalization: str = Field(
+        "",
+        description="Statistics inside the network, one of `models.NORMALIZATIONS`; empty: none.",
+    )
+    kwargs: dict[str, Any] = Field({}, description="Options of the architecture.")
 
 
-@dataclasses.dataclass(frozen=True)
-class MethodConfig:
+class AttackConfig(Options):
+    """The inner attack of training; 0 and an empty text mean the named attack's own value."""
+
+    name: str = Field(description="One of `attacks.names()`.")
+    step_size: NotNegative = Field(0.0, description="In [0,1] pixel units.")
+    steps: Annotated[int, Field(ge=0, le=10_000)] = Field(0, description="Gradient steps.")
+    init: Literal["", "none", "uniform", "gauss"] = Field(
+        "", description="Start; `gauss` is 0.001 N(0,1)."
+    )
+    bn: Literal["eval", "train"] = Field(
+        "eval",
+        description="BatchNorm of the attacked student: running statistics, or those of the batch.",
+    )
+    bn_stats: Literal["discard", "keep"] = Field(
+        "discard",
+        description="Of bn=`train`: what becomes of the statistics that the attack leaves.",
+    )
+    options: dict[str, Any] = Field(
+        {}, description="Further fields of `attacks.PgdAttack`, such as DPGD's `dice`."
+    )
+
+
+class RecipeConfig(Options):
+    """How a teacher is trained when there is no checkpoint."""
+
+    method: Literal["natural", "sat", "trades"] = Field(
+        description="`sat` is PGD adversarial training."
+    )
+    beta: NotNegative = Field(6.0, description="Of TRADES.")
+    epochs: Epochs = Field(description="Length.")
+    batch_size: AtLeastOne = Field(128, description="Images per update.")
+    seed: Seed = Field(
+        0,
+        description="Of initialisation, batches and augmentation; not the student's: runs share the teacher.",
+    )
+    optim: OptimConfig = Field(OptimConfig(), description="SGD and its schedule.")
+    attack: AttackConfig = Field(description="Of `sat` and `trades`.")
+    eval_every: AtLeastOne = Field(10, description="Epochs between evaluations.")
+
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        return [f"optim.{text}" for text in self.optim.misfits(self.epochs)]
+
+
+class TeacherConfig(Options):
+    """One teacher: a checkpoint of ours, or a network and the recipe that trains it."""
+
+    checkpoint: str = Field(
+        "",
+        description="Folder of a run of ours or of an imported network; empty to train by the recipe.",
+    )
+    net: NetConfig = Field(
+        description="What the recipe trains; a checkpoint brings its own network."
+    )
+    recipe: RecipeConfig = Field(description="How it is trained.")
+    min_clean: Share = Field(
+        0.0, description="Clean accuracy, a share and not percent, below which the run stops."
+    )
+
+
+class TeachersConfig(Options):
+    """The teachers by role, None where there is none."""
+
+    cache: str = Field("runs/teachers", description="Folder that keeps trained ones.")
+    robust: TeacherConfig | None = Field(None, description="The robust teacher.")
+    clean: TeacherConfig | None = Field(None, description="The clean teacher.")
+
+
+class AwpConfig(Options):
+    """Adversarial weight perturbation of the student: see `methods.awp.Awp`."""
+
+    gamma: Share = Field(0.0, description="Size of the move relative to the weights; 0 for none.")
+    start: AtLeastOne = Field(1, description="First epoch with a perturbation.")
+
+
+class MethodConfig(Options):
     """A method by name and its options (see `methods`)."""
 
-    name: str
-    options: dict[str, Any]
+    name: str = Field(description="One of `methods.names()`.")
+    options: dict[str, Any] = Field({}, description="Of the method's own record.")
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-    """Evaluation while training and at the end.
+class EvalConfig(Options):
+    """Evaluation while training and at the end."""
 
-    Attributes:
-      attacks: names of `attacks.make` and `attacks.SUITES` ("autoattack"), for the final evaluation.
-      select_attack: the attack whose accuracy counts in selection, score = (clean + it) / 2.
-      step_sizes: attack name -> step size that replaces the attack's own.
-      batch_size: images per evaluation batch.
-      every: epochs between evaluations (the first epoch is always evaluated).
-      dense_from: from this epoch on every epoch is evaluated; 0 for never.
-      max_examples: examples of the final test evaluation, the first ones; 0 for all.
-      max_selection_examples: the same for the evaluations while training.
-      eps_sweep: multiples of eps at which accuracy is measured; () for none.
-      transfer: attack the student through each teacher (PGD_trades and CW).
-      teachers: evaluate the teachers too.
-      seed: of the attacks' random starts.
-      grid: adversarial images shown in the report.
-      autoattack_examples: examples for AutoAttack and its like, the first ones; 0 for all.
-      autoattack_nets: which networks they attack: "all", "students", or "best" (its checkpoint alone).
-      save_images: also write AutoAttack's adversarial images, evaluation_images.npz.
-    """
+    attacks: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf", "autoattack"),
+        description="Names of `attacks.make` and of suites (`autoattack`), for the final evaluation.",
+        json_schema_extra=EVALUATION,
+    )
+    select_attack: str = Field(
+        "pgd_trades",
+        description="The attack whose accuracy counts in selection, score = (clean + it) / 2.",
+    )
+    step_sizes: dict[str, Positive] = Field(
+        {}, description="Attack name -> step size that replaces the attack's own."
+    )
+    batch_size: AtLeastOne = Field(
+        250, description="Images per evaluation batch.", json_schema_extra=EVALUATION
+    )
+    every: AtLeastOne = Field(
+        10, description="Epochs between evaluations (the first is always evaluated)."
+    )
+    dense_from: Count = Field(
+        0, description="From this epoch on every epoch is evaluated; 0 for never."
+    )
+    max_examples: Count = Field(
+        0,
+        description="Examples of the final test evaluation, the first ones; 0 for all.",
+        json_schema_extra=EVALUATION,
+    )
+    max_selection_examples: Count = Field(
+        0, description="The same for the evaluations while training."
+    )
+    eps_sweep: tuple[NotNegative, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
+        description="Multiples of eps at which accuracy is measured; () for none.",
+        json_schema_extra=EVALUATION,
+    )
+    transfer: bool = Field(
+        True,
+        description="Attack the student through each teacher (PGD_trades and CW).",
+        json_schema_extra=EVALUATION,
+    )
+    teachers: bool = Field(
+        True, description="Evaluate the teachers too.", json_schema_extra=EVALUATION
+    )
+    seed: Seed = Field(0, description="Of the attacks' random starts.")
+    grid: Annotated[int, Field(ge=0, le=1000)] = Field(
+        12,
+        description="Adversarial images shown in the report.",
+        json_schema_extra=EVALUATION,
+    )
+    autoattack_examples: Count = Field(
+        0,
+        description="Examples for AutoAttack and its like, the first ones; 0 for all. To leave AutoAttack "
+        "out, take it from `attacks`.",
+        json_schema_extra=EVALUATION,
+    )
+    autoattack_nets: Literal["all", "students", "best"] = Field(
+        "all",
+        description="Which networks they attack; `best` is the best checkpoint alone.",
+        json_schema_extra=EVALUATION,
+    )
+    save_images: bool = Field(
+        False,
+        description="Also write AutoAttack's adversarial images, evaluation_images.npz.",
+        json_schema_extra=EVALUATION,
+    )
 
-    attacks: tuple[str, ...]
-    select_attack: str
-    step_sizes: dict[str, float]
-    batch_size: int
-    every: int
-    dense_from: int
-    max_examples: int
-    max_selection_examples: int
-    eps_sweep: tuple[float, ...]
-    transfer: bool
-    teachers: bool
-    seed: int
-    grid: int
-    autoattack_examples: int = 0
-    autoattack_nets: str = "all"
-    save_images: bool = False
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        found = []
+        if all(name.startswith("dpgd") for name in self.attacks):
+            found.append(
+                f"attacks={self.attacks}: DPGD alone can stall where it should succeed (its gradient "
+                "vanishes on confident images); add another attack, such as pgd_sat"
+            )
+        if self.transfer and not self.teachers:
+            found.append(
+                "transfer needs the teachers' own evaluation: set config.eval.teachers too"
+            )
+        return found
 
 
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """How, not what: none of this changes the trained parameters.
+class RunConfig(Options):
+    """How, not what: none of this changes the trained parameters."""
 
-    Attributes:
-      devices: number of devices to use; 0 for all.
-      log_every: steps between train records.
-      save_every: epochs between checkpoints (evaluated epochs are always saved).
-      tensorboard: also write TensorBoard files.
-      compilation_cache: XLA's folder; "" for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, "off" for none.
-      distributed: "auto", "off", "HOST:PORT" or "HOST:PORT,COUNT,INDEX": see `distributed.start`.
-      distributed_timeout: seconds that a process waits for the others at the start.
-    """
+    devices: Count = Field(0, description="Number of devices to use; 0 for all.")
+    log_every: AtLeastOne = Field(50, description="Steps between train records.")
+    save_every: AtLeastOne = Field(
+        5, description="Epochs between checkpoints (evaluated epochs are always saved)."
+    )
+    tensorboard: bool = Field(True, description="Also write TensorBoard files.")
+    compilation_cache: str = Field(
+        "",
+        description="XLA's folder; empty for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, `off` for none.",
+    )
+    distributed: str = Field(
+        "auto",
+        description="`auto`, `off`, `HOST:PORT` or `HOST:PORT,COUNT,INDEX`: see `distributed.start`.",
+    )
+    distributed_timeout: Positive = Field(
+        300.0, description="Seconds that a process waits for the others at the start."
+    )
 
-    devices: int
-    log_every: int
-    save_every: int
-    tensorboard: bool
-    compilation_cache: str
-    distributed: str = "auto"
-    distributed_timeout: float = 300.0
+
+def _full_name(precision: Any) -> Any:
+    """Another spelling must not make another run of it."""
+    short = {"f32": "float32", "bf16": "bfloat16"}
+    return short.get(precision, precision) if isinstance(precision, str) else precision
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """One experiment, whole.
+class Experiment(Options):
+    """One experiment, whole."""
 
-    Attributes:
-      eps: attack radius in [0,1] pixel units, for training, teachers and evaluation.
-      norm: "linf" or "l2".
-      select_on: split that picks the best checkpoint: "validation", or "test" as the papers do.
-      precision: compute type of the networks while training, "float32" or "bfloat16" (also spelt "f32" and
-        "bf16"). Parameters, losses and attacked images are float32 either way, and every evaluation
-        computes in float32, so that robust accuracy is not that of rounded gradients.
-      ema_decay: decay per step of the student's moving average; 0 for none.
-      swa_start: first epoch of the student's stochastic weight average; 0 for none.
-      bn_groups: BatchNorm in training. 1: statistics of the global batch, whatever the devices. G: those of
-        G equal parts of it, as PyTorch's DataParallel on G devices: see `models.create`.
-    """
+    name: str = Field(
+        description="Of the run; its folder is runs/NAME-seedSEED unless `workdir` says."
+    )
+    seed: Seed = Field(0, description="Of initialisation, batches, augmentation and attacks.")
+    workdir: str = Field("", description="Folder of the run.", json_schema_extra=NOTHING)
+    epochs: Epochs = Field(300, description="Length of the student's training.")
+    batch_size: AtLeastOne = Field(128, description="Images per update, over all devices.")
+    eps: Positive = Field(
+        8 / 255,
+        description="Attack radius in [0,1] pixel units, for training, teachers and evaluation.",
+    )
+    norm: Literal["linf", "l2"] = Field("linf", description="Of the attack radius.")
+    select_on: Literal["validation", "test"] = Field(
+        "test",
+        description="Split that picks the best checkpoint; the papers pick on `test`.",
+    )
+    precision: Annotated[Literal["float32", "bfloat16"], BeforeValidator(_full_name)] = Field(
+        "float32",
+        description="Compute type of the networks while training (also spelt `f32` and `bf16`). Parameters, "
+        "losses and attacked images are float32 either way, and every evaluation computes in float32, so "
+        "that robust accuracy is not that of rounded gradients.",
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Decay per step of the student's moving average; 0 for none."
+    )
+    swa_start: Count = Field(
+        0, description="First epoch of the student's stochastic weight average; 0 for none."
+    )
+    awp: AwpConfig = Field(AwpConfig(), description="Adversarial weight perturbation.")
+    data: DataConfig = Field(description="Dataset, split and augmentation.")
+    student: NetConfig = Field(description="The network that is trained.")
+    student_optim: OptimConfig = Field(OptimConfig(), description="The student's SGD.")
+    robust_teacher_optim: OptimConfig = Field(
+        OptimConfig(), description="SGD of the robust teacher, in methods that go on training it."
+    )
+    attack: AttackConfig = Field(description="The inner attack.")
+    method: MethodConfig = Field(description="The training method.")
+    teachers: TeachersConfig = Field(
+        TeachersConfig(), description="The teachers by role.", json_schema_extra=CONTENT
+    )
+    eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    run: RunConfig = Field(RunConfig(), description="How it runs.", json_schema_extra=NOTHING)
+    bn_groups: AtLeastOne = Field(
+        1,
+        description="BatchNorm in training. 1: statistics of the global batch, whatever the devices. G: "
+        "those of G equal parts of it, as PyTorch's DataParallel on G devices: see `models.create`.",
+    )
 
-    name: str
-    seed: int
-    workdir: str
-    epochs: int
-    batch_size: int
-    eps: float
-    norm: str
-    select_on: str
-    precision: str
-    ema_decay: float
-    swa_start: int
-    awp: AwpConfig
-    data: DataConfig
-    student: NetConfig
-    student_optim: OptimConfig
-    robust_teacher_optim: OptimConfig
-    attack: AttackConfig
-    method: MethodConfig
-    teachers: TeachersConfig
-    eval: EvalConfig
-    run: RunConfig
-    bn_groups: int = 1
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        found = [f"student_optim.{text}" for text in self.student_optim.misfits(self.epochs)]
+        if not re.fullmatch(r"[^/\\]*", self.name) or self.name in (".", ".."):
+            found.append(f"name={self.name!r}: names a folder, so without / and \\")
+        if self.ema_decay and self.swa_start:
+            found.append("ema_decay and config.swa_start are both set: choose one average")
+        starts = {"swa_start": self.swa_start, "awp.start": self.awp.start if self.awp.gamma else 0}
+        for name, first in starts.items():
+            if first > self.epochs:
+                found.append(f"{name}={first}: must be at most config.epochs={self.epochs}")
+        if self.select_on == "validation" and not self.data.holdout > 0:
+            found.append(
+                "data.holdout=0 leaves no validation images to select on; hold some out, or set "
+                "config.select_on=test as the papers do"
+            )
+        return found + self._radius_conflicts() + self._group_conflicts()
+
+    def _radius_conflicts(self) -> list[str]:
+        if self.norm != "linf":
+            return []
+        if self.eps > 1:
+            return [f"eps={self.eps}: must be in (0, 1], in units of [0,1] pixels (8/255 = 0.0314)"]
+        found = []
+        if over := [m for m in self.eval.eps_sweep if m * self.eps > 1]:
+            found.append(
+                f"eval.eps_sweep={self.eval.eps_sweep}: {over} times config.eps={self.eps:.4g} is more than "
+                f"1, where every image is within reach; multiples up to {1 / self.eps:.4g}"
+            )
+        if self.attack.step_size > 1:
+            found.append(
+                f"attack.step_size={self.attack.step_size}: must be at most 1, in [0,1] pixels"
+            )
+        return found
+
+    def _group_conflicts(self) -> list[str]:
+        sizes = {"batch_size": self.batch_size}
+        for role in ("robust", "clean"):
+            teacher = getattr(self.teachers, role)
+            if teacher is not None and not teacher.checkpoint:
+                sizes[f"teachers.{role}.recipe.batch_size"] = teacher.recipe.batch_size
+        return [
+            f"{name}={size} does not divide by config.bn_groups={self.bn_groups}"
+            for name, size in sizes.items()
+            if size % self.bn_groups
+        ]

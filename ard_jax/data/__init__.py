@@ -15,8 +15,8 @@ from ard_jax.data.sources import digits, image_folder, npz, tfds, tiny_imagenet
 from ard_jax.data.split import check_seed, holdout_count, validation_indices
 
 __all__ = [
-    "ArrayDataset", "DataError", "LazyDataset", "Reading", "Splits", "load", "names",
-    "reading_problems",
+    "ArrayDataset", "DataError", "LazyDataset", "Reading", "Splits", "known_shape", "load",
+    "names", "reading_problems",
 ]  # fmt: skip
 
 _MEMORY = Reading()
@@ -36,6 +36,19 @@ _SOURCES: dict[str, tuple[Callable[..., Splits], str | None]] = {
 def names() -> list[str]:
     """The data sets that `load` knows."""
     return list(_SOURCES)
+
+
+_SHAPES = {
+    "digits": (8, 8, 1),
+    "cifar10": (32, 32, 3),
+    "cifar100": (32, 32, 3),
+    "tiny_imagenet": (64, 64, 3),
+}
+
+
+def known_shape(name: str, image_size: int = 0) -> tuple[int, int, int] | None:
+    """(H, W, C at most) of the data set's images; None where only reading it tells."""
+    return _SHAPES.get(name) or ((image_size, image_size, 3) if image_size else None)
 
 
 def reading_problems(name: str, reading: Reading) -> list[str]:

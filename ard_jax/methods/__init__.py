@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ard_jax.io.options import Options, read
 from ard_jax.methods import (
     absld,
     adaad,
@@ -42,7 +43,7 @@ class Entry:
       counts_iterates: whether it counts at how many iterates of its attack the student is right.
     """
 
-    config: type
+    config: type[Options]
     make: Callable[[Any, Parts], Method]
     teachers: tuple[str, ...]
     attack: str = "sat_train"
@@ -103,21 +104,29 @@ def names() -> list[str]:
     return sorted(_METHODS)
 
 
+def read_options(
+    name: str, options: dict[str, Any], where: str = "method"
+) -> tuple[Any, list[str]]:
+    """The method's option record, and every problem: see `ard_jax.io.options.read`.
+
+    Raises:
+      ValueError: unknown method.
+    """
+    if name not in _METHODS:
+        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(names())}")
+    return read(_METHODS[name].config, options, where)
+
+
 def make_config(name: str, options: dict[str, Any]) -> Any:
     """The method's option record.
 
     Raises:
-      ValueError: unknown method or option.
+      ValueError: unknown method, or options that are unknown or bad, all of them together.
     """
-    if name not in _METHODS:
-        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(names())}")
-    known = _METHODS[name].config.__dataclass_fields__
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"method {name!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
-        )
-    return _METHODS[name].config(**options)
+    config, problems = read_options(name, options)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return config
 
 
 def attack_problems(
@@ -183,8 +192,8 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
       ValueError: unknown method or option; or, all problems together: bad values, teachers that are
         missing, not wanted or of other classes, an attack that the method cannot use.
     """
-    config = make_config(name, options)
-    problems = config.problems() + _teacher_problems(name, parts)
+    config, problems = read_options(name, options)
+    problems += _teacher_problems(name, parts)
     problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)
     if problems:
         raise ValueError("; ".join(problems))
@@ -203,4 +212,5 @@ __all__ = [
     "create",
     "make_config",
     "names",
+    "read_options",
 ]

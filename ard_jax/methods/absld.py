@@ -1,56 +1,58 @@
 """ABSLD (Zhao et al. 2024, NeurIPS): RSLAD with sharper soft labels for the classes that are hard."""
 
-import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, class_wise, mtard, rslad
+from ard_jax.methods.options import (
+    Epochs,
+    NotNegative,
+    Options,
+    Reduction,
+    Share,
+    Variant,
+    increase,
+)
 
 TEACHERS = ("robust",)
-VARIANTS = ("paper", "released")
 
 
-@dataclasses.dataclass(frozen=True)
-class AbsldConfig:
-    """Options of ABSLD.
+class AbsldConfig(Options):
+    """Options of ABSLD."""
 
-    Attributes:
-      variant: "paper": the adversarial soft labels use the adversarial class temperatures, the clean ones
-        the clean. "released": both use their product, as the released code does by an aliasing bug.
-      temp_rate: largest change of a class temperature at the end of an epoch.
-      temp_low: smallest class temperature.
-      temp_high: largest class temperature.
-      decay_epochs: epochs, from 1, at whose end the rate is multiplied by 0.1 before it is used.
-      adv_weight: weight of the adversarial term; the clean one has 1 - adv_weight.
-      kl_reduction: "mean_classes" is the code's mean over batch and classes.
-      kl_scale: factor on both terms.
-    """
+    variant: Variant = Field(
+        "paper",
+        description=(
+            "`paper`: the adversarial soft labels use the adversarial class temperatures, the clean ones "
+            "the clean. `released`: both use their product, as the released code does by an aliasing bug."
+        ),
+    )
+    temp_rate: NotNegative = Field(
+        0.1, description="Largest change of a class temperature at the end of an epoch."
+    )
+    temp_low: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="Smallest class temperature."
+    )
+    temp_high: Annotated[float, Field(ge=1)] = Field(5.0, description="Largest class temperature.")
+    decay_epochs: Epochs = Field(
+        (215, 260, 285),
+        description="Epochs, from 1, at whose end the rate is multiplied by 0.1 before it is used.",
+    )
+    adv_weight: Share = Field(
+        5 / 6, description="Weight of the adversarial term; the clean one has 1 - adv_weight."
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes", description="`mean_classes` is the code's mean over batch and classes."
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
-    variant: str = "paper"
-    temp_rate: float = 0.1
-    temp_low: float = 0.5
-    temp_high: float = 5.0
-    decay_epochs: tuple[int, ...] = (215, 260, 285)
-    adv_weight: float = 5 / 6
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = base.kl_problems(self.kl_reduction, self.kl_scale)
-        found += mtard.rate_problems({"temp_rate": self.temp_rate}, self.decay_epochs)
-        if self.variant not in VARIANTS:
-            found.append(f"method.variant={self.variant!r}: choose one of {', '.join(VARIANTS)}")
-        if not 0 < self.temp_low <= 1 <= self.temp_high:
-            found.append(
-                f"method.temp_low={self.temp_low}, temp_high={self.temp_high}: temperatures must be "
-                "positive, and the range must hold their start 1"
-            )
-        if not 0 <= self.adv_weight <= 1:
-            found.append(f"method.adv_weight={self.adv_weight}: must be in [0, 1]")
-        return found
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        return increase("decay_epochs", self.decay_epochs)
 
 
 def class_temperatures(

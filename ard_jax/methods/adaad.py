@@ -1,65 +1,52 @@
 """AdaAD and AdaIAD (Huang et al. 2023, CVPR): the teacher is asked at the moving x', inside the attack."""
 
-import dataclasses
-
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, iad, kd, trades
+from ard_jax.methods.options import Count, NotNegative, Options, Positive, Reduction, Share, Variant
 
 TEACHERS = ("robust",)
-VARIANTS = iad.VARIANTS
 
 
-@dataclasses.dataclass(frozen=True)
-class AdaadConfig:
-    """Options of AdaAD.
+class AdaadConfig(Options):
+    """Options of AdaAD."""
 
-    Attributes:
-      alpha: weight of the adversarial term; the clean one has 1 - alpha. 1 in the code.
-      kl_reduction: the code has "mean_classes" on CIFAR-10 and "batchmean" on CIFAR-100.
-      kl_scale: factor on both terms.
-    """
-
-    alpha: float = 1.0
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = kd.share_problems(alpha=self.alpha)
-        return found + base.kl_problems(self.kl_reduction, self.kl_scale)
+    alpha: Share = Field(
+        1.0,
+        description="Weight of the adversarial term; the clean one has 1 - alpha. 1 in the code.",
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes",
+        description="The code has `mean_classes` on CIFAR-10 and `batchmean` on CIFAR-100.",
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
 
-@dataclasses.dataclass(frozen=True)
-class AdaiadConfig:
-    """Options of AdaIAD, that is IAD-I on AdaAD's examples.
+class AdaiadConfig(Options):
+    """Options of AdaIAD, that is IAD-I on AdaAD's examples."""
 
-    Attributes:
-      variant: "paper": the teacher's term is weighted by its reliability a, and two train-mode passes of
-        the student. "released": no a on the teacher's term, and the code's further passes at x.
-      alpha: weight of the distillation terms; cross-entropy at x has 1 - alpha. 1 in the code.
-      beta: exponent of the reliability.
-      temperature: of the teacher's term, teacher and student.
-      begin_epoch: epochs, from 1, up to which the reliability counts as 1 (the code counts from 0 and
-        begins with number 60).
-    """
-
-    variant: str = "paper"
-    alpha: float = 1.0
-    beta: float = 0.1
-    temperature: float = 30.0
-    begin_epoch: int = 60
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = kd.share_problems(alpha=self.alpha) + kd.temperature_problems(self.temperature)
-        if self.variant not in VARIANTS:
-            found.append(f"method.variant={self.variant!r}: choose one of {', '.join(VARIANTS)}")
-        for name in ("beta", "begin_epoch"):
-            if not getattr(self, name) >= 0:
-                found.append(f"method.{name}={getattr(self, name)}: must not be negative")
-        return found
+    variant: Variant = Field(
+        "paper",
+        description=(
+            "`paper`: the teacher's term is weighted by its reliability a, and two train-mode passes of "
+            "the student. `released`: no a on the teacher's term, and the code's further passes at x."
+        ),
+    )
+    alpha: Share = Field(
+        1.0,
+        description="Weight of the distillation terms; cross-entropy at x has 1 - alpha. 1 in the code.",
+    )
+    beta: NotNegative = Field(0.1, description="Exponent of the reliability.")
+    temperature: Positive = Field(30.0, description="Of the teacher's term, teacher and student.")
+    begin_epoch: Count = Field(
+        60,
+        description=(
+            "Epochs, from 1, up to which the reliability counts as 1 (the code counts from 0 and begins "
+            "with number 60)."
+        ),
+    )
 
 
 def make(config: AdaadConfig, parts: base.Parts) -> base.Method:

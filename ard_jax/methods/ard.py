@@ -1,35 +1,29 @@
 """ARD (Goldblum et al. 2020, AAAI, arXiv 1905.09747): distillation with the adversary in the loop."""
 
-import dataclasses
-
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, kd
+from ard_jax.methods.options import NotNegative, Options, Positive, Reduction, Share
 
 TEACHERS = ("robust",)
 
 
-@dataclasses.dataclass(frozen=True)
-class ArdConfig:
-    """Options of ARD.
+class ArdConfig(Options):
+    """Options of ARD."""
 
-    Attributes:
-      alpha: weight of the teacher's term; the hard labels at the clean image have 1 - alpha.
-      temperature: softens both networks; its square multiplies the KL.
-      kl_reduction: "mean_classes" is the code's mean over batch and classes.
-      kl_scale: factor on the teacher's term.
-    """
-
-    alpha: float = 1.0
-    temperature: float = 30.0
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = kd.share_problems(alpha=self.alpha) + kd.temperature_problems(self.temperature)
-        return found + base.kl_problems(self.kl_reduction, self.kl_scale)
+    alpha: Share = Field(
+        1.0,
+        description="Weight of the teacher's term; the hard labels at the clean image have 1 - alpha.",
+    )
+    temperature: Positive = Field(
+        30.0, description="Softens both networks; its square multiplies the KL."
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes", description="`mean_classes` is the code's mean over batch and classes."
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on the teacher's term.")
 
 
 def make(config: ArdConfig, parts: base.Parts) -> base.Method:

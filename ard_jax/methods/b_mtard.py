@@ -1,40 +1,35 @@
 """B-MTARD (Zhao et al. 2024, TPAMI): MTARD with teacher temperatures that balance the entropies."""
 
-import dataclasses
-
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, mtard, rslad
+from ard_jax.methods.options import Epochs, NotNegative, Options, Reduction, increase
 
 TEACHERS = mtard.TEACHERS
 
 
-@dataclasses.dataclass(frozen=True)
-class BMtardConfig:
-    """Options of B-MTARD.
+class BMtardConfig(Options):
+    """Options of B-MTARD."""
 
-    Attributes:
-      weight_rate: rate of the loss weights per step.
-      balance_temperatures: False keeps both teacher temperatures at 1.
-      temp_rate: rate of the temperatures per step.
-      decay_epochs: epochs, from 1, after which both rates are multiplied by 0.1.
-      kl_reduction: "mean_classes" on CIFAR-10; "scaled10" is that times 10 on CIFAR-100.
-      kl_scale: factor on both terms.
-    """
+    weight_rate: NotNegative = Field(0.025, description="Rate of the loss weights per step.")
+    balance_temperatures: bool = Field(
+        True, description="False keeps both teacher temperatures at 1."
+    )
+    temp_rate: NotNegative = Field(1e-3, description="Rate of the temperatures per step.")
+    decay_epochs: Epochs = Field(
+        (215, 260, 285), description="Epochs, from 1, after which both rates are multiplied by 0.1."
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes",
+        description="`mean_classes` on CIFAR-10; `scaled10` is that times 10 on CIFAR-100.",
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
-    weight_rate: float = 0.025
-    balance_temperatures: bool = True
-    temp_rate: float = 1e-3
-    decay_epochs: tuple[int, ...] = (215, 260, 285)
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        rates = {"weight_rate": self.weight_rate, "temp_rate": self.temp_rate}
-        found = base.kl_problems(self.kl_reduction, self.kl_scale)
-        return found + mtard.rate_problems(rates, self.decay_epochs)
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        return increase("decay_epochs", self.decay_epochs)
 
 
 def make(config: BMtardConfig, parts: base.Parts) -> base.Method:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax.attacks import cpu_tiling
-from ard_jax.losses.distill import REDUCTIONS
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.models.cpu_conv import devices_of_batch
@@ -267,16 +266,6 @@ def accuracies(labels: jax.Array, z_nat: Any = None, z_adv: Any = None) -> Metri
     """Means of the train-mode logits that are given: "accuracy" (clean), "robust_accuracy"."""
     found = {"accuracy": z_nat, "robust_accuracy": z_adv}
     return {name: accuracy(z, labels) for name, z in found.items() if z is not None}
-
-
-def kl_problems(reduction: str, scale: float) -> list[str]:
-    """What is wrong with the options `kl_reduction` and `kl_scale`."""
-    found = []
-    if reduction not in REDUCTIONS:
-        found.append(f"method.kl_reduction={reduction!r}: choose one of {', '.join(REDUCTIONS)}")
-    if scale < 0:
-        found.append(f"method.kl_scale={scale}: must not be negative")
-    return found
 
 
 def mean_loss(loss: Callable, logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,36 +20,33 @@ temperatures are balanced as in CIARD but only T_nat is used. With clean_weight=
 is DARD's.
 """
 
-import dataclasses
+from typing import Literal
+
+from pydantic import Field
 
 from ard_jax.methods import base, ciard, dard
 from ard_jax.methods.ciard_config import CiardConfig
+from ard_jax.methods.options import Positive, Share
 
 TEACHERS = ciard.TEACHERS
 
 
-@dataclasses.dataclass(frozen=True)
 class CiardDardConfig(CiardConfig):
-    """CIARD's options and these.
+    """CIARD's options and these."""
 
-    Attributes:
-      a: weight of R's soft labels within a branch; the hard labels have 1 - a.
-      temperature: T of the soft labels, of teacher and student.
-      kd: "kl", or "dice": soft Dice instead of the KL.
-    """
-
-    a: float = 0.7
-    temperature: float = 3.0
-    kd: str = "kl"
-    r_label_bn: str = "eval"
-    r_clean_forward: str = "keep"
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = super().problems() + dard.label_problems(self.a, self.temperature)
-        if self.kd not in ("kl", "dice"):
-            found.append(f"method.kd={self.kd!r}: choose one of kl, dice")
-        return found
+    a: Share = Field(
+        0.7, description="Weight of R's soft labels within a branch; the hard labels have 1 - a."
+    )
+    temperature: Positive = Field(3.0, description="T of the soft labels, of teacher and student.")
+    kd: Literal["kl", "dice"] = Field(
+        "kl", description="`kl`, or `dice`: soft Dice instead of the KL."
+    )
+    r_label_bn: Literal["train", "eval"] = Field(
+        "eval", description="As CIARD's; batch statistics would differ between x and x'."
+    )
+    r_clean_forward: Literal["drop", "keep"] = Field(
+        "keep", description="As CIARD's; R's running statistics stay a mixture of x and x'."
+    )
 
 
 def branch_losses(config: CiardDardConfig, z_nat, z_adv, soft: ciard.Soft, memory, labels):

@@ -19,69 +19,60 @@ The word "Dice" belongs to the attack; the soft labels are ordinary softmax outp
 and at Dice-adversarial x'. kd="dice", which no source trains with, replaces the KL by a soft Dice loss.
 """
 
-import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import xlogy
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import Options, Positive, Share
 
 TEACHERS = ("robust",)
 COLUMNS = ("teacher_nat", "teacher_adv")
-_CHOICES = {
-    "objective": ("mean", "epoch_ramp", "fused"),
-    "tau": ("logits", "double_softmax"),
-    "labels": ("online_shared", "online", "offline"),
-    "offline_view": ("plain", "augmented_once"),
-    "kd": ("kl", "dice"),
-}
 
 
-@dataclasses.dataclass(frozen=True)
-class DardConfig:
-    """Options of DARD.
+class DardConfig(Options):
+    """Options of DARD."""
 
-    Attributes:
-      a: weight of the soft labels; the hard labels have 1 - a.
-      temperature: T, of teacher and student.
-      objective: "mean"; "epoch_ramp": (1-w) L_nat + w L_adv, w = (epoch-1)/(2 epochs); "fused": a KD(f(x'),
-        (q_nat+q_adv)/2) + (1-a) CE(f(x'), y), on adversarial inputs alone (the scripts' CIFAR-100 form,
-        with T = 1; one train-mode pass, one statistics update).
-      tau: "logits": q = softmax(g/T). "double_softmax": softmax(softmax(g)/T), as the scripts compute,
-        which at 10 classes and T = 3 is nearly uniform (0.134 at most).
-      labels: "online_shared": the teacher at the student's x and x'. "online": at x and at its own
-        adversarial example of the same view, made every step. "offline": both made once before the run.
-      offline_view: of "offline": "plain", the stored image; "augmented_once", one random crop and flip
-        of it, which is not the one that the student sees (as the scripts do).
-      kd: "kl", or "dice": T^2 mean_B of the soft Dice loss between softmax(z/T) and q.
-    """
-
-    a: float = 0.7
-    temperature: float = 3.0
-    objective: str = "mean"
-    tau: str = "logits"
-    labels: str = "online_shared"
-    offline_view: str = "plain"
-    kd: str = "kl"
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = [
-            f"method.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}"
-            for name, choices in _CHOICES.items()
-            if getattr(self, name) not in choices
-        ]
-        return found + label_problems(self.a, self.temperature)
-
-
-def label_problems(a: float, temperature: float) -> list[str]:
-    """What is wrong with the weight and the temperature of the soft labels."""
-    found = [] if 0 <= a <= 1 else [f"method.a={a}: must be in [0, 1]"]
-    if not temperature > 0:
-        found.append(f"method.temperature={temperature}: a temperature must be positive")
-    return found
+    a: Share = Field(0.7, description="Weight of the soft labels; the hard labels have 1 - a.")
+    temperature: Positive = Field(3.0, description="T, of teacher and student.")
+    objective: Literal["mean", "epoch_ramp", "fused"] = Field(
+        "mean",
+        description=(
+            "`mean`; `epoch_ramp`: (1-w) L_nat + w L_adv, w = (epoch-1)/(2 epochs); `fused`: a KD(f(x'), "
+            "(q_nat+q_adv)/2) + (1-a) CE(f(x'), y), on adversarial inputs alone (the scripts' CIFAR-100 "
+            "form, with T = 1; one train-mode pass, one statistics update)."
+        ),
+    )
+    tau: Literal["logits", "double_softmax"] = Field(
+        "logits",
+        description=(
+            "`logits`: q = softmax(g/T). `double_softmax`: softmax(softmax(g)/T), as the scripts compute, "
+            "which at 10 classes and T = 3 is nearly uniform (0.134 at most)."
+        ),
+    )
+    labels: Literal["online_shared", "online", "offline"] = Field(
+        "online_shared",
+        description=(
+            "`online_shared`: the teacher at the student's x and x'. `online`: at x and at its own "
+            "adversarial example of the same view, made every step. `offline`: both made once before the "
+            "run."
+        ),
+    )
+    offline_view: Literal["plain", "augmented_once"] = Field(
+        "plain",
+        description=(
+            "Of `offline`: `plain`, the stored image; `augmented_once`, one random crop and flip of it, "
+            "which is not the one that the student sees (as the scripts do)."
+        ),
+    )
+    kd: Literal["kl", "dice"] = Field(
+        "kl",
+        description="`kl`, or `dice`: T^2 mean_B of the soft Dice loss between softmax(z/T) and q.",
+    )
 
 
 def soft_labels(logits: jax.Array, temperature: float, tau: str) -> jax.Array:

@@ -1,47 +1,38 @@
 """Fair-RSLAD (Yue et al. 2023, NeurIPS): RSLAD with more weight on the classes easiest to attack."""
 
-import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, class_wise
+from ard_jax.methods.options import NotNegative, Options, Reduction, Share
 
 TEACHERS = ("robust",)
 _LEAST_KAPPA = 1e-3  # far below one attack step; keeps (1 / kappa)^beta finite in float32
 
 
-@dataclasses.dataclass(frozen=True)
-class FairRsladConfig:
-    """Options of Fair-RSLAD.
+class FairRsladConfig(Options):
+    """Options of Fair-RSLAD."""
 
-    Attributes:
-      beta: exponent of 1 / kappa.
-      low: smallest class weight.
-      high: largest class weight.
-      adv_weight: weight of the adversarial term; the clean one has 1 - adv_weight.
-      kl_reduction: "mean_classes" is the code's mean over batch and classes.
-      kl_scale: factor on both terms.
-    """
+    beta: Annotated[float, Field(ge=0, le=10)] = Field(2.0, description="Exponent of 1 / kappa.")
+    low: NotNegative = Field(5 / 6, description="Smallest class weight.")
+    high: NotNegative = Field(5 / 2, description="Largest class weight.")
+    adv_weight: Share = Field(
+        5 / 6, description="Weight of the adversarial term; the clean one has 1 - adv_weight."
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes", description="`mean_classes` is the code's mean over batch and classes."
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
-    beta: float = 2.0
-    low: float = 5 / 6
-    high: float = 5 / 2
-    adv_weight: float = 5 / 6
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = base.kl_problems(self.kl_reduction, self.kl_scale)
-        if not 0 <= self.beta <= 10:
-            found.append(f"method.beta={self.beta}: must be in [0, 10]")
-        if not 0 <= self.low <= self.high:
-            found.append(f"method.low={self.low}, high={self.high}: need 0 <= low <= high")
-        if not 0 <= self.adv_weight <= 1:
-            found.append(f"method.adv_weight={self.adv_weight}: must be in [0, 1]")
-        return found
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        if self.low > self.high:
+            return [f"low={self.low} must not exceed high={self.high}"]
+        return []
 
 
 def class_weights(

@@ -4,87 +4,66 @@ The reliability a(x) = p_T(y|x')^beta weighs what the teacher says against what 
 the clean image. Source: ZFancy/IAD, IAD-I.py, IAD-II.py, AKD2.py.
 """
 
-import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, kd, trades
+from ard_jax.methods.options import Count, NotNegative, Options, Positive, Share, Variant
 
 TEACHERS = ("robust",)
 TEACHERS2 = ("robust", "clean")
-VARIANTS = ("paper", "released")
-SWITCH = ("on", "off")
 
 
-@dataclasses.dataclass(frozen=True)
-class Iad1Config:
-    """Options of IAD-I.
+class Iad1Config(Options):
+    """Options of IAD-I."""
 
-    Attributes:
-      variant: "paper", or "released" (see `make_iad1`).
-      alpha: weight of both KL terms; the hard labels at the clean image have 1 - alpha.
-      temperature: of the teacher's term, both networks; its square multiplies the KL.
-      beta: exponent of the reliability.
-      begin_epoch: epochs without reliability; it is used from epoch begin_epoch + 1 (from 1) on. The
-        code counts epochs from 0, where this is epoch 60.
-    """
-
-    variant: str = "paper"
-    alpha: float = 1.0
-    temperature: float = 1.0
-    beta: float = 0.1
-    begin_epoch: int = 60
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = _choice("variant", self.variant, VARIANTS)
-        return found + kd.share_problems(alpha=self.alpha) + _common_problems(self)
+    variant: Variant = Field("paper", description="`paper`, or `released` (see `make_iad1`).")
+    alpha: Share = Field(
+        1.0,
+        description="Weight of both KL terms; the hard labels at the clean image have 1 - alpha.",
+    )
+    temperature: Positive = Field(
+        1.0, description="Of the teacher's term, both networks; its square multiplies the KL."
+    )
+    beta: NotNegative = Field(0.1, description="Exponent of the reliability.")
+    begin_epoch: Count = Field(
+        60,
+        description=(
+            "Epochs without reliability; it is used from epoch begin_epoch + 1 (from 1) on. The code "
+            "counts epochs from 0, where this is epoch 60."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Iad2Config:
-    """Options of IAD-II, and of AKD2 (reliability="off").
+class Iad2Config(Options):
+    """Options of IAD-II, and of AKD2 (reliability="off")."""
 
-    Attributes:
-      alpha1: weight of the robust teacher's and the student's own term.
-      alpha2: weight of the clean teacher's term; the hard labels have 1 - alpha1 - alpha2.
-      temperature: of the teachers' terms, both networks; its square multiplies them and the own term.
-      beta: exponent of the reliability.
-      begin_epoch: epochs without reliability, see `Iad1Config`.
-      reliability: "off" keeps a = 1 for the whole run: AKD2.
-    """
+    alpha1: Share = Field(
+        0.5, description="Weight of the robust teacher's and the student's own term."
+    )
+    alpha2: Share = Field(
+        0.25,
+        description="Weight of the clean teacher's term; the hard labels have 1 - alpha1 - alpha2.",
+    )
+    temperature: Positive = Field(
+        1.0,
+        description="Of the teachers' terms, both networks; its square multiplies them and the own term.",
+    )
+    beta: NotNegative = Field(0.1, description="Exponent of the reliability.")
+    begin_epoch: Count = Field(40, description="Epochs without reliability, see `Iad1Config`.")
+    reliability: Literal["on", "off"] = Field(
+        "on", description="`off` keeps a = 1 for the whole run: AKD2."
+    )
 
-    alpha1: float = 0.5
-    alpha2: float = 0.25
-    temperature: float = 1.0
-    beta: float = 0.1
-    begin_epoch: int = 40
-    reliability: str = "on"
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = _choice("reliability", self.reliability, SWITCH)
-        found += kd.share_problems(alpha1=self.alpha1, alpha2=self.alpha2)
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
         if self.alpha1 + self.alpha2 > 1:
-            found.append(
-                f"method.alpha1={self.alpha1} and alpha2={self.alpha2}: their sum must not exceed 1"
-            )
-        return found + _common_problems(self)
-
-
-def _choice(name, value, choices):
-    known = value in choices
-    return [] if known else [f"method.{name}={value!r}: choose one of {', '.join(choices)}"]
-
-
-def _common_problems(config):
-    found = kd.temperature_problems(config.temperature)
-    for name in ("beta", "begin_epoch"):
-        if getattr(config, name) < 0:
-            found.append(f"method.{name}={getattr(config, name)}: must not be negative")
-    return found
+            return [f"alpha1={self.alpha1} and alpha2={self.alpha2}: their sum must not exceed 1"]
+        return []
 
 
 def reliability(

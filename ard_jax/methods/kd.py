@@ -1,47 +1,23 @@
 """KD: knowledge distillation on clean images (Hinton et al. 2015, arXiv 1503.02531)."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import Options, Positive, Share
 
 TEACHERS = ("robust",)
 
 
-@dataclasses.dataclass(frozen=True)
-class KdConfig:
-    """Options of KD.
+class KdConfig(Options):
+    """Options of KD."""
 
-    Attributes:
-      alpha: weight of the teacher's term; the hard labels have 1 - alpha.
-      temperature: softens both networks.
-    """
-
-    alpha: float = 0.9
-    temperature: float = 4.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        return share_problems(alpha=self.alpha) + temperature_problems(self.temperature)
-
-
-def share_problems(**shares: float) -> list[str]:
-    """Those of the named options that are not in [0, 1]."""
-    return [
-        f"method.{name}={value}: must be in [0, 1]"
-        for name, value in shares.items()
-        if not 0 <= value <= 1
-    ]
-
-
-def temperature_problems(temperature: float) -> list[str]:
-    """Whether the option `temperature` is not positive."""
-    if temperature > 0:
-        return []
-    return [f"method.temperature={temperature}: a temperature must be positive"]
+    alpha: Share = Field(
+        0.9, description="Weight of the teacher's term; the hard labels have 1 - alpha."
+    )
+    temperature: Positive = Field(4.0, description="Softens both networks.")
 
 
 def softened_kl(

@@ -1,28 +1,22 @@
 """MART (Wang et al. 2020, ICLR): adversarial training that weighs misclassified examples."""
 
-import dataclasses
-
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import NotNegative, Options
 
 TEACHERS = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class MartConfig:
-    """Options of MART.
+class MartConfig(Options):
+    """Options of MART."""
 
-    Attributes:
-      beta: weight of the KL term; 5 in the authors' ResNet-18 script, 6 in that for WideResNets.
-    """
-
-    beta: float = 5.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        return [] if self.beta >= 0 else [f"method.beta={self.beta}: must not be negative"]
+    beta: NotNegative = Field(
+        5.0,
+        description="Weight of the KL term; 5 in the authors' ResNet-18 script, 6 in that for WideResNets.",
+    )
 
 
 def make(config: MartConfig, parts: base.Parts) -> base.Method:

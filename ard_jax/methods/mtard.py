@@ -1,46 +1,38 @@
 """MTARD (Zhao et al. 2022, ECCV): a robust teacher at x', a clean teacher at x, balanced weights."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, rslad
+from ard_jax.methods.options import Epochs, NotNegative, Options, Reduction, increase
 
 TEACHERS = ("robust", "clean")
 
 
-@dataclasses.dataclass(frozen=True)
-class MtardConfig:
-    """Options of MTARD.
+class MtardConfig(Options):
+    """Options of MTARD."""
 
-    Attributes:
-      weight_rate: rate of the loss weights per step.
-      decay_epochs: epochs, from 1, after which the rate is multiplied by 0.1 (the code decays it, with
-        the learning rate, at the end of epochs 215, 260 and 285 of 300).
-      kl_reduction: "mean_classes" on CIFAR-10; the code's CIFAR-100 terms times 10 are "scaled10".
-      kl_scale: factor on both terms.
-    """
+    weight_rate: NotNegative = Field(0.025, description="Rate of the loss weights per step.")
+    decay_epochs: Epochs = Field(
+        (215, 260, 285),
+        description=(
+            "Epochs, from 1, after which the rate is multiplied by 0.1 (the code decays it, with the "
+            "learning rate, at the end of epochs 215, 260 and 285 of 300)."
+        ),
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes",
+        description="`mean_classes` on CIFAR-10; the code's CIFAR-100 terms times 10 are `scaled10`.",
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
-    weight_rate: float = 0.025
-    decay_epochs: tuple[int, ...] = (215, 260, 285)
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = base.kl_problems(self.kl_reduction, self.kl_scale)
-        return found + rate_problems({"weight_rate": self.weight_rate}, self.decay_epochs)
-
-
-def rate_problems(rates: dict[str, float], decay_epochs: tuple[int, ...]) -> list[str]:
-    """What is wrong with the rates of a method's own quantities and the epochs of their decay."""
-    found = [f"method.{n}={r}: must not be negative" for n, r in rates.items() if not r >= 0]
-    if list(decay_epochs) != sorted(set(decay_epochs)):
-        found.append(f"method.decay_epochs={decay_epochs}: must increase")
-    return found
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        return increase("decay_epochs", self.decay_epochs)
 
 
 def decayed(rate: float, decays_passed: list[jax.Array]) -> jax.Array:

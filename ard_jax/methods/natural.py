@@ -1,22 +1,16 @@
 """Natural training: cross-entropy on clean images. The recipe of clean teachers, and a baseline."""
 
-import dataclasses
-
 import jax.numpy as jnp
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import Options
 
 TEACHERS = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class NaturalConfig:
+class NaturalConfig(Options):
     """Natural training has no options of its own."""
-
-    def problems(self) -> list[str]:
-        """Nothing can be wrong."""
-        return []
 
 
 def make(config: NaturalConfig, parts: base.Parts) -> base.Method:

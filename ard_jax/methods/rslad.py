@@ -1,33 +1,26 @@
 """RSLAD (Zi et al. 2021, arXiv 2108.07969): only the robust teacher's soft labels, no hard labels."""
 
-import dataclasses
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import NotNegative, Options, Reduction, Share
 
 TEACHERS = ("robust",)
 
 
-@dataclasses.dataclass(frozen=True)
-class RsladConfig:
-    """Options of RSLAD.
+class RsladConfig(Options):
+    """Options of RSLAD."""
 
-    Attributes:
-      adv_weight: weight of the adversarial term; the clean one has 1 - adv_weight. 5/6 in the code.
-      kl_reduction: "mean_classes" on CIFAR-10; the code's CIFAR-100 terms times 10 are "scaled10".
-      kl_scale: factor on both terms.
-    """
-
-    adv_weight: float = 5 / 6
-    kl_reduction: str = "mean_classes"
-    kl_scale: float = 1.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = []
-        if not 0 <= self.adv_weight <= 1:
-            found.append(f"method.adv_weight={self.adv_weight}: must be in [0, 1]")
-        return found + base.kl_problems(self.kl_reduction, self.kl_scale)
+    adv_weight: Share = Field(
+        5 / 6,
+        description="Weight of the adversarial term; the clean one has 1 - adv_weight. 5/6 in the code.",
+    )
+    kl_reduction: Reduction = Field(
+        "mean_classes",
+        description="`mean_classes` on CIFAR-10; the code's CIFAR-100 terms times 10 are `scaled10`.",
+    )
+    kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
 
 def distillation(config, z_student, z_teacher, teacher_temperature=1.0):

@@ -1,22 +1,16 @@
 """SAT: PGD adversarial training (Madry et al. 2018, arXiv 1706.06083)."""
 
-import dataclasses
-
 import jax.numpy as jnp
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import Options
 
 TEACHERS = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class SatConfig:
+class SatConfig(Options):
     """PGD adversarial training has no options beyond its attack."""
-
-    def problems(self) -> list[str]:
-        """Nothing can be wrong."""
-        return []
 
 
 def make(config: SatConfig, parts: base.Parts) -> base.Method:

@@ -1,34 +1,29 @@
 """SCORE (Pang et al. 2022, ICML, arXiv 2202.10103): TRADES with squared errors of probabilities."""
 
-import dataclasses
-
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import BelowOne, NotNegative, Options
 
 TEACHERS = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoreConfig:
-    """Options of SCORE.
+class ScoreConfig(Options):
+    """Options of SCORE."""
 
-    Attributes:
-      beta: weight of the robust term; 4 in the paper's recipe, 3 in the published checkpoints.
-      label_smoothing: probability mass taken from the label and shared evenly by the other classes;
-        0 in the published runs.
-    """
-
-    beta: float = 4.0
-    label_smoothing: float = 0.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        found = [] if self.beta >= 0 else [f"method.beta={self.beta}: must not be negative"]
-        if not 0 <= self.label_smoothing < 1:
-            found.append(f"method.label_smoothing={self.label_smoothing}: must be in [0, 1)")
-        return found
+    beta: NotNegative = Field(
+        4.0,
+        description="Weight of the robust term; 4 in the paper's recipe, 3 in the published checkpoints.",
+    )
+    label_smoothing: BelowOne = Field(
+        0.0,
+        description=(
+            "Probability mass taken from the label and shared evenly by the other classes; 0 in the "
+            "published runs."
+        ),
+    )
 
 
 def make(config: ScoreConfig, parts: base.Parts) -> base.Method:

@@ -1,29 +1,22 @@
 """TRADES (Zhang et al. 2019, arXiv 1901.08573): accuracy and robustness traded by a KL term."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.methods.options import NotNegative, Options
 
 TEACHERS = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class TradesConfig:
-    """Options of TRADES.
+class TradesConfig(Options):
+    """Options of TRADES."""
 
-    Attributes:
-      beta: weight of the KL term; the authors' CIFAR-10 script uses 6.
-    """
-
-    beta: float = 6.0
-
-    def problems(self) -> list[str]:
-        """What is wrong with these values."""
-        return [] if self.beta >= 0 else [f"method.beta={self.beta}: must not be negative"]
+    beta: NotNegative = Field(
+        6.0, description="Weight of the KL term; the authors' CIFAR-10 script uses 6."
+    )
 
 
 def make(config: TradesConfig, parts: base.Parts) -> base.Method:

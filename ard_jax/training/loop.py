@@ -11,7 +11,7 @@ after a restart averages over the steps since.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class TrainingRun:
     evaluate: Callable[[RunState], Scores]
     score: Callable[[Scores], float]
     split: str
-    eval_epochs: frozenset[int]
+    eval_epochs: Container[int]
     save_every: int
     config: dict[str, Any]
     experiment: dict[str, Any]

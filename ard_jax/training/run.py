@@ -1,5 +1,6 @@
 """One training: what the loop runs, made from settings, data and networks."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,10 +44,18 @@ def score(attack: str) -> Callable[[Scores], float]:
     return of
 
 
-def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
+@dataclasses.dataclass(frozen=True)
+class EvaluationEpochs:
     """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
-    dense = range(dense_from, epochs + 1) if dense_from else ()
-    return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
+
+    epochs: int
+    every: int
+    dense_from: int = 0
+
+    def __contains__(self, epoch: int) -> bool:
+        """Whether this epoch is one of them."""
+        dense = 0 < self.dense_from <= epoch
+        return epoch in (1, self.epochs) or epoch % self.every == 0 or dense
 
 
 def monitor(
@@ -128,7 +137,7 @@ def make(
         evaluate=monitor(s.select_attack, select_split(s, splits), evaluator, watched),
         score=score(s.select_attack.name),
         split=s.select_on,
-        eval_epochs=evaluation_epochs(s.epochs, s.eval.every, s.eval.dense_from),
+        eval_epochs=EvaluationEpochs(s.epochs, s.eval.every, s.eval.dense_from),
         save_every=s.run.save_every,
         config=s.comparable(net, splits, teachers={r: t.identity for r, t in teachers.items()}),
         experiment=s.recorded,

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import jax
 import numpy as np
 
-from ard_jax import rng
+from ard_jax import methods, rng
 from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, batching
 from ard_jax.data.augment import augment
@@ -44,7 +44,7 @@ def offline(
     Returns:
       {"teacher_nat": float32 [N,K], "teacher_adv": float32 [N,K]}.
     """
-    view = settings.options.get("offline_view", "plain")
+    view = methods.make_config(settings.method, settings.options).offline_view
     kind = settings.data.augment if view == "augmented_once" else "none"
     made_by = f"{teacher.identity} {settings.attack} {kind} {settings.seed}"
 

@@ -1,7 +1,10 @@
 """Configurations: every file loads, every mistake is reported, all of them at once."""
 
 import dataclasses
+import functools
+import hashlib
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +13,11 @@ import pytest
 from experiments import tiny
 
 from ard_jax import methods
-from ard_jax.config import parse
+from ard_jax.config import build, parse, schema
 from ard_jax.config.comparison import from_config
+from ard_jax.io import options
 
+NAN = float("nan")
 REPOSITORY = Path(__file__).parents[2]
 _RELEASED = ("absld", "adaiad", "iad1")
 _VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
@@ -52,8 +57,7 @@ def test_config_files_are_valid_and_survive_json(name, variant):
     assert parse.to_experiment(parse.to_dict(experiment)) == experiment
     # A config lists every option of its method, so that each can be overridden on the command line.
     defaults = methods.make_config(experiment.method.name, {})
-    options = {f.name for f in dataclasses.fields(defaults)}
-    assert options == set(experiment.method.options)
+    assert set(type(defaults).model_fields) == set(experiment.method.options)
     if name == "cifar10" and ":" not in variant:
         assert methods.make_config(experiment.method.name, experiment.method.options) == defaults
 
@@ -160,40 +164,120 @@ def test_paper_values():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("eps", 8.0, "config.eps=8.0.*8/255"),
-        ("epochs", 0, "config.epochs=0"),
-        ("batch_size", 0, "config.batch_size=0"),
+        ("eps", 8.0, "config.eps=8.0: .*8/255"),
         ("select_on", "train", "config.select_on='train': choose one of 'validation', 'test'"),
+        ("name", "../other", "config.name='../other'"),
+        ("swa_start", 99, "config.swa_start=99: must be at most config.epochs=2"),
         ("data__holdout", 0.0, "no validation images"),
-        ("data__name", "mnist", "config.data.name='mnist'"),
-        ("data__augment", "rotate", "config.data.augment='rotate'"),
+        ("data__holdout", 1.0, "config.data.holdout=1.0: a share below 1, or a whole number"),
+        ("data__name", "mnist", "config.data.name='mnist': choose one of 'digits'"),
+        ("data__pad", 8, "config.data.pad=8: must be less than the images' 8 pixels"),
         ("student__model", "resnet19", "unknown model 'resnet19'"),
-        ("student_optim__schedule", "step", "config.student_optim.schedule='step'"),
-        ("student_optim__lr", -0.1, "lr=-0.1: must be positive"),
+        ("student_optim__lr", -0.1, "config.student_optim.lr=-0.1: must be greater than 0$"),
+        ("student_optim__weight_decay", NAN, "weight_decay=nan: must be a finite number"),
+        ("student_optim__warmup", 3, "config.student_optim.warmup=3: must be at most the 2 epochs"),
+        ("student_optim__boundaries", ("a",), r"boundaries\[0\]='a': expected an integer"),
+        ("student_optim__boundaries", (2, 1), r"boundaries=\(2, 1\): epochs must increase"),
         ("attack__name", "pdg", "config.attack.name='pdg'"),
-        ("method__push_scale", "decimal", "push_scale='decimal'"),
-        ("method__push_t", 0.0, "a temperature must be positive"),
-        ("method__push_lambda", -1.0, "must not be negative"),
-        ("method__itt_every", 0, "itt_every=0"),
-        ("eval__attacks", ("pgd_sta",), "'pgd_sta'"),
-        ("eval__select_attack", "autoattack", "'autoattack'"),
-        ("eval__autoattack_nets", "teachers", "config.eval.autoattack_nets='teachers'"),
-        ("eval__autoattack_examples", -1, "autoattack_examples=-1.*take it from config.eval.attacks"),
-        ("teachers__robust__min_clean", 80.0, "not percent"),
-        ("teachers__clean__recipe__method", "ciard", "recipe.method='ciard'"),
-        ("teachers__clean", None, "clean is None, but method 'ciard' needs a clean teacher"),
-        ("method__clean_weight", -1.0, "clean_weight=-1.0: must not be negative"),
-        ("swa_start", -1, "config.swa_start=-1"),
-        ("awp__gamma", -0.1, "config.awp.gamma=-0.1"),
-        ("attack__bn", "both", "config.attack.bn='both'"),
-        ("attack__bn_stats", "keep", "cannot keep the running statistics"),
+        ("attack__step_size", 100.0, "config.attack.step_size=100.0: must be at most 1"),
+        ("attack__bn_stats", "keep", "config.attack: .*cannot keep the running statistics"),
+        ("method__push_scale", "decimal", "config.method.push_scale='decimal': choose one of 'decade'"),
+        ("eval__attacks", ("pgd_sta",), "config.eval.attacks: 'pgd_sta'"),
         ("eval__attacks", ("dpgd_per_sample",), "DPGD alone can stall"),
+        ("eval__select_attack", "autoattack", "config.eval.select_attack='autoattack'"),
+        ("eval__eps_sweep", (1.0, 8.0), r"eps_sweep=\(1.0, 8.0\): \[8.0\] times config.eps=0.2"),
+        ("eval__eps_sweep", (NAN,), r"eps_sweep\[0\]=nan: must be a finite number"),
+        ("eval__step_sizes", {"foo": 0.1}, "config.eval.step_sizes: 'foo'"),
         ("eval__teachers", False, "transfer needs the teachers"),
+        ("teachers__robust__min_clean", 80.0, "config.teachers.robust.min_clean=80.0: must be at most 1"),
+        ("teachers__clean__recipe__method", "ciard", "config.teachers.clean.recipe.method='ciard'"),
+        ("teachers__clean", None, "clean is None, but method 'ciard' needs a clean teacher"),
     ],
 )  # fmt: skip
 def test_bad_values(tmp_path, name, value, message):
-    with pytest.raises(parse.ConfigError, match=message):
+    with pytest.raises(parse.ConfigError, match=message) as caught:
         parse.to_experiment(tiny(tmp_path, **{name: value}))
+    assert str(caught.value).count("\n  - ") == 1
+
+
+OUT_OF_RANGE = {
+    "epochs": (0, 10**12), "batch_size": (0,), "seed": (-1, 2**32), "ema_decay": (1.0,),
+    "awp__gamma": (1e9,), "awp__start": (0,), "data__pad": (-1,), "data__prefetch": (0,),
+    "student_optim__lr": (1e30,), "student_optim__decay": (-1.0,), "student_optim__momentum": (1.0,),
+    "attack__steps": (-1,), "eval__every": (0,), "eval__seed": (-1,), "eval__max_selection_examples": (-5,),
+    "run__devices": (-1,), "run__log_every": (0,), "run__save_every": (0,),
+    "run__distributed_timeout": (0.0,), "method__push_t": (0.0,),
+    "method__itt_every": (0,), "method__clean_weight": (-1.0,),
+    "teachers__robust__recipe__epochs": (0,), "teachers__clean__recipe__seed": (-1,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in OUT_OF_RANGE.items() for v in vs])
+def test_values_out_of_range(tmp_path, name, value):
+    with pytest.raises(parse.ConfigError) as caught:
+        parse.to_experiment(tiny(tmp_path, **{name: value}))
+    (line,) = str(caught.value).split("\n  - ")[1:]
+    assert line.startswith(f"config.{name.replace('__', '.')}={value!r}: must be ")
+
+
+@pytest.mark.parametrize(("eps", "right"), [(0.0, False), (1.5, True), (8.0, True), (128.0, False)])
+def test_l2_radius(tmp_path, eps, right):
+    raw = tiny(tmp_path, norm="l2", eps=eps, eval__eps_sweep=())
+    if right:
+        assert parse.to_experiment(raw).eps == eps
+        return
+    with pytest.raises(parse.ConfigError, match=f"config.eps={eps}"):
+        parse.to_experiment(raw)
+
+
+def test_types_are_strict(tmp_path):
+    raw = tiny(tmp_path).to_dict()
+    raw |= {
+        "epochs": True,
+        "eps": "0.1",
+        "awp": 3,
+        "ema_decay": 0,
+        "student_optim": {"boundaries": 5},
+    }
+    raw["eval"] |= {"eps_sweep": [0, 1.0], "transfer": 1}
+    with pytest.raises(parse.ConfigError) as caught:
+        parse.to_experiment(raw)
+    assert str(caught.value).split("\n  - ")[1:] == [
+        "config.epochs=True: expected an integer",
+        "config.eps='0.1': expected a number",
+        "config.awp=3: expected a group of values",
+        "config.student_optim.boundaries=5: expected a tuple, such as (1, 2)",
+        "config.eval.transfer=1: expected True or False",
+    ]
+
+
+def test_every_option_has_a_meaning_and_stands_in_the_config():
+    """So that the command line can set it, whether or not a file names it."""
+    records = [schema.Experiment, *(type(methods.make_config(n, {})) for n in methods.names())]
+    assert all(f.description for record in records for f in record.model_fields.values())
+    raw = importlib.import_module("configs.ciard_digits").get_config()
+    for path, record in options.records(parse.to_experiment(raw), "config"):
+        if path != "config.method":
+            group = functools.reduce(lambda g, name: g[name], path.split(".")[1:], raw)
+            assert set(type(record).model_fields) == set(group), path
+
+
+def test_what_two_runs_must_agree_on(tmp_path):
+    """These are written into checkpoints and into the names of the teachers' folders."""
+    experiment = parse.to_experiment(tiny(tmp_path))
+    splits = build.load_data(experiment.data)
+    saved = build.comparable(experiment, {}, splits)
+    assert not set(saved) & {"run", "workdir", "teachers", "bn_groups"}
+    assert set(saved["data"]) == {
+        "name", "holdout", "split_seed", "augment", "pad", "last_batch"}  # fmt: skip
+    assert set(saved["eval"]) == {
+        "select_attack", "step_sizes", "every", "dense_from", "max_selection_examples", "seed"}  # fmt: skip
+    results = parse.of_results(experiment)
+    missing = {"loader", "workers", "prefetch", "on_device"}
+    assert set(schema.DataConfig.model_fields) - set(results["data"]) == missing
+    assert set(schema.Experiment.model_fields) - set(results) == {"workdir", "run"}
+    digest = hashlib.sha256(json.dumps(saved, sort_keys=True).encode()).hexdigest()[:12]
+    assert digest == "29637ab1f8a5"
 
 
 def test_all_problems_at_once(tmp_path):
@@ -233,10 +317,10 @@ def test_attack_that_needs_a_teacher_on_a_method_without_one(tmp_path):
 def test_unknown_and_missing_keys(tmp_path):
     raw = tiny(tmp_path).to_dict()
     raw["lr"] = 0.1
-    del raw["eps"]
+    del raw["name"]
     with pytest.raises(parse.ConfigError, match="config.lr does not exist") as caught:
         parse.to_experiment(raw)
-    assert "config.eps is missing" in str(caught.value)
+    assert "config.name is missing" in str(caught.value)
 
 
 def test_configs_of_runs_made_before_autoattack_load(tmp_path):
@@ -249,7 +333,10 @@ def test_configs_of_runs_made_before_autoattack_load(tmp_path):
 def test_unknown_method_option(tmp_path):
     raw = tiny(tmp_path).to_dict()
     raw["method"]["itt_begin"] = 3
-    with pytest.raises(parse.ConfigError, match="no option itt_begin"):
+    with pytest.raises(
+        parse.ConfigError,
+        match="config.method.itt_begin does not exist; .*itt_start",
+    ):
         parse.to_experiment(raw)
 
 

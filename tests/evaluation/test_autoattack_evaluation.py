@@ -153,9 +153,7 @@ def test_only_the_chosen_networks_are_attacked(finished, monkeypatch):
     ]
     test = data.load("digits").test
     for nets, expected in (("all", 3), ("students", 2), ("best", 1)):
-        e = dataclasses.replace(
-            experiment, eval=dataclasses.replace(experiment.eval, autoattack_nets=nets)
-        )
+        e = experiment.replace(eval=experiment.eval.replace(autoattack_nets=nets))
         full._run_suites(e, test, subjects, ["autoattack"], {}, {}, None)
         assert chosen == list(roles)[:expected]
         chosen.clear()
@@ -171,9 +169,7 @@ def test_equal_networks_are_evaluated_once(finished, monkeypatch):
         full.Subject(title, "student", bundle, v, evaluator, sweep=title == "student (best)")
         for title, v in nets.items()
     ]
-    experiment = dataclasses.replace(
-        experiment, eval=dataclasses.replace(experiment.eval, autoattack_nets="best")
-    )
+    experiment = experiment.replace(eval=experiment.eval.replace(autoattack_nets="best"))
     ran = []
     original = Evaluator.run
     monkeypatch.setattr(

@@ -238,7 +238,7 @@ def test_joined_method_without_push_and_clean_teacher_is_dard():
     ("options", "message"),
     [
         ({"a": 1.5}, "method.a=1.5"),
-        ({"temperature": 0.0}, "temperature=0.0: a temperature must be positive"),
+        ({"temperature": 0.0}, "temperature=0.0: must be greater than 0"),
         ({"objective": "sum"}, "objective='sum'"),
         ({"labels": "none"}, "labels='none'"),
         ({"kd": "mse"}, "kd='mse'"),

@@ -284,5 +284,5 @@ def test_bad_values_teachers_and_attack_are_listed_together(name, options, expec
 
 
 def test_unknown_option_names_the_known_ones():
-    with pytest.raises(ValueError, match="'mtard' has no option rate; it has weight_rate"):
+    with pytest.raises(ValueError, match="method.rate does not exist; method has weight_rate"):
         methods.create("mtard", make_parts("mtard"), rate=1.0)
