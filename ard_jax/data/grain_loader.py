@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from ard_jax.data import image_decoding
+from ard_jax.runtime import threads
 
 Batch = dict[str, np.ndarray]
 
@@ -56,7 +56,7 @@ def _start_worker(index: int, count: int) -> None:
     A signal to the whole process group (Ctrl-C, or a preemption) is the parent's to handle, which may
     still need batches to reach the step at which it saves.
     """
-    image_decoding.limit_threads(1)
+    threads.limit(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,7 +1,6 @@
 """Reading image files: decode, check, resize, stack; every complaint names the file."""
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ard_jax.data.base import DataError
+from ard_jax.runtime import threads
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
 _GRAY, _RGB = ("L", "1"), ("RGB", "P")  # PIL modes that convert to 1 and 3 channels without loss
-_threads = min(32, os.cpu_count() or 1)
 
 
 def list_images(directory: Path) -> list[Path]:
@@ -32,17 +31,6 @@ def list_images(directory: Path) -> list[Path]:
             "directly into it, or remove the class"
         )
     return files
-
-
-def threads() -> int:
-    """How many threads decode: one per core, unless `limit_threads` said otherwise."""
-    return _threads
-
-
-def limit_threads(count: int) -> None:
-    """For a process that others decode beside."""
-    global _threads
-    _threads = count
 
 
 def headers(items: Sequence[bytes | Path], names: Sequence[str]) -> np.ndarray:
@@ -67,7 +55,7 @@ def headers(items: Sequence[bytes | Path], names: Sequence[str]) -> np.ndarray:
     def block(start: int) -> list[tuple[int, int, int]]:
         return [work(i) for i in range(start, min(start + 256, len(items)))]
 
-    with ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(threads.count()) as pool:
         blocks = list(pool.map(block, range(0, len(items), 256)))
     return np.array([row for rows in blocks for row in rows], np.int32)
 
@@ -134,7 +122,7 @@ def decode_all(
         check_shape(image.shape, names[i], first.shape, names[0])
         images[i] = image
 
-    pool = ThreadPoolExecutor(threads())
+    pool = ThreadPoolExecutor(threads.count())
     try:
         for _ in pool.map(work, range(len(items))):  # raises the first error, by order of items
             pass

@@ -3,16 +3,14 @@
 File names (or record numbers), sizes and labels are in memory, some tens of bytes an image.
 """
 
-import concurrent.futures
 import dataclasses
-import functools
 import zlib
 from typing import Any, Protocol
 
 import numpy as np
 
-from ard_jax.data import image_decoding as images
 from ard_jax.data.base import check_labels
+from ard_jax.runtime import threads
 
 LOADERS = ("memory", "grain")
 
@@ -149,18 +147,13 @@ class LazyImages:
             for i in part:
                 out[i] = self.source.read(int(rows[i]))
 
-        count = min(images.threads(), len(rows))
+        count = min(threads.count(), len(rows))
         if count <= 1:
             fill(range(len(rows)))
         else:
-            list(_pool().map(fill, [range(t, len(rows), count) for t in range(count)]))
+            list(threads.pool().map(fill, [range(t, len(rows), count) for t in range(count)]))
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of them in memory."""
         return np.asarray(self[:], dtype)
-
-
-@functools.cache
-def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(images.threads(), "decode")

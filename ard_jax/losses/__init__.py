@@ -8,6 +8,7 @@ from ard_jax.losses.distill import (
     kl_divergence,
     negative_entropy,
     reduce_kl,
+    softened_kl,
 )
 from ard_jax.losses.margin import cw_margin, dlr, targeted_dlr
 from ard_jax.losses.push import (
@@ -47,6 +48,7 @@ __all__ = [
     "push_loss",
     "reduce_kl",
     "soft_dice",
+    "softened_kl",
     "squared_error",
     "targeted_dlr",
     "trades_kl",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax.losses import checks
+from ard_jax.losses.robust import trades_kl
 
 REDUCTIONS = ("batchmean", "mean_classes", "scaled10")
 WEIGHT_RULES = ("ciard", "mtard")
@@ -194,3 +195,11 @@ def balance_weights(
     w_adv = w_adv - rate * (w_adv - ratio_adv / total)
     w_adv, w_nat = jnp.maximum(w_adv, 0.0), jnp.maximum(w_nat, 0.0)
     return w_adv / (w_adv + w_nat), w_nat / (w_adv + w_nat)
+
+
+def softened_kl(
+    teacher_logits: jax.Array, student_logits: jax.Array, temperature: float
+) -> jax.Array:
+    """t^2 KL(p_T^t || p_S^t), both softened; [B] float32. Gradient flows through both arguments."""
+    kl = trades_kl(teacher_logits / temperature, student_logits / temperature)
+    return temperature**2 * kl

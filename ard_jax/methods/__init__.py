@@ -1,97 +1,27 @@
-"""Training methods: `create(name, ...)` and `names()`. One file per paper."""
+"""Training methods: `create(name, ...)` and `names()`. One file per paper, found by its REGISTRATION."""
 
 import dataclasses
-from collections.abc import Callable
+import importlib
+import pkgutil
 from typing import Any
 
-from ard_jax.io.options import Options, read
-from ard_jax.methods import (
-    absld,
-    adaad,
-    ard,
-    b_mtard,
-    ciard,
-    ciard_config,
-    ciard_dard,
-    dard,
-    fair_rslad,
-    iad,
-    kd,
-    mart,
-    mtard,
-    natural,
-    rslad,
-    sat,
-    score,
-    trades,
-)
+from ard_jax.io.options import read
 from ard_jax.methods.awp import Awp
-from ard_jax.methods.base import Method, Parts
+from ard_jax.methods.base import Method, Parts, Registration
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A registered method.
-
-    Attributes:
-      config: its option record.
-      make: (options, parts) -> Method.
-      teachers: the roles that it takes.
-      attack: its inner attack unless `config.attack` names another; "" for methods that make no
-        adversarial examples.
-      trained_teachers: the teachers that it goes on training.
-      counts_iterates: whether it counts at how many iterates of its attack the student is right.
-    """
-
-    config: type[Options]
-    make: Callable[[Any, Parts], Method]
-    teachers: tuple[str, ...]
-    attack: str = "sat_train"
-    trained_teachers: tuple[str, ...] = ()
-    counts_iterates: bool = False
+def _registrations() -> dict[str, Registration]:
+    found: dict[str, Registration] = {}
+    for module in pkgutil.iter_modules(__path__):
+        own = getattr(importlib.import_module(f"{__name__}.{module.name}"), "REGISTRATION", ())
+        for one in (own,) if isinstance(own, Registration) else own:
+            if one.name in found:
+                raise ImportError(f"method {one.name!r} is registered twice")
+            found[one.name] = one
+    return found
 
 
-_ROBUST = ("robust",)
-_METHODS = {
-    "absld": Entry(absld.AbsldConfig, absld.make, absld.TEACHERS, "rslad_train"),
-    "adaad": Entry(adaad.AdaadConfig, adaad.make, adaad.TEACHERS, "adaad_train"),
-    "adaiad": Entry(adaad.AdaiadConfig, adaad.make_adaiad, adaad.TEACHERS, "adaad_train"),
-    "ard": Entry(ard.ArdConfig, ard.make, ard.TEACHERS, "ard_train"),
-    "b_mtard": Entry(b_mtard.BMtardConfig, b_mtard.make, b_mtard.TEACHERS, "ciard_train"),
-    "ciard": Entry(
-        ciard_config.CiardConfig,
-        ciard.make,
-        ciard.TEACHERS,
-        "ciard_train",
-        trained_teachers=_ROBUST,
-    ),
-    "ciard_dard": Entry(
-        ciard_dard.CiardDardConfig,
-        ciard_dard.make,
-        ciard_dard.TEACHERS,
-        "dpgd",
-        trained_teachers=_ROBUST,
-    ),
-    "dard": Entry(dard.DardConfig, dard.make, dard.TEACHERS, "dpgd"),
-    "fair_rslad": Entry(
-        fair_rslad.FairRsladConfig,
-        fair_rslad.make,
-        fair_rslad.TEACHERS,
-        "rslad_train",
-        counts_iterates=True,
-    ),
-    "iad1": Entry(iad.Iad1Config, iad.make_iad1, iad.TEACHERS, "ard_train"),
-    "iad2": Entry(iad.Iad2Config, iad.make_iad2, iad.TEACHERS2, "ard_train"),
-    "kd": Entry(kd.KdConfig, kd.make, kd.TEACHERS, attack=""),
-    "mart": Entry(mart.MartConfig, mart.make, mart.TEACHERS, "mart_train"),
-    "mtard": Entry(mtard.MtardConfig, mtard.make, mtard.TEACHERS, "ciard_train"),
-    "natural": Entry(natural.NaturalConfig, natural.make, natural.TEACHERS, attack=""),
-    "rslad": Entry(rslad.RsladConfig, rslad.make, rslad.TEACHERS, "rslad_train"),
-    "sat": Entry(sat.SatConfig, sat.make, sat.TEACHERS),
-    "score": Entry(score.ScoreConfig, score.make, score.TEACHERS, "score_train"),
-    "trades": Entry(trades.TradesConfig, trades.make, trades.TEACHERS, "trades_train"),
-}
-
+_METHODS = _registrations()
 TRAINED_TEACHERS = {name: entry.trained_teachers for name, entry in _METHODS.items()}
 TEACHERS = {name: entry.teachers for name, entry in _METHODS.items()}
 ATTACKS = {name: entry.attack for name, entry in _METHODS.items()}
@@ -114,7 +44,7 @@ def read_options(
     """
     if name not in _METHODS:
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join(names())}")
-    return read(_METHODS[name].config, options, where)
+    return read(_METHODS[name].options, options, where)
 
 
 def make_config(name: str, options: dict[str, Any]) -> Any:
@@ -197,7 +127,11 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)
     if problems:
         raise ValueError("; ".join(problems))
-    return _METHODS[name].make(config, parts)
+    entry = _METHODS[name]
+    return dataclasses.replace(
+        entry.make(config, parts), name=name, teachers=entry.teachers,
+        trained_teachers=entry.trained_teachers,
+    )  # fmt: skip
 
 
 __all__ = [
@@ -208,6 +142,7 @@ __all__ = [
     "Awp",
     "Method",
     "Parts",
+    "Registration",
     "attack_problems",
     "create",
     "make_config",

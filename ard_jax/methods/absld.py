@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
-from ard_jax.methods import base, class_wise, mtard, rslad
+from ard_jax.methods import base, per_class
 from ard_jax.methods.options import (
     Epochs,
     NotNegative,
@@ -17,8 +17,6 @@ from ard_jax.methods.options import (
     Variant,
     increase,
 )
-
-TEACHERS = ("robust",)
 
 
 class AbsldConfig(Options):
@@ -91,7 +89,7 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
     Raises:
       ValueError: the length of an epoch is not known.
     """
-    class_wise.check_epoch_length("absld", parts)
+    per_class.check_epoch_length("absld", parts)
     num_classes = parts.student.num_classes
 
     def init(student_variables, teacher_variables):
@@ -106,11 +104,11 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
         return logits / t_adv, logits / t_nat
 
     def at_step_end(memory, labels, z, step, epoch):
-        ends, after = class_wise.epoch_ends(parts, step), {}
-        rate = mtard.decayed(config.temp_rate, [epoch >= e for e in config.decay_epochs])
+        ends, after = per_class.epoch_ends(parts, step), {}
+        rate = base.decayed(config.temp_rate, [epoch >= e for e in config.decay_epochs])
         for kind, logits in z.items():
             ce = losses.cross_entropy(logits, labels)
-            total = memory[f"loss_{kind}"] + class_wise.class_sums(ce, labels, num_classes)
+            total = memory[f"loss_{kind}"] + per_class.class_sums(ce, labels, num_classes)
             old = memory[f"temp_{kind}"]
             new = class_temperatures(config, old, total, rate)
             after[f"temp_{kind}"] = jnp.where(ends, new, old)
@@ -124,14 +122,15 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft_adv)
 
         def loss_of(z_adv, z_nat):
-            robust = rslad.distillation(config, z_adv, soft_adv)
-            clean = rslad.distillation(config, z_nat, soft_nat)
+            robust = base.scaled_kl(config, z_adv, soft_adv)
+            clean = base.scaled_kl(config, z_nat, soft_nat)
             total = config.adv_weight * robust + (1 - config.adv_weight) * clean
             return total, {"loss_robust": robust, "loss_clean": clean}
 
-        student, metrics, (z_adv, z_nat) = base.train_student(
+        student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of, epoch
         )
+        z_adv, z_nat = seen.logits
         memory = at_step_end(state.method, labels, {"adv": z_adv, "nat": z_nat}, state.step, epoch)
         metrics |= {
             f"temp_{kind}_{name}": reduce(state.method[f"temp_{kind}"])
@@ -141,4 +140,7 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
         new = state.replace(student=student, method=memory)
         return new, metrics | base.accuracies(labels, z_nat, z_adv)
 
-    return base.Method("absld", TEACHERS, (), init, step)
+    return base.Method(init, step)
+
+
+REGISTRATION = base.Registration("absld", AbsldConfig, make, ("robust",), "rslad_train")

@@ -4,10 +4,8 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
-from ard_jax.methods import base, iad, kd, trades
+from ard_jax.methods import base, batch_statistics
 from ard_jax.methods.options import Count, NotNegative, Options, Positive, Reduction, Share, Variant
-
-TEACHERS = ("robust",)
 
 
 class AdaadConfig(Options):
@@ -64,31 +62,18 @@ def make(config: AdaadConfig, parts: base.Parts) -> base.Method:
     boyellow/AdaAD, main.py and AT_helper.py.
     """
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
+    def distillation(z_teacher, z_student):
+        kl = losses.reduce_kl(
+            losses.trades_kl(z_teacher, z_student), z_student.shape[-1], config.kl_reduction
+        )
+        return config.kl_scale * kl
 
-    def step(state, batch, key):
-        images, labels = batch["image"], batch["label"]
-        attacked = base.attack(parts, state, batch, key)
-        soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
-        soft_nat = base.teacher_logits(parts, state, "robust", images)
+    def loss(z, soft, batch):
+        robust, clean = distillation(soft.adv, z.adv), distillation(soft.nat, z.nat)
+        total = config.alpha * robust + (1 - config.alpha) * clean
+        return total, {"loss_robust": robust, "loss_clean": clean}
 
-        def distillation(soft, z):
-            kl = losses.reduce_kl(losses.trades_kl(soft, z), z.shape[-1], config.kl_reduction)
-            return config.kl_scale * kl
-
-        def loss_of(z_nat, z_adv):
-            robust, clean = distillation(soft_adv, z_adv), distillation(soft_nat, z_nat)
-            total = config.alpha * robust + (1 - config.alpha) * clean
-            return total, {"loss_robust": robust, "loss_clean": clean}
-
-        student, metrics, (z_nat, z_adv) = base.train_student(
-            parts, state.student, attacked.batch_stats, (images, attacked.images), loss_of,
-            batch["epoch"],
-        )  # fmt: skip
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
-
-    return base.Method("adaad", TEACHERS, (), init, step)
+    return base.from_loss(parts, loss, passes=("nat", "adv"), teacher_at=("nat", "adv"))
 
 
 def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
@@ -105,34 +90,29 @@ def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
     Schedule: as AdaAD. Source: boyellow/AdaAD, main.py, method "AdaAD_with_IAD1".
     """
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
-
-    def step(state, batch, key):
-        images, labels, epoch = batch["image"], batch["label"], batch["epoch"]
-        attacked = base.attack(parts, state, batch, key)
-        soft = base.teacher_logits(parts, state, "robust", attacked.images)
-        active = epoch > config.begin_epoch
-        a = iad.reliability(soft, labels, config.beta, active)
+    def loss(z, soft, batch):
+        active = batch["epoch"] > config.begin_epoch
+        a = base.reliability(soft.adv, batch["label"], config.beta, active)
         trust = a if config.variant == "paper" else 1.0
+        distill = jnp.mean(trust * losses.softened_kl(soft.adv, z.adv, config.temperature))
+        own = jnp.mean((1 - a) * losses.trades_kl(z.nat, z.adv))
+        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        total = config.alpha * (distill + own) + (1 - config.alpha) * ce
+        values = {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
+        return total, values | {"reliability": jnp.mean(a)}
 
-        def loss_of(z_nat, z_adv):
-            distill = jnp.mean(trust * kd.softened_kl(soft, z_adv, config.temperature))
-            own = jnp.mean((1 - a) * losses.trades_kl(z_nat, z_adv))
-            ce = jnp.mean(losses.cross_entropy(z_nat, labels))
-            total = config.alpha * (distill + own) + (1 - config.alpha) * ce
-            return total, {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
+    def repeated(before, after, epoch):
+        once = batch_statistics.repeat(before, *after)
+        twice = batch_statistics.repeat(before, after[0], once)
+        return batch_statistics.select(epoch > config.begin_epoch, twice, once)
 
-        def repeated(after):
-            once = trades.repeat_statistics(attacked.batch_stats, *after)
-            twice = trades.repeat_statistics(attacked.batch_stats, after[0], once)
-            return iad.select(active, twice, once)
+    return base.from_loss(
+        parts, loss, passes=("nat", "adv"), teacher_at=("adv",),
+        merge_stats=repeated if config.variant == "released" else None,
+    )  # fmt: skip
 
-        student, metrics, (z_nat, z_adv) = base.train_student(
-            parts, state.student, attacked.batch_stats, (images, attacked.images), loss_of, epoch,
-            repeated if config.variant == "released" else None,
-        )  # fmt: skip
-        metrics |= {"reliability": jnp.mean(a)} | base.accuracies(labels, z_nat, z_adv)
-        return state.replace(student=student), metrics
 
-    return base.Method("adaiad", TEACHERS, (), init, step)
+REGISTRATION = (
+    base.Registration("adaad", AdaadConfig, make, ("robust",), "adaad_train"),
+    base.Registration("adaiad", AdaiadConfig, make_adaiad, ("robust",), "adaad_train"),
+)

@@ -4,10 +4,8 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
-from ard_jax.methods import base, kd
+from ard_jax.methods import base
 from ard_jax.methods.options import NotNegative, Options, Positive, Reduction, Share
-
-TEACHERS = ("robust",)
 
 
 class ArdConfig(Options):
@@ -40,25 +38,14 @@ def make(config: ArdConfig, parts: base.Parts) -> base.Method:
     goldblum/AdversariallyRobustDistillation, main.py.
     """
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
+    def loss(z, soft, batch):
+        kl = losses.softened_kl(soft.nat, z.adv, config.temperature)
+        distill = losses.reduce_kl(kl, z.adv.shape[-1], config.kl_reduction) * config.kl_scale
+        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        total = config.alpha * distill + (1 - config.alpha) * ce
+        return total, {"loss_distill": distill, "loss_ce": ce}
 
-    def step(state, batch, key):
-        images, labels = batch["image"], batch["label"]
-        soft = base.teacher_logits(parts, state, "robust", images)
-        attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
+    return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",))
 
-        def loss_of(z_adv, z_nat):
-            kl = kd.softened_kl(soft, z_adv, config.temperature)
-            distill = losses.reduce_kl(kl, z_adv.shape[-1], config.kl_reduction) * config.kl_scale
-            ce = jnp.mean(losses.cross_entropy(z_nat, labels))
-            total = config.alpha * distill + (1 - config.alpha) * ce
-            return total, {"loss_distill": distill, "loss_ce": ce}
 
-        student, metrics, (z_adv, z_nat) = base.train_student(
-            parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of,
-            batch["epoch"],
-        )  # fmt: skip
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
-
-    return base.Method("ard", TEACHERS, (), init, step)
+REGISTRATION = base.Registration("ard", ArdConfig, make, ("robust",), "ard_train")

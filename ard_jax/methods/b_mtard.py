@@ -4,10 +4,8 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
-from ard_jax.methods import base, mtard, rslad
+from ard_jax.methods import base, two_teachers
 from ard_jax.methods.options import Epochs, NotNegative, Options, Reduction, increase
-
-TEACHERS = mtard.TEACHERS
 
 
 class BMtardConfig(Options):
@@ -45,24 +43,29 @@ def make(config: BMtardConfig, parts: base.Parts) -> base.Method:
     Schedule: 300 epochs, rate 0.1, times 0.1 after 215, 260, 285 (as both balance rates), weight decay
     2e-4. Source: zhaoshiji123/MTARD-extension, resnet18_mtard_cifar10.py.
     """
-    memory = mtard.first_weights() | {name: jnp.ones(()) for name in ("temp_adv", "temp_nat")}
+    memory = two_teachers.first_weights() | {
+        name: jnp.ones(()) for name in ("temp_adv", "temp_nat")
+    }
 
     def branches(memory, z_adv, z_nat, soft_adv, soft_nat, step, epoch):
         temp_adv, temp_nat = memory["temp_adv"], memory["temp_nat"]
-        l_adv = rslad.distillation(config, z_adv, soft_adv, temp_adv)
-        l_nat = rslad.distillation(config, z_nat, soft_nat, temp_nat)
+        l_adv = base.scaled_kl(config, z_adv, soft_adv, temp_adv)
+        l_nat = base.scaled_kl(config, z_nat, soft_nat, temp_nat)
         num_classes = z_adv.shape[-1]
         h_adv = jnp.mean(losses.negative_entropy(soft_adv, temp_adv)) / num_classes
         h_nat = jnp.mean(losses.negative_entropy(soft_nat, temp_nat)) / num_classes
         passed = [epoch > e for e in config.decay_epochs]
         if config.balance_temperatures:
             temp_adv, temp_nat = losses.balance_temperatures(
-                temp_adv, temp_nat, h_adv, h_nat, mtard.decayed(config.temp_rate, passed)
+                temp_adv, temp_nat, h_adv, h_nat, base.decayed(config.temp_rate, passed)
             )
-        rate = mtard.decayed(config.weight_rate, passed)
-        memory = mtard.balance(memory, l_adv, l_nat, step, rate, "ciard")
+        rate = base.decayed(config.weight_rate, passed)
+        memory = two_teachers.balance(memory, l_adv, l_nat, step, rate, "ciard")
         temperatures = {"temp_adv": temp_adv, "temp_nat": temp_nat}
         values = temperatures | {"entropy_adv": h_adv, "entropy_nat": h_nat}
         return l_adv, l_nat, memory | temperatures, values
 
-    return mtard.two_teachers("b_mtard", parts, memory, branches)
+    return two_teachers.method(parts, memory, branches)
+
+
+REGISTRATION = base.Registration("b_mtard", BMtardConfig, make, ("robust", "clean"), "ciard_train")

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ard_jax import losses
 from ard_jax.attacks import cpu_tiling
+from ard_jax.io.options import Options
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.models.cpu_conv import devices_of_batch
@@ -23,9 +25,6 @@ class Method:
     """A training method as a record of pure functions.
 
     Attributes:
-      name: registry name.
-      teachers: roles of the teachers that it needs, in order.
-      trained_teachers: those of them that it goes on training.
       init: (student variables, {role: teacher variables}) -> RunState at step 0.
       step: (state, batch, key) -> (state, metrics), one update. `batch` holds "image" [B,H,W,C]
         float32 in [0,1] (augmented), "label" [B] int32, "epoch" int32 scalar counted from 1, and
@@ -34,14 +33,41 @@ class Method:
         is advanced by the caller. Metrics are float32 scalars, means over the batch.
       columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
         the run (`ard_jax.training.soft_labels`).
+      name: of its registration, like what follows.
+      teachers: roles of the teachers that it needs, in order.
+      trained_teachers: those of them that it goes on training.
     """
 
-    name: str
-    teachers: tuple[str, ...]
-    trained_teachers: tuple[str, ...]
     init: Callable[[Any, dict[str, Any]], RunState]
     step: Callable[[RunState, Batch, jax.Array], tuple[RunState, Metrics]]
     columns: tuple[str, ...] = ()
+    name: str = ""
+    teachers: tuple[str, ...] = ()
+    trained_teachers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """A method under its name; every file of a paper ends in one, which `ard_jax.methods` finds.
+
+    Attributes:
+      name: under which it is created, and configured by configs/<dataset>.py:NAME.
+      options: its option record.
+      make: (options, parts) -> Method.
+      teachers: the roles that it takes, in order.
+      attack: its inner attack unless `config.attack` names another; "" for methods that make no
+        adversarial examples.
+      trained_teachers: the teachers that it goes on training.
+      counts_iterates: whether it counts at how many iterates of its attack the student is right.
+    """
+
+    name: str
+    options: type[Options]
+    make: Callable[[Any, "Parts"], Method]
+    teachers: tuple[str, ...] = ()
+    attack: str = "sat_train"
+    trained_teachers: tuple[str, ...] = ()
+    counts_iterates: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,16 +229,28 @@ def train_forward(bundle: ModelBundle, params: Any, batch_stats: Any, images: ja
     return logits, lambda cotangent: vjp(cotangent)[0], stats
 
 
+class Passes(NamedTuple):
+    """What an update of the student leaves beside its metrics.
+
+    Attributes:
+      logits: [B,K] of every pass, in order.
+      memory: the method's own arrays after the step, where `loss_of` returns them; else None.
+    """
+
+    logits: tuple[jax.Array, ...]
+    memory: Any = None
+
+
 def train_student(
     parts: Parts,
     student: NetState,
     batch_stats: Any,
     inputs: tuple[jax.Array, ...],
-    loss_of: Callable,
+    loss_of: Callable[..., tuple],
     epoch: jax.Array,
     merge_stats: Callable | None = None,
     made: tuple[Any, ...] = (),
-) -> tuple[NetState, dict[str, Any], tuple[jax.Array, ...]]:
+) -> tuple[NetState, Metrics, Passes]:
     """One update of the student: train-mode passes, loss, gradient, optimiser.
 
     Args:
@@ -221,40 +259,100 @@ def train_student(
       batch_stats: running statistics that the first pass starts from.
       inputs: images [B,H,W,C] of the train-mode forward passes, in order; each updates the running
         statistics once.
-      loss_of: (*logits, one [B,K] for each input) -> (scalar, dict of further values).
+      loss_of: (*logits, one [B,K] for each input) -> (scalar, metrics) or (scalar, metrics, memory).
       epoch: picks the learning rate.
       merge_stats: tuple of the statistics after each pass -> the student's; default: the last.
       made: the first of the passes, where they exist already: `train_forward` at the student's parameters.
 
     Returns:
-      (student, {"loss", "lr"} and the dict of `loss_of`, logits of the passes). With adversarial
-      weight perturbation all of them belong to the perturbed weights.
+      (student, metrics of `loss_of` with "loss" and "lr", passes). With adversarial weight perturbation all
+      of them belong to the perturbed weights.
     """
     net, optim = parts.student, parts.student_optim
+
+    def loss_and_rest(*logits):
+        loss, metrics, *memory = loss_of(*logits)
+        return loss, (metrics, *memory)
 
     def gradient_at(params, *passes):
         for images in inputs[len(passes) :]:
             before = passes[-1][2] if passes else batch_stats
             passes = *passes, train_forward(net, params, before, images)
         logits, backward, stats = zip(*passes, strict=True)
-        (loss, values), cotangents = jax.value_and_grad(
-            loss_of, tuple(range(len(inputs))), has_aux=True
+        (loss, (metrics, *memory)), cotangents = jax.value_and_grad(
+            loss_and_rest, tuple(range(len(inputs))), has_aux=True
         )(*logits)
         grads = [back(c) for back, c in zip(backward, cotangents, strict=True)]
-        return add_trees(*grads), stats, {"loss": loss} | values, logits
+        return add_trees(*grads), stats, {"loss": loss} | metrics, Passes(logits, *memory)
 
     params = student.params
-    grads, stats, values, logits = gradient_at(params, *made)
+    grads, stats, metrics, seen = gradient_at(params, *made)
     if parts.awp is not None:
         offset = weight_perturbation.offset(parts.awp, params, grads, epoch)
         params = add_trees(params, offset)
-        grads, stats, values, logits = gradient_at(params)
+        grads, stats, metrics, seen = gradient_at(params)
     rate = jnp.asarray(optim.lr(epoch))
     params, opt_state = optim.update(grads, student.opt_state, params, rate)
     if parts.awp is not None:
         params = jax.tree.map(jnp.subtract, params, offset)
     final = stats[-1] if merge_stats is None else merge_stats(stats)
-    return NetState(params, final, opt_state), values | {"lr": rate}, logits
+    return NetState(params, final, opt_state), metrics | {"lr": rate}, seen
+
+
+class Views(NamedTuple):
+    """Logits [B,K] at the clean and at the adversarial images; None where they are not computed."""
+
+    nat: jax.Array | None = None
+    adv: jax.Array | None = None
+
+
+def from_loss(
+    parts: Parts,
+    loss: Callable[[Views, Views, Batch], tuple[jax.Array, Metrics]],
+    *,
+    passes: tuple[str, ...],
+    teacher_at: tuple[str, ...] = (),
+    merge_stats: Callable[[Any, tuple, jax.Array], Any] | None = None,
+) -> Method:
+    """Makes a method that is a loss: teacher's logits, attack, train-mode passes, update.
+
+    Args:
+      parts: networks, optimiser, attack.
+      loss: (student's train-mode logits, robust teacher's eval-mode logits, batch) -> (scalar, metrics).
+        The teacher's are constants.
+      passes: the student's train-mode passes in order, "nat" (clean) and "adv" (adversarial). Each updates
+        the running statistics once. Without "adv" here and in `teacher_at` there is no attack.
+      teacher_at: where the robust teacher is asked, likewise.
+      merge_stats: (statistics before the passes, those after each, epoch) -> the student's; default: the
+        last.
+    """
+
+    def init(student_variables, teacher_variables):
+        return student_state(parts, student_variables, teacher_variables)
+
+    def step(state, batch, key):
+        views, stats = {"nat": batch["image"]}, state.student.batch_stats
+        soft_nat = soft_adv = None
+        if "nat" in teacher_at:
+            soft_nat = teacher_logits(parts, state, "robust", batch["image"])
+        if "adv" in (*passes, *teacher_at):
+            attacked = attack(parts, state, batch, key, teacher_logits=soft_nat)
+            views["adv"], stats = attacked.images, attacked.batch_stats
+        if "adv" in teacher_at:
+            soft_adv = teacher_logits(parts, state, "robust", views["adv"])
+        soft = Views(soft_nat, soft_adv)
+
+        def loss_of(*logits):
+            return loss(Views(**dict(zip(passes, logits, strict=True))), soft, batch)
+
+        student, metrics, seen = train_student(
+            parts, state.student, stats, tuple(views[name] for name in passes), loss_of,
+            batch["epoch"], merge_stats and (lambda after: merge_stats(stats, after, batch["epoch"])),
+        )  # fmt: skip
+        z = Views(**dict(zip(passes, seen.logits, strict=True)))
+        return state.replace(student=student), metrics | accuracies(batch["label"], z.nat, z.adv)
+
+    return Method(init, step)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -266,6 +364,30 @@ def accuracies(labels: jax.Array, z_nat: Any = None, z_adv: Any = None) -> Metri
     """Means of the train-mode logits that are given: "accuracy" (clean), "robust_accuracy"."""
     found = {"accuracy": z_nat, "robust_accuracy": z_adv}
     return {name: accuracy(z, labels) for name, z in found.items() if z is not None}
+
+
+def scaled_kl(
+    config: Any,
+    z_student: jax.Array,
+    z_teacher: jax.Array,
+    teacher_temperature: float | jax.Array = 1.0,
+) -> jax.Array:
+    """config.kl_scale times the reduced KL(p_T || p_S); float32 scalar."""
+    kl = losses.kl_divergence(z_student, z_teacher, teacher_temperature)
+    return config.kl_scale * losses.reduce_kl(kl, z_student.shape[-1], config.kl_reduction)
+
+
+def reliability(
+    teacher_logits: jax.Array, labels: jax.Array, beta: float, active: jax.Array | bool
+) -> jax.Array:
+    """p_T(y|x')^beta, a constant; 1 where not `active`. [B] float32 in (0, 1]."""
+    weight = jnp.exp(-beta * losses.cross_entropy(teacher_logits, labels))
+    return jax.lax.stop_gradient(jnp.where(active, weight, 1.0))
+
+
+def decayed(rate: float, decays_passed: list[jax.Array]) -> jax.Array:
+    """`rate` times 0.1 for every decay that has happened; float32 scalar."""
+    return jnp.asarray(rate * 0.1 ** sum((p * 1.0 for p in decays_passed), 0.0), jnp.float32)
 
 
 def mean_loss(loss: Callable, logits: jax.Array) -> tuple[jax.Array, jax.Array]:

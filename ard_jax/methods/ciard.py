@@ -25,8 +25,6 @@ from ard_jax.methods import base
 from ard_jax.methods.ciard_config import CiardConfig
 from ard_jax.state import NetState, RunState
 
-TEACHERS = ("robust", "clean")
-
 
 class Soft(NamedTuple):
     """Teacher logits [B,K] that the student learns from, constants.
@@ -127,7 +125,7 @@ def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
 
 
 def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callable):
-    """(z_nat, z_adv) -> (L, values); "memory" in values is the method's state after the step."""
+    """(z_nat, z_adv) -> (L, metrics, the method's arrays after the step)."""
     labels, epoch, memory = batch["label"], batch["epoch"], state.method
 
     def loss_of(z_nat, z_adv):
@@ -139,7 +137,6 @@ def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callab
         if config.branch_weights == "nlb":
             w_adv, w_nat = after["w_adv"], after["w_nat"] * w_nat
         values = {
-            "memory": after,
             "loss_robust": l1,
             "loss_clean": l2,
             "loss_push": l3,
@@ -150,7 +147,7 @@ def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callab
             "temp_adv": after["temp_adv"],
             "temp_nat": after["temp_nat"],
         }
-        return w_adv * l1 + w_nat * l2 + term, values
+        return w_adv * l1 + w_nat * l2 + term, values, after
 
     return loss_of
 
@@ -174,12 +171,11 @@ def train_student(config, parts, state: RunState, batch, adversarial, made, loss
     inputs, in_order = (batch["image"], adversarial), loss_of
     if config.forward_order == "adversarial_first":
         inputs, in_order = inputs[::-1], lambda z_adv, z_nat: loss_of(z_nat, z_adv)
-    student, metrics, logits = base.train_student(
+    student, metrics, seen = base.train_student(
         parts, student, student.batch_stats, inputs, in_order, batch["epoch"], made=made
     )
-    z_nat, z_adv = logits if config.forward_order == "clean_first" else logits[::-1]
-    memory = metrics.pop("memory")
-    return student, memory, metrics | base.accuracies(batch["label"], z_nat, z_adv)
+    z_nat, z_adv = seen.logits if config.forward_order == "clean_first" else seen.logits[::-1]
+    return student, seen.memory, metrics | base.accuracies(batch["label"], z_nat, z_adv)
 
 
 def train_teacher(
@@ -224,7 +220,6 @@ def robust_labels(config, parts, state: RunState, images, z_r_train=None):
 def make(
     config: CiardConfig,
     parts: base.Parts,
-    name: str = "ciard",
     branches_of: Callable = branch_losses,
     label_natural: bool = False,
 ) -> base.Method:
@@ -233,7 +228,6 @@ def make(
     Args:
       config: options.
       parts: networks, optimisers, attack.
-      name: of the method.
       branches_of: (config, z_nat, z_adv, soft, memory, labels) -> (L1, L2).
       label_natural: also give it R(x), `Soft.robust_nat`.
     """
@@ -296,4 +290,9 @@ def make(
         teachers = state.teachers | {"robust": robust}
         return state.replace(student=student, teachers=teachers, method=memory), metrics
 
-    return base.Method(name, TEACHERS, ("robust",), init, step)
+    return base.Method(init, step)
+
+
+REGISTRATION = base.Registration(
+    "ciard", CiardConfig, make, ("robust", "clean"), "ciard_train", trained_teachers=("robust",)
+)

@@ -28,8 +28,6 @@ from ard_jax.methods import base, ciard, dard
 from ard_jax.methods.ciard_config import CiardConfig
 from ard_jax.methods.options import Positive, Share
 
-TEACHERS = ciard.TEACHERS
-
 
 class CiardDardConfig(CiardConfig):
     """CIARD's options and these."""
@@ -62,4 +60,9 @@ def branch_losses(config: CiardDardConfig, z_nat, z_adv, soft: ciard.Soft, memor
 
 def make(config: CiardDardConfig, parts: base.Parts) -> base.Method:
     """The joined method on these networks; see the module's docstring."""
-    return ciard.make(config, parts, "ciard_dard", branch_losses, label_natural=True)
+    return ciard.make(config, parts, branch_losses, label_natural=True)
+
+
+REGISTRATION = base.Registration(
+    "ciard_dard", CiardDardConfig, make, ("robust", "clean"), "dpgd", trained_teachers=("robust",)
+)

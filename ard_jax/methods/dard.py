@@ -30,7 +30,6 @@ from ard_jax import losses
 from ard_jax.methods import base
 from ard_jax.methods.options import Options, Positive, Share
 
-TEACHERS = ("robust",)
 COLUMNS = ("teacher_nat", "teacher_adv")
 
 
@@ -150,13 +149,18 @@ def make(config: DardConfig, parts: base.Parts) -> base.Method:
         g_adv = _adversarial_logits(config, parts, state, batch, attacked.images, g_nat, key)
         q_nat, q_adv = (soft_labels(g, config.temperature, config.tau) for g in (g_nat, g_adv))
         inputs = (batch["image"], attacked.images)
-        student, metrics, z = base.train_student(
+        student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats,
             inputs[1:] if config.objective == "fused" else inputs,
             _student_loss(config, parts, batch, q_nat, q_adv), batch["epoch"],
         )  # fmt: skip
-        z_nat = None if config.objective == "fused" else z[0]
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z[-1])
+        z_nat = None if config.objective == "fused" else seen.logits[0]
+        return state.replace(student=student), metrics | base.accuracies(
+            labels, z_nat, seen.logits[-1]
+        )
 
     columns = COLUMNS if config.labels == "offline" else ()
-    return base.Method("dard", TEACHERS, (), init, step, columns)
+    return base.Method(init, step, columns)
+
+
+REGISTRATION = base.Registration("dard", DardConfig, make, ("robust",), "dpgd")

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
-from ard_jax.methods import base, class_wise
+from ard_jax.methods import base, per_class
 from ard_jax.methods.options import NotNegative, Options, Reduction, Share
 
-TEACHERS = ("robust",)
 _LEAST_KAPPA = 1e-3  # far below one attack step; keeps (1 / kappa)^beta finite in float32
 
 
@@ -76,7 +75,7 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
     Raises:
       ValueError: the length of an epoch is not known.
     """
-    class_wise.check_epoch_length("fair_rslad", parts)
+    per_class.check_epoch_length("fair_rslad", parts)
     num_classes = parts.student.num_classes
 
     def init(student_variables, teacher_variables):
@@ -85,10 +84,10 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
         return base.student_state(parts, student_variables, teacher_variables, memory)
 
     def at_step_end(memory, labels, right, step):
-        sums = memory["kappa_sum"] + class_wise.class_sums(right, labels, num_classes)
+        sums = memory["kappa_sum"] + per_class.class_sums(right, labels, num_classes)
         ones = jnp.ones_like(right)
-        count = memory["class_count"] + class_wise.class_sums(ones, labels, num_classes)
-        ends, old = class_wise.epoch_ends(parts, step), memory["class_weights"]
+        count = memory["class_count"] + per_class.class_sums(ones, labels, num_classes)
+        ends, old = per_class.epoch_ends(parts, step), memory["class_weights"]
         return {
             "class_weights": jnp.where(ends, class_weights(config, sums, count, old), old),
             "kappa_sum": jnp.where(ends, 0.0, sums),
@@ -110,10 +109,11 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
             total = config.adv_weight * robust + (1 - config.adv_weight) * clean
             return total, {"loss_robust": robust, "loss_clean": clean}
 
-        student, metrics, (z_adv, z_nat) = base.train_student(
+        student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of,
             batch["epoch"],
         )  # fmt: skip
+        z_adv, z_nat = seen.logits
         memory = at_step_end(state.method, labels, attacked.right, state.step)
         metrics |= {
             "kappa": jnp.mean(attacked.right),
@@ -123,4 +123,9 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
         new = state.replace(student=student, method=memory)
         return new, metrics | base.accuracies(labels, z_nat, z_adv)
 
-    return base.Method("fair_rslad", TEACHERS, (), init, step)
+    return base.Method(init, step)
+
+
+REGISTRATION = base.Registration(
+    "fair_rslad", FairRsladConfig, make, ("robust",), "rslad_train", counts_iterates=True
+)

@@ -6,16 +6,12 @@ the clean image. Source: ZFancy/IAD, IAD-I.py, IAD-II.py, AKD2.py.
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
-from ard_jax.methods import base, kd, trades
+from ard_jax.methods import base, batch_statistics
 from ard_jax.methods.options import Count, NotNegative, Options, Positive, Share, Variant
-
-TEACHERS = ("robust",)
-TEACHERS2 = ("robust", "clean")
 
 
 class Iad1Config(Options):
@@ -66,14 +62,6 @@ class Iad2Config(Options):
         return []
 
 
-def reliability(
-    teacher_logits: jax.Array, labels: jax.Array, beta: float, active: jax.Array
-) -> jax.Array:
-    """p_T(y|x')^beta, a constant; 1 where not `active`. [B] float32 in (0, 1]."""
-    weight = jnp.exp(-beta * losses.cross_entropy(teacher_logits, labels))
-    return jax.lax.stop_gradient(jnp.where(active, weight, 1.0))
-
-
 def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
     """L = w t^2 mean_B a KL(p_T^t(x) || p_S^t(x')) + w mean_B (1-a) KL(p_S(x) || p_S(x')) + (1-w) CE.
 
@@ -95,36 +83,24 @@ def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
     """
     released = config.variant == "released"
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
-
-    def step(state, batch, key):
-        images, labels = batch["image"], batch["label"]
+    def loss(z, soft, batch):
         active = batch["epoch"] > config.begin_epoch
-        soft = base.teacher_logits(parts, state, "robust", images)
-        attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
-        soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
-        a = reliability(soft_adv, labels, config.beta, active)
+        a = base.reliability(soft.adv, batch["label"], config.beta, active)
+        teacher_weight = 1.0 if released else a
+        distill = jnp.mean(teacher_weight * losses.softened_kl(soft.nat, z.adv, config.temperature))
+        own = jnp.mean((1 - a) * losses.trades_kl(z.nat, z.adv))
+        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        total = config.alpha * (distill + own) + (1 - config.alpha) * ce
+        values = {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
+        return total, values | {"reliability": jnp.mean(a)}
 
-        def loss_of(z_adv, z_nat):
-            teacher_weight = 1.0 if released else a
-            distill = jnp.mean(teacher_weight * kd.softened_kl(soft, z_adv, config.temperature))
-            own = jnp.mean((1 - a) * losses.trades_kl(z_nat, z_adv))
-            ce = jnp.mean(losses.cross_entropy(z_nat, labels))
-            total = config.alpha * (distill + own) + (1 - config.alpha) * ce
-            return total, {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
+    def merge(before, after, epoch):
+        return released_statistics(before, after, epoch > config.begin_epoch)
 
-        merge = None
-        if released:
-            merge = lambda after: released_statistics(attacked.batch_stats, after, active)  # noqa: E731
-        student, metrics, (z_adv, z_nat) = base.train_student(
-            parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of,
-            batch["epoch"], merge,
-        )  # fmt: skip
-        metrics |= {"reliability": jnp.mean(a)} | base.accuracies(labels, z_nat, z_adv)
-        return state.replace(student=student), metrics
-
-    return base.Method("iad1", TEACHERS, (), init, step)
+    return base.from_loss(
+        parts, loss, passes=("adv", "nat"), teacher_at=("nat", "adv"),
+        merge_stats=merge if released else None,
+    )  # fmt: skip
 
 
 def released_statistics(before, after, active):
@@ -136,15 +112,10 @@ def released_statistics(before, after, active):
       active: bool scalar.
     """
     after_adv, after_nat = after
-    twice_adv = trades.repeat_statistics(before, after_adv, after_adv)
-    once = trades.repeat_statistics(after_adv, after_nat, twice_adv)
-    twice = trades.repeat_statistics(after_adv, after_nat, once)
-    return select(active, twice, once)
-
-
-def select(active, first, second):
-    """`first` where the scalar `active`, otherwise `second`; trees of equal structure."""
-    return jax.tree.map(lambda a, b: jnp.where(active, a, b), first, second)
+    twice_adv = batch_statistics.repeat(before, after_adv, after_adv)
+    once = batch_statistics.repeat(after_adv, after_nat, twice_adv)
+    twice = batch_statistics.repeat(after_adv, after_nat, once)
+    return batch_statistics.select(active, twice, once)
 
 
 def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
@@ -170,12 +141,12 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
         attacked = base.attack(parts, state, batch, key)
         soft = base.teacher_logits(parts, state, "robust", attacked.images)
         soft_clean = base.teacher_logits(parts, state, "clean", attacked.images)
-        a = reliability(soft, labels, config.beta, active)
+        a = base.reliability(soft, labels, config.beta, active)
 
         def loss_of(z_adv, z_nat=None):
             ce = jnp.mean(losses.cross_entropy(z_adv, labels))
-            distill = jnp.mean(a * kd.softened_kl(soft, z_adv, config.temperature))
-            clean = jnp.mean(kd.softened_kl(soft_clean, z_adv, config.temperature))
+            distill = jnp.mean(a * losses.softened_kl(soft, z_adv, config.temperature))
+            clean = jnp.mean(losses.softened_kl(soft_clean, z_adv, config.temperature))
             values = {"loss_ce": ce, "loss_distill": distill, "loss_clean_teacher": clean}
             total = (1 - a1 - a2) * ce + a1 * distill + a2 * clean
             if z_nat is None:
@@ -186,12 +157,18 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
         inputs, merge = (attacked.images,), None
         if introspects:
             inputs += (images,)
-            merge = lambda after: select(active, after[1], after[0])  # noqa: E731
-        student, metrics, logits = base.train_student(
+            merge = lambda after: batch_statistics.select(active, after[1], after[0])  # noqa: E731
+        student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats, inputs, loss_of, batch["epoch"], merge
         )
-        z_adv, z_nat = logits if introspects else (*logits, None)
+        z_adv, z_nat = seen.logits if introspects else (*seen.logits, None)
         metrics |= {"reliability": jnp.mean(a)} | base.accuracies(labels, z_nat, z_adv)
         return state.replace(student=student), metrics
 
-    return base.Method("iad2", TEACHERS2, (), init, step)
+    return base.Method(init, step)
+
+
+REGISTRATION = (
+    base.Registration("iad1", Iad1Config, make_iad1, ("robust",), "ard_train"),
+    base.Registration("iad2", Iad2Config, make_iad2, ("robust", "clean"), "ard_train"),
+)

@@ -7,8 +7,6 @@ from ard_jax import losses
 from ard_jax.methods import base
 from ard_jax.methods.options import NotNegative, Options
 
-TEACHERS = ()
-
 
 class MartConfig(Options):
     """Options of MART."""
@@ -30,22 +28,12 @@ def make(config: MartConfig, parts: base.Parts) -> base.Method:
     weight decay 3.5e-3. Source: YisenWang/MART, mart.py and train_resnet.py.
     """
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
+    def loss(z, soft, batch):
+        bce = jnp.mean(losses.boosted_cross_entropy(z.adv, batch["label"]))
+        kl = jnp.mean(losses.mart_kl(z.nat, z.adv, batch["label"]))
+        return bce + config.beta * kl, {"loss_bce": bce, "loss_kl": kl}
 
-    def step(state, batch, key):
-        labels = batch["label"]
-        attacked = base.attack(parts, state, batch, key)
+    return base.from_loss(parts, loss, passes=("nat", "adv"))
 
-        def loss_of(z_nat, z_adv):
-            bce = jnp.mean(losses.boosted_cross_entropy(z_adv, labels))
-            kl = jnp.mean(losses.mart_kl(z_nat, z_adv, labels))
-            return bce + config.beta * kl, {"loss_bce": bce, "loss_kl": kl}
 
-        student, metrics, (z_nat, z_adv) = base.train_student(
-            parts, state.student, attacked.batch_stats, (batch["image"], attacked.images), loss_of,
-            batch["epoch"],
-        )  # fmt: skip
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
-
-    return base.Method("mart", TEACHERS, (), init, step)
+REGISTRATION = base.Registration("mart", MartConfig, make, attack="mart_train")

@@ -6,8 +6,6 @@ from ard_jax import losses
 from ard_jax.methods import base
 from ard_jax.methods.options import Options
 
-TEACHERS = ()
-
 
 class NaturalConfig(Options):
     """Natural training has no options of its own."""
@@ -15,21 +13,11 @@ class NaturalConfig(Options):
 
 def make(config: NaturalConfig, parts: base.Parts) -> base.Method:
     """L = mean_B CE(S(x), y). No attack; one train-mode forward pass and one statistics update a step."""
-    del config
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
+    def loss(z, soft, batch):
+        return jnp.mean(losses.cross_entropy(z.nat, batch["label"])), {}
 
-    def step(state, batch, key):
-        del key
-        labels, student = batch["label"], state.student
+    return base.from_loss(parts, loss, passes=("nat",))
 
-        def loss_of(z_nat):
-            return jnp.mean(losses.cross_entropy(z_nat, labels)), {}
 
-        student, metrics, (z_nat,) = base.train_student(
-            parts, student, student.batch_stats, (batch["image"],), loss_of, batch["epoch"]
-        )
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat)
-
-    return base.Method("natural", TEACHERS, (), init, step)
+REGISTRATION = base.Registration("natural", NaturalConfig, make, attack="")

@@ -2,11 +2,8 @@
 
 from pydantic import Field
 
-from ard_jax import losses
 from ard_jax.methods import base
 from ard_jax.methods.options import NotNegative, Options, Reduction, Share
-
-TEACHERS = ("robust",)
 
 
 class RsladConfig(Options):
@@ -23,12 +20,6 @@ class RsladConfig(Options):
     kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
 
-def distillation(config, z_student, z_teacher, teacher_temperature=1.0):
-    """kl_scale times the reduced KL(p_T || p_S); float32 scalar."""
-    kl = losses.kl_divergence(z_student, z_teacher, teacher_temperature)
-    return config.kl_scale * losses.reduce_kl(kl, z_student.shape[-1], config.kl_reduction)
-
-
 def make(config: RsladConfig, parts: base.Parts) -> base.Method:
     """L = 5/6 mean_BC KL(p_T(x) || p_S(x')) + 1/6 mean_BC KL(p_T(x) || p_S(x)).
 
@@ -41,23 +32,15 @@ def make(config: RsladConfig, parts: base.Parts) -> base.Method:
     zibojia/RSLAD; paper and code agree.
     """
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
+    def loss(z, soft, batch):
+        robust, clean = (
+            base.scaled_kl(config, z.adv, soft.nat),
+            base.scaled_kl(config, z.nat, soft.nat),
+        )
+        total = config.adv_weight * robust + (1 - config.adv_weight) * clean
+        return total, {"loss_robust": robust, "loss_clean": clean}
 
-    def step(state, batch, key):
-        images, labels = batch["image"], batch["label"]
-        soft = base.teacher_logits(parts, state, "robust", images)
-        attacked = base.attack(parts, state, batch, key, teacher_logits=soft)
+    return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",))
 
-        def loss_of(z_adv, z_nat):
-            robust, clean = distillation(config, z_adv, soft), distillation(config, z_nat, soft)
-            total = config.adv_weight * robust + (1 - config.adv_weight) * clean
-            return total, {"loss_robust": robust, "loss_clean": clean}
 
-        student, metrics, (z_adv, z_nat) = base.train_student(
-            parts, state.student, attacked.batch_stats, (attacked.images, images), loss_of,
-            batch["epoch"],
-        )  # fmt: skip
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
-
-    return base.Method("rslad", TEACHERS, (), init, step)
+REGISTRATION = base.Registration("rslad", RsladConfig, make, ("robust",), "rslad_train")

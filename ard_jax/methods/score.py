@@ -7,8 +7,6 @@ from ard_jax import losses
 from ard_jax.methods import base
 from ard_jax.methods.options import BelowOne, NotNegative, Options
 
-TEACHERS = ()
-
 
 class ScoreConfig(Options):
     """Options of SCORE."""
@@ -41,24 +39,14 @@ def make(config: ScoreConfig, parts: base.Parts) -> base.Method:
     from below; that cut is not offered here.
     """
 
-    def init(student_variables, teacher_variables):
-        return base.student_state(parts, student_variables, teacher_variables)
+    def loss(z, soft, batch):
+        classes = z.nat.shape[-1]
+        uniform_share = config.label_smoothing * classes / (classes - 1)
+        clean = jnp.mean(losses.label_squared_error(z.nat, batch["label"], uniform_share))
+        robust = jnp.mean(losses.squared_error(z.adv, z.nat))
+        return clean + config.beta * robust, {"loss_clean": clean, "loss_robust": robust}
 
-    def step(state, batch, key):
-        labels = batch["label"]
-        attacked = base.attack(parts, state, batch, key)
+    return base.from_loss(parts, loss, passes=("nat", "adv"))
 
-        def loss_of(z_nat, z_adv):
-            classes = z_nat.shape[-1]
-            uniform_share = config.label_smoothing * classes / (classes - 1)
-            clean = jnp.mean(losses.label_squared_error(z_nat, labels, uniform_share))
-            robust = jnp.mean(losses.squared_error(z_adv, z_nat))
-            return clean + config.beta * robust, {"loss_clean": clean, "loss_robust": robust}
 
-        student, metrics, (z_nat, z_adv) = base.train_student(
-            parts, state.student, attacked.batch_stats, (batch["image"], attacked.images), loss_of,
-            batch["epoch"],
-        )  # fmt: skip
-        return state.replace(student=student), metrics | base.accuracies(labels, z_nat, z_adv)
-
-    return base.Method("score", TEACHERS, (), init, step)
+REGISTRATION = base.Registration("score", ScoreConfig, make, attack="score_train")

@@ -9,7 +9,7 @@ import pytest
 from distillation_setup import CLASSES, batch, compiled, parts, run, start
 
 from ard_jax import losses, methods
-from ard_jax.methods import absld, class_wise, fair_rslad
+from ard_jax.methods import absld, fair_rslad, per_class
 
 
 def same(a, b, **tolerance):
@@ -129,7 +129,7 @@ def test_absld_collects_the_cross_entropy_of_each_class():
     b, student = batch(), states[0].student
     # The clean pass comes second, but train-mode logits do not depend on running statistics.
     z = p.student.apply(student.variables, b["image"], True)[0]
-    expected = class_wise.class_sums(losses.cross_entropy(z, b["label"]), b["label"], CLASSES)
+    expected = per_class.class_sums(losses.cross_entropy(z, b["label"]), b["label"], CLASSES)
     np.testing.assert_allclose(states[1].method["loss_nat"], expected, rtol=1e-4)
 
 

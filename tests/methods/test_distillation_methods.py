@@ -9,7 +9,7 @@ import pytest
 from distillation_setup import ATTACKS, CLASSES, batch, compiled, parts, run, start
 
 from ard_jax import attacks, losses, methods
-from ard_jax.methods import base, mtard
+from ard_jax.methods import base
 
 
 def differ(a, b):
@@ -51,8 +51,8 @@ def test_weights_follow_the_rule(name):
 def test_rates_decay_after_their_epochs():
     for epoch, factor in ((215, 1.0), (216, 0.1), (260, 0.1), (261, 0.01), (286, 0.001)):
         passed = [jnp.asarray(epoch) > e for e in (215, 260, 285)]
-        assert float(mtard.decayed(0.025, passed)) == pytest.approx(0.025 * factor, rel=1e-6)
-    assert float(mtard.decayed(0.025, [])) == pytest.approx(0.025)
+        assert float(base.decayed(0.025, passed)) == pytest.approx(0.025 * factor, rel=1e-6)
+    assert float(base.decayed(0.025, [])) == pytest.approx(0.025)
 
 
 def test_temperatures_move_by_their_rate_and_take_effect_one_step_later():

@@ -7,7 +7,7 @@ import pytest
 from small_batch import TRAIN, adversarial_images, batch, compiled, distance, fresh, one_step, parts
 
 from ard_jax import losses, methods
-from ard_jax.methods import base, iad, kd
+from ard_jax.methods import base
 
 PLAIN = (("weight_decay", 0.0),)
 
@@ -35,7 +35,7 @@ def test_loss_falls_on_one_batch(name, options, fields):
 def test_softened_kl_gradient_is_t_times_the_difference_of_probabilities():
     teacher, student = jax.random.normal(jax.random.key(0), (2, 6, 10)) * 3
     for t in (1.0, 4.0, 30.0):
-        total = lambda z, t=t: jnp.sum(kd.softened_kl(teacher, z, t))  # noqa: E731
+        total = lambda z, t=t: jnp.sum(losses.softened_kl(teacher, z, t))  # noqa: E731
         expected = t * (jax.nn.softmax(student / t) - jax.nn.softmax(teacher / t))
         np.testing.assert_allclose(jax.grad(total)(student), expected, atol=2e-5)
         assert float(jnp.max(jnp.abs(jax.grad(total)(teacher)))) < 2e-5
@@ -103,13 +103,13 @@ def passes(state, inputs):
 def test_reliability_is_the_teachers_probability_to_the_power_beta():
     z = jax.random.normal(jax.random.key(0), (10, 10)) * 4
     labels = jnp.arange(10, dtype=jnp.int32)
-    a = iad.reliability(z, labels, 0.1, jnp.asarray(True))
+    a = base.reliability(z, labels, 0.1, jnp.asarray(True))
     expected = jax.nn.softmax(z)[jnp.arange(10), labels] ** 0.1
     np.testing.assert_allclose(a, expected, rtol=1e-5)
     assert np.all((a > 0) & (a <= 1))
-    np.testing.assert_array_equal(iad.reliability(z, labels, 0.1, jnp.asarray(False)), 1.0)
-    np.testing.assert_array_equal(iad.reliability(z, labels, 0.0, jnp.asarray(True)), 1.0)
-    slope = jax.grad(lambda z: jnp.sum(iad.reliability(z, labels, 0.1, jnp.asarray(True))))(z)
+    np.testing.assert_array_equal(base.reliability(z, labels, 0.1, jnp.asarray(False)), 1.0)
+    np.testing.assert_array_equal(base.reliability(z, labels, 0.0, jnp.asarray(True)), 1.0)
+    slope = jax.grad(lambda z: jnp.sum(base.reliability(z, labels, 0.1, jnp.asarray(True))))(z)
     np.testing.assert_array_equal(slope, 0.0)
 
 
@@ -122,7 +122,7 @@ def test_iad1_variants_differ_by_the_factor_on_the_teachers_term():
     soft = base.teacher_logits(p, old, "robust", batch()["image"])
     soft_adv = base.teacher_logits(p, old, "robust", images)
     a = jax.nn.softmax(soft_adv)[jnp.arange(20), batch()["label"]] ** 0.1
-    kl = kd.softened_kl(soft, train_logits(old, images), 1.0)
+    kl = losses.softened_kl(soft, train_logits(old, images), 1.0)
     np.testing.assert_allclose(paper["loss_distill"], jnp.mean(a * kl), rtol=1e-4)
     np.testing.assert_allclose(released["loss_distill"], jnp.mean(kl), rtol=1e-4)
     np.testing.assert_allclose(paper["loss_own"], released["loss_own"], rtol=1e-5)
