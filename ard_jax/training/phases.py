@@ -1,7 +1,6 @@
 """Training phases out of an experiment: the student's, and one for each teacher's recipe."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from ard_jax.config import build
 from ard_jax.config.parse import to_dict
 from ard_jax.config.schema import AwpConfig, Experiment, TeacherConfig
 from ard_jax.data import ArrayDataset, Splits, base, batching
-from ard_jax.evaluation.evaluator import Evaluator, Flags
+from ard_jax.evaluation import monitor
+from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
 from ard_jax.training import soft_labels
-from ard_jax.training.loop import Phase, Scores
+from ard_jax.training.loop import Phase
 from ard_jax.training.train_step import StepConfig
 
 
@@ -27,48 +27,10 @@ def select_split(experiment: Experiment, splits: Splits) -> ArrayDataset:
     return base.first(split, limit)
 
 
-def score(experiment: Experiment) -> Callable[[Scores], float]:
-    """(clean + robust)/2 of the student under the selecting attack, as the authors' code selects."""
-    attack = experiment.eval.select_attack
-
-    def of(scores: Scores) -> float:
-        return (scores["student"]["clean"] + scores["student"][attack]) / 2
-
-    return of
-
-
 def evaluation_epochs(epochs: int, every: int, dense_from: int = 0) -> frozenset[int]:
     """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
     dense = range(dense_from, epochs + 1) if dense_from else ()
     return frozenset({1, epochs, *range(every, epochs + 1, every), *dense})
-
-
-def monitor(
-    experiment: Experiment,
-    dataset: ArrayDataset,
-    student: Evaluator,
-    teachers: dict[str, Evaluator] | None = None,
-) -> Callable[[RunState], Scores]:
-    """Evaluation while training: the student, and each trained teacher on the same images.
-
-    A teacher's accuracy "on the student's examples" is what the authors' code logs; it is transfer,
-    not the teacher's own robustness.
-    """
-    name = experiment.eval.select_attack
-    spec = build.evaluation_attack(name, experiment)
-
-    def scores_of(flags: Flags, attack: str) -> dict[str, float]:
-        return {"clean": flags.accuracy("clean"), attack: flags.accuracy(name)}
-
-    def evaluate(state: RunState) -> Scores:
-        watch = {r: (e, state.teachers[r].variables) for r, e in (teachers or {}).items()}
-        flags = student.run(state.student.variables, dataset, {name: spec}, watch=watch)
-        scores = {"student": scores_of(flags, name)}
-        for role, seen in flags.others.items():
-            scores[role] = scores_of(seen, f"{name}_on_student")
-        return scores
-
-    return evaluate
 
 
 def student_phase(
@@ -107,8 +69,10 @@ def student_phase(
         batch_size=e.batch_size,
         last_batch=e.data.last_batch,
         step=step,
-        evaluate=monitor(e, validation, evaluator, watched),
-        score=score(e),
+        evaluate=monitor.monitor(
+            build.evaluation_attack(e.eval.select_attack, e), validation, evaluator, watched
+        ),
+        score=monitor.score(e.eval.select_attack),
         split=e.select_on,
         eval_epochs=evaluation_epochs(e.epochs, e.eval.every, e.eval.dense_from),
         save_every=e.run.save_every,
