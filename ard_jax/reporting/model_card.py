@@ -1,12 +1,12 @@
 """The model card beside exported files: what the network is, how good, how it was made, how to call it.
 
-Plain Markdown out of a checkpoint's meta and its evaluation. Each accuracy stands with the attack that
-measured it and what it may be called; what is not known is said to be unknown, never guessed.
+Plain Markdown, templates/model_card.md, out of a checkpoint's meta and its evaluation. Each accuracy stands
+with the attack that measured it and what it may be called; what is not known is said to be unknown, never
+guessed.
 """
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +26,8 @@ from ard_jax.reporting.record import (
 )
 from ard_jax.reporting.run_page import teacher_lines
 from ard_jax.reporting.tables import Cell, Table, eps_text, percent
-from ard_jax.reporting.tables import escape_markdown as safe
 
-_NOT_MEASURED = (
-    "Clean and robust accuracy were **not measured** with ard_jax: do not rely on its robustness. Measure "
-    "with `python -m ard_jax.main --mode=evaluate --checkpoint=RUN --attacks=pgd_sat,autoattack` and "
-    "export again.\n"
-)
+_CALLABLE = (".onnx", ".stablehlo", ".safetensors", ".pt")  # formats whose use the card shows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +57,6 @@ class Card:
     checks: Sequence[Mapping[str, Any]] = ()
     net: str = ""
 
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The configuration in the checkpoint's meta."""
-        return self.meta.get("config") or {}
-
-    @property
-    def origin(self) -> Mapping[str, Any]:
-        """Where an imported network comes from; {} for one that was trained here."""
-        return self.meta.get("origin") or {}
-
     def measured(self) -> tuple[str, NetworkResult | None]:
         """(title of the network in the evaluation, what was measured on it); ("", None) without."""
         nets = self.evaluation.nets if self.evaluation else {}
@@ -92,29 +77,47 @@ def write(path: str | os.PathLike, card: Card) -> None:
     Raises:
       OSError: a file is missing, or the folder cannot be written.
     """
-    sections = [
-        _head(card),
-        _network(card),
-        _accuracy(card),
-        _origin(card.origin) if card.origin else _training(card),
-        _limits(card),
-        _calls(card),
-        _files(card.files),
-        _checks(card.checks) if card.checks else "",
-    ]
-    write_text_atomic(path, "\n".join(part.rstrip("\n") + "\n" for part in sections if part))
+    title, net = card.measured()
+    evaluation, origin, meta = card.evaluation, card.meta.get("origin") or {}, card.meta
+    config = meta.get("config") or {}
+    main = net and (net.complete() or evaluation.main_attack())
+    known = [f"{role}: {name}" for role, name in (config.get("teachers") or {}).items() if name]
+    method = (config.get("method") or {}).items()
+    height, width, channels = card.description["image_shape"]
+    text = tables.markdown_page(
+        "model_card.md",
+        version=__version__,
+        description=card.description,
+        meta=meta,
+        config=config,
+        origin=origin,
+        published=origin.get("published") or {},
+        data=(config.get("data") or {}).get("name") or (origin.get("test") or {}).get("data"),
+        scores=((meta.get("best") or {}).get("scores") or {}).get("student"),
+        options=", ".join(f"{key}={value}" for key, value in method if key != "name"),
+        teachers=(teacher_lines(evaluation) if evaluation else []) or known,
+        network=_network_table(card),
+        evaluation=evaluation,
+        net=net,
+        net_title=title,
+        accuracy=_accuracy_table(evaluation, title, net) if net else None,
+        complete=net and net.complete(),
+        main_name=main,
+        main_label=label(evaluation, main) if net else "",
+        main=evaluation.attacks[main].parameters if net and main in evaluation.attacks else {},
+        selection=selection_note(evaluation) if net else "",
+        callable=[file for file in card.files if file.suffix in _CALLABLE],
+        files=_file_table(card.files),
+        checks=card.checks,
+        check_table=_check_table(card.checks),
+        h=height,
+        w=width,
+        c=channels,
+    )
+    write_text_atomic(path, text)
 
 
-def _head(card: Card) -> str:
-    data = (card.config.get("data") or {}).get("name") or card.origin.get("test", {}).get("data")
-    name = card.config.get("name") or card.origin.get("file") or card.description["model"]
-    kind = "A pretrained network, imported by" if card.origin else "A student of"
-    what = f"classifies images of {data}" if data else "classifies images"
-    classes = card.description["num_classes"]
-    return f"# {safe(name)}\n\n{kind} ard_jax {__version__} that {what} into {classes} classes.\n"
-
-
-def _network(card: Card) -> str:
+def _network_table(card: Card) -> Table:
     about = card.description
     height, width, channels = about["image_shape"]
     options = ", ".join(f"{k}={v}" for k, v in about["kwargs"].items())
@@ -136,42 +139,32 @@ def _network(card: Card) -> str:
         ["output", f"float32 [B, {about['num_classes']}] logits, no softmax"],
         ["classes, in order", ", ".join(names) or "unknown"],
     ]  # fmt: skip
-    return "## The network\n\n" + tables.markdown(Table(["", ""], rows, left=(1,)))
+    return Table(["", ""], rows, left=(1,))
 
 
-def _accuracy(card: Card) -> str:
-    text, evaluation = "## Accuracy\n\n" + _published(card.origin), card.evaluation
-    title, net = card.measured()
-    if net is None:
-        other = "The evaluation at hand is not of this network.\n" if evaluation else ""
-        return text + other + _NOT_MEASURED + _selection_scores(card)
-    data, nets = evaluation.dataset, evaluation.nets
-    others = [name for name, one in nets.items() if name != title and one.role == "student"]
-    text += (
-        f"In % of {data.num_examples} images, {safe(data.name)} {safe(data.split)} split, of {safe(title)}; "
-        "95 % Wilson interval of the draw of test images. Adversarial images are made on this very network "
-        "(white box) unless said.\n\n"
-    )
+def _accuracy_table(evaluation: Evaluation, title: str, net: NetworkResult) -> Table:
+    """Every accuracy with its attack, the other students' beside it, and what it may be called."""
+    whole, nets = str(evaluation.dataset.num_examples), evaluation.nets
+    others = {name: one for name, one in nets.items() if name != title and one.role == "student"}
     heads = ["attack", "accuracy", "95 % interval", *others]
     heads += ["norm, eps", "images", "attack's budget", "what the number is"]
     rows = [
         ["none (clean)", percent(net.clean), _interval(net.clean_ci95)]
-        + [percent(nets[name].clean) for name in others]
-        + ["-", str(data.num_examples), "-", "clean accuracy"]
+        + [percent(one.clean) for one in others.values()]
+        + ["-", whole, "-", "clean accuracy"]
     ]
     for name, result in net.attacks.items():
         known = evaluation.attacks.get(name, Attack()).parameters
         suite = net.autoattack.get(name, AutoAttackRecord())
-        radius = eps_text(known.get("eps", evaluation.eps))
+        radius = (
+            f"{known.get('norm', evaluation.norm)} {eps_text(known.get('eps', evaluation.eps))}"
+        )
         rows.append(
             [label(evaluation, name), percent(result.accuracy), _interval(result.ci95)]
-            + [percent(nets[other].robust(name).accuracy) for other in others]
-            + [f"{known.get('norm', evaluation.norm)} {radius}"]
-            + [str(suite.num_examples or data.num_examples), _budget(known), _meaning(name, suite)]
+            + [percent(one.robust(name).accuracy) for one in others.values()]
+            + [radius, str(suite.num_examples or whole), _budget(known), _meaning(name, suite)]
         )
-    note = selection_note(evaluation)
-    text += tables.markdown(Table(heads, rows)) + "\n" + _headline(evaluation, net)
-    return text + (f"\n{note}\n" if note else "")
+    return Table(heads, rows)
 
 
 def _interval(bounds: Any) -> str:
@@ -197,216 +190,17 @@ def _meaning(name: str, suite: AutoAttackRecord) -> Cell | str:
     )
 
 
-def _headline(evaluation: Evaluation, net: NetworkResult) -> str:
-    name = net.complete()
-    if not name:
-        worst = percent(net.worst_case and net.worst_case.accuracy)
-        return (
-            f"**No number of AutoAttack.** Robust to all attacks above at once: {worst} %, an upper bound; "
-            "AutoAttack is usually lower, and its number is the one to compare with others.\n"
-        )
-    known = evaluation.attacks.get(name, Attack()).parameters
-    return (
-        f"To publish: clean {percent(net.clean)} %, {safe(label(evaluation, name))} "
-        f"{percent(net.robust(name).accuracy)} %, {safe(known.get('norm', evaluation.norm))} eps "
-        f"{eps_text(known.get('eps', evaluation.eps))}, on {net.autoattack[name].num_examples} test images. "
-        "The other rows are for comparison with older tables.\n"
-    )
-
-
-def _published(origin: Mapping[str, Any]) -> str:
-    """What the publisher of an imported network says and what the import measured."""
-    text, published, test = "", origin.get("published") or {}, origin.get("test") or {}
-    parts = [f"clean {published['clean']} %"] if published.get("clean") is not None else []
-    if published.get("robust") is not None:
-        parts.append(f"robust {published['robust']} % ({safe(published.get('attack') or '?')})")
-    if parts:
-        source = safe(published.get("numbers_from") or "its source")
-        text += f"Published, not measured here: {', '.join(parts)}; from {source}.\n\n"
-    if test.get("clean") is not None:
-        text += (
-            f"Measured when it was imported: clean {percent(test['clean'])} % on "
-            f"{test.get('images', '?')} test images of {safe(test.get('data', '?'))}.\n\n"
-        )
-    return text
-
-
-def _selection_scores(card: Card) -> str:
-    """The scores that chose the checkpoint, where nothing better is known."""
-    scores = ((card.meta.get("best") or {}).get("scores") or {}).get("student") or {}
-    if not scores:
-        return ""
-    split = card.config.get("select_on", "selection")
-    found = ", ".join(f"{safe(name)} {percent(value)} %" for name, value in scores.items())
-    return (
-        f"\nOf the best checkpoint only what chose it is known: {found} on the {safe(split)} split. "
-        "A choice makes its own number optimistic.\n"
-    )
-
-
-def _training(card: Card) -> str:
-    config, meta, evaluation = card.config, card.meta, card.evaluation
-    data, method, optim, attack = (
-        config.get(k) or {} for k in ("data", "method", "student_optim", "attack")
-    )
-    options = ", ".join(f"{k}={v}" for k, v in method.items() if k != "name")
-    inner = "unknown"
-    if attack.get("name"):
-        steps = f", {attack['steps']} steps" if attack.get("steps") else ""
-        norm, eps = safe(config.get("norm", "linf")), eps_text(config.get("eps"))
-        inner = f"{safe(attack['name'])}{steps}, {norm} eps {eps}"
-    best, epoch = meta.get("best") or {}, meta.get("epoch")
-    lines = [
-        f"- method: **{safe(method.get('name', 'unknown'))}**" + (f" ({safe(options)})" if options else ""),
-        f"- data: {safe(data.get('name', 'unknown'))}, training split {safe(config.get('train_split', '?'))}"
-        f", holdout {data.get('holdout', '?')} (seed {data.get('split_seed', '?')}), augmentation "
-        f"{safe(data.get('augment', '?'))}",
-        f"- inner attack: {inner}",
-        f"- {config.get('epochs', '?')} epochs of batches of {config.get('batch_size', '?')}, SGD "
-        f"(learning rate {optim.get('lr', '?')}, momentum {optim.get('momentum', '?')}, weight decay "
-        f"{optim.get('weight_decay', '?')}, schedule {safe(optim.get('schedule', '?'))}), seed "
-        f"{config.get('seed', '?')}, {safe(config.get('precision', '?'))}",
-        f"- this checkpoint: step {meta.get('step', '?')}, epoch {epoch if epoch is not None else '?'}; "
-        f"the best checkpoint is of epoch {best.get('epoch', '?')}",
-    ]  # fmt: skip
-    if config.get("swa_start") or config.get("ema_decay"):
-        lines.append(
-            f"- weight averages were kept (EMA decay {config.get('ema_decay')}, SWA from epoch "
-            f"{config.get('swa_start')}; 0: none)"
-        )
-    known = [
-        f"{role}: {identity}"
-        for role, identity in (config.get("teachers") or {}).items()
-        if identity
-    ]
-    teachers = (teacher_lines(evaluation) if evaluation else []) or known
-    lines += [f"- teacher, {safe(line)}" for line in teachers] or ["- teachers: none"]
-    if evaluation and evaluation.versions:
-        lines.append(
-            "- versions: " + safe(", ".join(f"{k} {v}" for k, v in evaluation.versions.items()))
-        )
-    return "## How it was trained\n\n" + "\n".join(lines)
-
-
-def _origin(origin: Mapping[str, Any]) -> str:
-    lines = [
-        f"- file: {safe(origin.get('file', 'unknown'))} ({safe(origin.get('format', '?'))}), SHA-256 "
-        f"`{safe(origin.get('sha256', '?'))}`",
-        f"- source: {safe(origin.get('source', 'unknown'))} {safe(origin.get('page') or '')}".rstrip(),
-        f"- recognised as: {safe(origin.get('family', 'unknown'))}",
-        f"- input normalisation: {safe(origin.get('normalization_from', 'unknown'))}",
-        f"- imported: {safe(origin.get('imported', 'unknown'))}",
-        "- how it was trained: see its source; ard_jax did not train it",
-    ]
-    if beside := origin.get("file_metadata"):
-        lines.append(f"- stored beside its tensors: {safe(json.dumps(beside, sort_keys=True))}")
-    return "## Where it comes from\n\n" + "\n".join(lines)
-
-
-def _limits(card: Card) -> str:
-    height, width, _ = card.description["image_shape"]
-    lines = [
-        f"- Images of exactly {height}x{width} pixels in [0, 1], of the classes above. It answers with one "
-        "of them for any other image too.",
-        "- Robust accuracy is empirical, not a certificate: a better attack can only lower it. It says "
-        "nothing about other perturbations (other norms, larger eps, rotations, corruptions, patches).",
-        "- Softmax of the logits is not a calibrated probability.",
-    ]
-    title, net = card.measured()
-    if net is not None:
-        name = net.complete() or card.evaluation.main_attack()
-        robust = net.robust(name).worst_class
-        if None not in (net.worst_class_clean, robust):
-            lines.append(
-                f"- Its weakest class: {percent(net.worst_class_clean)} % clean, {percent(robust)} % under "
-                f"{safe(label(card.evaluation, name))}."
-            )
-        told = [text for text in card.evaluation.warnings if title in text]
-        lines += [f"- Warning of the evaluation: {safe(text)}" for text in told]
-    return "## Limits\n\n" + "\n".join(lines)
-
-
-_ONNX = """### ONNX: `{name}`
-
-```python
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("{name}")
-images = np.asarray(pixels, np.float32) / 255          # [B, {h}, {w}, {c}] uint8 pixels, any B
-(logits,) = session.run(["logits"], {{"images": images}})
-classes = logits.argmax(-1)
-```
-"""
-_STABLEHLO = """### StableHLO: `{name}` (JAX on CPU, CUDA or TPU, and flatbuffers; without ard_jax)
-
-```python
-from pathlib import Path
-
-import jax.export
-import numpy as np
-
-network = jax.export.deserialize(bytearray(Path("{name}").read_bytes())).call
-logits = network(np.asarray(pixels, np.float32) / 255)  # [B, {h}, {w}, {c}] uint8 pixels, any B
-```
-"""
-_SAFETENSORS = """### safetensors: `{name}` (weights only; the description is in the header)
-
-```python
-import numpy as np
-
-from ard_jax.models import described
-from ard_jax.interop import safetensors_file
-
-description, variables = safetensors_file.load("{name}")
-network = described.from_description(description)
-logits, _ = network.apply(variables, np.asarray(pixels, np.float32) / 255, False)  # [B, {h}, {w}, {c}]
-```
-
-Any safetensors reader opens it; names are ours ("params/conv1/kernel"), convolutions [kh, kw, in, out].
-"""
-_TORCH = """### PyTorch: `{name}` and `model.py` (without ard_jax)
-
-```python
-import torch
-from model import load                                  # the model.py beside this file
-
-network = load("{name}")                            # evaluation mode; add map_location="cuda" for a GPU
-with torch.no_grad():
-    logits = network(pixels.float() / 255)              # [B, {c}, {h}, {w}] uint8 pixels: channels first
-```
-
-Its `["state_dict"]` has the tensors under their public names.
-"""
-_CALLS = {".onnx": _ONNX, ".stablehlo": _STABLEHLO, ".safetensors": _SAFETENSORS, ".pt": _TORCH}
-
-
-def _calls(card: Card) -> str:
-    """An example for each file of a known format; "" without any."""
-    height, width, channels = card.description["image_shape"]
-    parts = [
-        _CALLS[file.suffix].format(name=file.name, h=height, w=width, c=channels)
-        for file in card.files
-        if file.suffix in _CALLS
-    ]
-    note = (
-        "The normalisation is inside each file: give pixels in [0, 1], nothing else. "
-        "Row k of the classes above is logit k.\n"
-    )
-    return "\n".join(["## How to call it\n", note, *parts]) if parts else ""
-
-
-def _files(files: Sequence[Path]) -> str:
+def _file_table(files: Sequence[Path]) -> Table:
     rows = []
     for file in files:
         with open(file, "rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         size = f"{file.stat().st_size / 1e6:.3f}"
         rows.append([Cell(file.name, "code"), size, Cell(digest, "code")])
-    return "## Files\n\n" + tables.markdown(Table(["file", "MB", "SHA-256"], rows)) if rows else ""
+    return Table(["file", "MB", "SHA-256"], rows)
 
 
-def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
+def _check_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     sizes = sorted({size for row in checks for size in row.get("latency") or {}})
     heads = ["format", "MB", "logit difference", "same predictions"]
     heads += [f"ms per image, batch {size}" for size in sizes]
@@ -420,12 +214,4 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
             "-" if row.get("agreement") is None else f"{row['agreement']:.2%}",
             *(f"{times[n]:.3g}" if n in times else "-" for n in sizes),
         ])  # fmt: skip
-    first = checks[0]
-    lines = [f"Differences are relative to the largest logit, on {safe(first.get('images', '?'))}; CPU "
-             f"times with {first.get('threads', '?')} threads."]  # fmt: skip
-    lines += [safe(sentence) for sentence in first.get("attacks") or []]
-    lines += [f"{safe(row['name'])}: {safe(row['note'])}" for row in checks if row.get("note")]
-    notes = "\n".join(f"- {line}" for line in lines)
-    return (
-        f"## Each format against the checkpoint\n\n{tables.markdown(Table(heads, rows))}\n{notes}\n"
-    )
+    return Table(heads, rows)

@@ -65,23 +65,23 @@ def _encode(value: Any) -> Any:
     return [_encode(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 class Record:
-    """A JSON object with known keys, the names of the fields."""
+    """A JSON object with known keys, the names of the fields; every subclass is a frozen dataclass."""
+
+    def __init_subclass__(cls) -> None:
+        """Makes the dataclass."""
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Reads a JSON object."""
-        kinds, found, rest = typing.get_type_hints(cls), {}, dict(values)
-        for field in dataclasses.fields(cls):
-            item = rest.pop(field.name, None)
-            if (
-                not field.metadata.get("rest")
-                and (item := _decode(kinds[field.name], item)) is not None
-            ):
-                found[field.name] = item
-        holders = [f.name for f in dataclasses.fields(cls) if f.metadata.get("rest")]
-        return cls(**found, **{name: rest for name in holders})
+        kinds, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
+        named = [field.name for field in fields if not field.metadata.get("rest")]
+        found = {name: _decode(kinds[name], values.get(name)) for name in named}
+        found = {name: value for name, value in found.items() if value is not None}
+        rest = {name: value for name, value in values.items() if name not in named}
+        return cls(**found, **{f.name: rest for f in fields if f.name not in named})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object that `from_json` reads."""
@@ -110,7 +110,6 @@ def _omitted(default: Any = None) -> Any:
 Floats = tuple[float | None, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Accuracy(Record):
     """weighted: (clean + robust) / 2; nrr: their harmonic mean."""
 
@@ -119,7 +118,6 @@ class Accuracy(Record):
     nrr: float | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class AttackResult(Accuracy):
     """Accuracy under one attack; num_examples: of the first images alone, None for all."""
 
@@ -129,7 +127,6 @@ class AttackResult(Accuracy):
     num_examples: int | None = _omitted()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Record):
     """Accuracy after one attack of AutoAttack and all before it."""
 
@@ -138,7 +135,6 @@ class Stage(Record):
     ci95: Floats | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryCurve(Record):
     """Accuracy over Square's queries."""
 
@@ -146,7 +142,6 @@ class QueryCurve(Record):
     accuracy: Floats = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoAttackRecord(Record):
     """AutoAttack, or one like it, on one network."""
 
@@ -162,7 +157,6 @@ class AutoAttackRecord(Record):
     seconds: float | None = _omitted()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(Record):
     """Accuracy over radii."""
 
@@ -171,7 +165,6 @@ class Sweep(Record):
     accuracy: Floats = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection(Record):
     """What chose the best checkpoint; scores: "clean" and the selecting attack -> accuracy."""
 
@@ -180,7 +173,6 @@ class Selection(Record):
     scores: dict[str, Any] = dataclasses.field(default_factory=dict, metadata=_REST)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkResult(Record):
     """All that was measured on one network; role: "student", "teacher" or "source"."""
 
@@ -218,7 +210,6 @@ class NetworkResult(Record):
         return next((n for n in shown if n in known and not known[n].upper_bound), "")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset(Record):
     """The images of an evaluation."""
 
@@ -230,7 +221,6 @@ class Dataset(Record):
     image_shape: tuple[int, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Attack(Record):
     """An attack's printed name and its parameters, those of `AttackSpec` or of AutoAttack."""
 
@@ -238,7 +228,6 @@ class Attack(Record):
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict, metadata=_REST)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher(Record):
     """Where a teacher came from; accuracy: "clean" and attacks -> accuracy, if measured in this run."""
 
@@ -248,7 +237,6 @@ class Teacher(Record):
     accuracy: dict[str, float] = _dict_or_omitted()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing(Record):
     """Times of a training, see `train_log.of_training`."""
 
@@ -259,7 +247,6 @@ class Timing(Record):
     compilation_cache: dict[str, int] = _dict_or_omitted()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation(Record):
     """evaluation.json: networks under attacks, and what was run.
 
@@ -306,7 +293,6 @@ class Evaluation(Record):
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Spread(Record):
     """One metric over the seeds; sd: sample standard deviation (n - 1), None for one value."""
 
@@ -316,7 +302,6 @@ class Spread(Record):
     values: Floats = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Result(Record):
     """One row of a comparison.
 
@@ -339,7 +324,6 @@ class Result(Record):
     metrics: dict[str, Spread] = _dict()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Record):
     """One run of a comparison; status: "finished", "failed" or "pending"."""
 
@@ -352,7 +336,6 @@ class Run(Record):
     seconds_per_epoch: float | None = _omitted()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparedTeacher(Record):
     """A teacher that runs share; config: the protocol it was measured under; error: why it cannot teach."""
 
@@ -364,7 +347,6 @@ class ComparedTeacher(Record):
     error: str = _omitted("")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparisonRecord(Record):
     """comparison.json; see `config.comparison.Comparison` for the fields of the same name."""
 

@@ -6,7 +6,6 @@ is left out: a report of half a run is worth having.
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,11 @@ _NOT_CURVES = ("step", "epoch", "time", "num_examples")
 _MOST_POINTS = 300  # of one curve
 _MOST_OTHER_CURVES = 12
 _MANY_CLASSES = 20  # more are folded away
+_BALANCE = {
+    "weighted": "Weighted robust accuracy: (clean + robust) / 2, in %",
+    "nrr": "NRR, the harmonic mean: 2 · clean · robust / (clean + robust), in %",
+    "worst_class": "Accuracy of the worst class, in %",
+}
 _SPLIT_LINES = {"train": ":", "validation": "-", "test": "--"}
 
 
@@ -221,20 +225,17 @@ def _chance(evaluation: Evaluation) -> float | None:
 def _curves(evaluation: Evaluation, metrics: list[dict]) -> list[tuple[str, Markup]]:
     """All training curves as (title, SVG)."""
     train = series([record for record in metrics if record.get("kind") == "train"])
-    losses, rates, others = [], [], []
+    plain: dict[str, list[Line]] = {"Loss terms": [], "Learning rates": []}
     for name, points in train.items():
-        if name.startswith("loss"):
-            losses.append(Line(name, *points))
-        elif name == "lr" or name.startswith("lr_"):
-            rates.append(Line(name, *points))
-        elif "accuracy" not in name:
-            others.append((name.replace("_", " "), [Line(name, *points)], {}))
-    fractions = {"chance": _chance(evaluation), "percent": True}
-    shown: list[tuple[str, list[Line], dict]] = [("Loss terms", losses, {})]
-    for net, lines in _accuracy_lines(evaluation, metrics).items():
-        shown.append((f"Accuracy: {net}", lines, fractions))
-    shown += [("Learning rates", rates, {}), *others[:_MOST_OTHER_CURVES]]
-    marks = _marks(evaluation, metrics)
+        if "accuracy" not in name:
+            title = name.replace("_", " ")
+            title = "Loss terms" if name.startswith("loss") else title
+            title = "Learning rates" if name == "lr" or name.startswith("lr_") else title
+            plain.setdefault(title, []).append(Line(name, *points))
+    fractions, marks = {"chance": _chance(evaluation), "percent": True}, _marks(evaluation, metrics)
+    shown = [(title, lines, {}) for title, lines in plain.items()][: 2 + _MOST_OTHER_CURVES]
+    nets = _accuracy_lines(evaluation, metrics).items()
+    shown[1:1] = [(f"Accuracy: {net}", lines, fractions) for net, lines in nets]
     return [
         (title, plots.lines(f"c{index}", lines, marks=marks, **options))
         for index, (title, lines, options) in enumerate(shown)
@@ -309,18 +310,16 @@ def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], 
     rows = []
     for index in range(len(clean)):
         right, before, after = (int(values[index]) for values in integers)
-        rows.append(
-            {
-                "clean": plots.picture(clean[index]),
-                "difference": plots.picture(0.5 + factor * difference[index]),
-                "adversarial": plots.picture(adversarial[index]),
-                "label": name(right),
-                "predicted_clean": name(before),
-                "predicted_adversarial": name(after),
-                "clean_right": before == right,
-                "adversarial_right": after == right,
-            }
+        shown = clean[index], 0.5 + factor * difference[index], adversarial[index]
+        row = dict(
+            zip(("clean", "difference", "adversarial"), map(plots.picture, shown), strict=True)
         )
+        row |= {
+            "label": name(right),
+            "predicted_clean": name(before),
+            "predicted_adversarial": name(after),
+        }
+        rows.append(row | {"clean_right": before == right, "adversarial_right": after == right})
     return rows, factor
 
 
@@ -353,48 +352,32 @@ def _suite_tables(evaluation: Evaluation) -> list[tuple[Table, AutoAttackRecord]
 
 def _balance_tables(evaluation: Evaluation) -> list[Table]:
     """Weighted robust accuracy, NRR and the worst class under each attack."""
-    names, nets = evaluation.attack_names(), evaluation.nets.items()
-    labels = [label(evaluation, name) for name in names]
-
-    def rows(of: Callable[[Any], Any]) -> list[list[Any]]:
-        return [[title, *(percent_cell(of(net.robust(n))) for n in names)] for title, net in nets]
-
-    found = []
-    for field, about in (
-        ("weighted", "Weighted robust accuracy: (clean + robust) / 2, in %"),
-        ("nrr", "NRR, the harmonic mean: 2 · clean · robust / (clean + robust), in %"),
-    ):
-        worst = [percent_cell(getattr(net.worst_case or Accuracy(), field)) for _, net in nets]
-        body = rows(lambda result, field=field: getattr(result, field))
-        full = [[*row, last] for row, last in zip(body, worst, strict=True)]
-        found.append(Table(["net", *labels, "worst case"], full, about))
-    body = rows(lambda result: result.worst_class)
-    full = [
-        [row[0], percent_cell(net.worst_class_clean), *row[1:]]
-        for row, (_, net) in zip(body, nets, strict=True)
-    ]
-    return [*found, Table(["net", "clean", *labels], full, "Accuracy of the worst class, in %")]
+    names, found = evaluation.attack_names(), []
+    for field, heading in _BALANCE.items():
+        last, rows = "clean" if field == "worst_class" else "worst case", []
+        for title, net in evaluation.nets.items():
+            values = [getattr(net.robust(name), field) for name in names]
+            worst = getattr(net.worst_case or Accuracy(), field, net.worst_class_clean)
+            rows.append([title, *map(percent_cell, [*values, worst])])
+        titles = ["net", *(label(evaluation, name) for name in names), last]
+        found.append(Table(titles, rows, heading))
+    return found
 
 
 def _class_table(evaluation: Evaluation) -> Table | None:
     """Accuracy of every class, clean and under the main attack; None where no network has any."""
-    nets = {title: net for title, net in evaluation.nets.items() if net.per_class_clean}
-    if not nets:
-        return None
     main, names = evaluation.main_attack(), evaluation.dataset.class_names
     columns: dict[str, tuple[float | None, ...]] = {}
-    for title, net in nets.items():
+    for title, net in evaluation.nets.items():
         columns[f"{title}, clean"] = net.per_class_clean
-        if main:
-            columns[f"{title}, {label(evaluation, main)}"] = net.robust(main).per_class
-    rows = [
-        [
-            names[c] if c < len(names) else str(c),
-            *(percent_cell(v[c] if c < len(v) else None, bar=True) for v in columns.values()),
-        ]
-        for c in range(max(map(len, columns.values())))
-    ]
-    return Table(["class", *columns], rows)
+        columns[f"{title}, {label(evaluation, main)}"] = net.robust(main).per_class
+    columns = {title: values for title, values in columns.items() if values}
+    rows = []
+    for c in range(max(map(len, columns.values()), default=0)):
+        values = [v[c] if c < len(v) else None for v in columns.values()]
+        name = names[c] if c < len(names) else str(c)
+        rows.append([name, *(percent_cell(value, bar=True) for value in values)])
+    return Table(["class", *columns], rows) if rows else None
 
 
 def _noise_table(evaluation: Evaluation) -> Table | None:

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import io
+import json
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -141,9 +143,8 @@ def _wrapped(title: str) -> list[str]:
 
 def escape_markdown(value: Any) -> str:
     """Text on one line that Markdown shows as it is: no HTML, no table or code delimiters."""
-    return "".join(
-        _MARKDOWN.get(character, character) for character in " ".join(str(value).split())
-    )
+    line = re.sub(r"\s+", " ", str(value))
+    return "".join(_MARKDOWN.get(character, character) for character in line)
 
 
 def markdown(table: Table) -> str:
@@ -226,9 +227,42 @@ def _inside(cell: Cell) -> Markup:
 
 def page(template: str, **values: Any) -> str:
     """A whole page from one of `templates/`; everything but `Markup` is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.PackageLoader("ard_jax.reporting"), undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters.update(pct=percent, eps=eps_text, cell=value_text, table=html)
+    return _render(template, values, table=html, autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+class _Unknown(jinja2.ChainableUndefined):
+    """What a Markdown page does not know."""
+
+    def __str__(self) -> str:
+        return "?"
+
+
+def markdown_page(template: str, **values: Any) -> str:
+    """A whole Markdown page from one of `templates/`; everything but tables is escaped.
+
+    What is missing is shown as "?", and is `unknown` in a template's tests.
+    """
+
+    def shown(value: Any) -> str:
+        if isinstance(value, Markup):
+            return value
+        return "?" if value is None else escape_markdown(value)
+
+    return _render(
+        template,
+        values,
+        table=lambda t: Markup(markdown(t).rstrip()),
+        finalize=shown,
+        undefined=_Unknown,
+    )
+
+
+def _render(template: str, values: dict[str, Any], table: Any, **options: Any) -> str:
+    loader = jinja2.PackageLoader("ard_jax.reporting")
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **options)
+    environment.filters.update(pct=percent, eps=eps_text, cell=value_text, table=table)
+    environment.filters.update(plain_json=lambda value: json.dumps(value, sort_keys=True))
+    environment.tests["unknown"] = lambda value: (
+        value is None or isinstance(value, jinja2.Undefined)
+    )
     return environment.get_template(template).render(**values)
