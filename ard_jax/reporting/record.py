@@ -374,9 +374,9 @@ class ComparisonRecord(Record):
 
 
 def label(record: Evaluation | ComparisonRecord, attack: str | None) -> str:
-    """Printed name of an attack, for example "PGD_sat" for "pgd_sat"."""
+    """Printed name of an attack, for example "PGD_sat" for "pgd_sat"; "" for none."""
     known = record.attacks.get(attack)
-    return str(known.label if known and known.label else attack)
+    return known.label if known and known.label else attack or ""
 
 
 def selection_note(record: Evaluation | ComparisonRecord) -> str:

@@ -5,6 +5,7 @@ run (names, configuration, warnings) passes through jinja2's escaping, or matplo
 is left out: a report of half a run is worth having.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -24,7 +25,7 @@ from ard_jax.reporting.record import (
     number,
     selection_note,
 )
-from ard_jax.reporting.tables import Cell, Table, percent, percent_cell
+from ard_jax.reporting.tables import Table, percent, percent_cell
 
 REPORT_FILE = "report.html"
 CSV_COLUMNS = (
@@ -332,19 +333,15 @@ def _suite_tables(evaluation: Evaluation) -> list[tuple[Table, AutoAttackRecord]
             continue
         rows = []
         for title, record in by_net.items():
-            row, left, by_name = [title, percent_cell(record.clean)], record.clean, {}
+            cells, left = {}, record.clean
             for stage in record.stages:
-                cell, broken = (
-                    percent_cell(stage.accuracy, stage.ci95),
-                    record.broken_by.get(stage.attack, "-"),
-                )
-                by_name[stage.attack] = Cell(
-                    cell.text, share=cell.share, small=f"({broken}) {cell.small}"
-                )
-                left = stage.accuracy
+                left, broken = stage.accuracy, record.broken_by.get(stage.attack, "-")
+                cell = percent_cell(left, stage.ci95)
+                cells[stage.attack] = dataclasses.replace(cell, small=f"({broken}) {cell.small}")
             lost = None if None in (record.clean, left) else record.clean - left
-            row += [by_name.get(stage, "-") for stage in stages]
-            rows.append([*row, percent(lost), tables.value_text(record.seconds)])
+            after = [cells.get(stage, "-") for stage in stages]
+            seconds = tables.value_text(record.seconds)
+            rows.append([title, percent_cell(record.clean), *after, percent(lost), seconds])
         some = next((r for r in by_net.values() if r.upper_bound), next(iter(by_net.values())))
         found.append((Table(["net", "clean", *stages, "lost in all", "seconds"], rows), some))
     return found
@@ -382,20 +379,12 @@ def _class_table(evaluation: Evaluation) -> Table | None:
 
 def _noise_table(evaluation: Evaluation) -> Table | None:
     nets = {title: net for title, net in evaluation.nets.items() if net.noise}
-    if not nets:
-        return None
-    kinds, main = (
-        list(dict.fromkeys(k for net in nets.values() for k in net.noise)),
-        evaluation.main_attack(),
-    )
-    rows = [
-        [
-            title,
-            *map(percent_cell, (net.clean, *map(net.noise.get, kinds), net.robust(main).accuracy)),
-        ]
-        for title, net in nets.items()
-    ]
-    return Table(["net", "clean", *kinds, label(evaluation, main or "attack")], rows)
+    kinds = list(dict.fromkeys(kind for net in nets.values() for kind in net.noise))
+    main, rows = evaluation.main_attack(), []
+    for title, net in nets.items():
+        values = [net.clean, *map(net.noise.get, kinds), net.robust(main).accuracy]
+        rows.append([title, *map(percent_cell, values)])
+    return Table(["net", "clean", *kinds, label(evaluation, main)], rows) if rows else None
 
 
 def _attack_table(evaluation: Evaluation) -> Table:
@@ -412,18 +401,6 @@ def _attack_table(evaluation: Evaluation) -> Table:
     ]
     titles = ["attack", *(name.replace("_", " ") for name in names)]
     return Table(titles, rows, left=tuple(range(1, len(titles))))
-
-
-def _teacher_table(evaluation: Evaluation) -> Table:
-    rows = []
-    for role, teacher in evaluation.teachers.items():
-        values = ((label(evaluation, n), percent(v)) for n, v in teacher.accuracy.items())
-        accuracy = ", ".join(map(" ".join, values))
-        rows.append(
-            [role, teacher.model or "-", teacher.source or "unknown", accuracy or "unknown"]
-        )
-    titles = ["teacher", "model", "where it came from", "accuracy in %"]
-    return Table(titles, rows, left=(1, 2, 3))
 
 
 def _net_table(evaluation: Evaluation) -> Table:
@@ -471,7 +448,7 @@ def render(evaluation: Evaluation, metrics: list[dict], images: dict | None = No
         factor=factor,
         caption=(images or {}).get("caption", ""),
         curves=_curves(evaluation, metrics),
-        teachers=_teacher_table(evaluation),
+        teachers=teacher_lines(evaluation),
         parameters=_attack_table(evaluation),
         nets=_net_table(evaluation),
         selection=selection_note(evaluation),

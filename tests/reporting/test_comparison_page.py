@@ -111,20 +111,12 @@ def test_marks_follow_the_rule_of_the_caption(three_seeds):
     assert not any(row["seconds per epoch"].mark for row in (sat, ours))
 
 
-def test_nobody_is_best_where_all_are_equal():
-    done = {(m, 0): finished(0.9, 0.5) for m in ("sat", "our_method")}
-    cell = row_of(make_record(done, seeds=(0,)), "sat")["PGD_sat"]
-    assert (cell.text, cell.mark) == ("50.00", "")
-
-
 def test_one_seed_has_no_deviation_and_no_dagger():
-    record = make_record(
-        {("sat", 7): finished(0.9, 0.5), ("our_method", 7): finished(0.8, 0.499)}, seeds=(7,)
-    )
-    cell = row_of(record, "our_method")["PGD_sat"]
-    assert (cell.text, cell.mark) == ("49.90", "") and row_of(record, "sat")[
-        "PGD_sat"
-    ].mark == "best"
+    done = {("sat", 7): finished(0.9, 0.5), ("our_method", 7): finished(0.9, 0.499)}
+    record = make_record(done, seeds=(7,))
+    cells = [row_of(record, name)["PGD_sat"] for name in ("sat", "our_method")]
+    assert [(cell.text, cell.mark) for cell in cells] == [("50.00", "best"), ("49.90", "")]
+    assert row_of(record, "sat")["clean"].mark == ""  # all are equal
     assert "†" not in comparison_page.text(record)
     assert any("One seed" in note for note in record.notes)
 
@@ -211,16 +203,12 @@ def test_published_numbers_stand_beside_ours(three_seeds):
         ["our_method", "80.00 ± 1.00", "-"],
     ]
     assert "sat: A (2021), table 3." in table.note and "B (2021)" not in table.note
-
-
-def test_published_number_that_is_not_known_is_blank(three_seeds):
-    published = PUBLISHED | {"rows": {"sat": {"source": "A", "pgd_sat": 49.0},
-                                      "our_method": {"source": "A", "clean": 88.87}}}  # fmt: skip
+    rows = {"sat": {"source": "A", "pgd_sat": 49.0}, "our_method": {"source": "A", "clean": 88.87}}
+    published = PUBLISHED | {"rows": rows}
     *_, table = comparison_page.result_tables(make_record(three_seeds, published=published))
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.cells()}
-    assert table.titles == ["method", "clean", "PGD_sat"]
-    assert rows["sat, paper"] == ["", "49.00"] and rows["our_method, paper"] == ["88.87", ""]
-    assert "sat, our_method: A." in table.note
+    assert table.titles == ["method", "clean", "PGD_sat"] and "sat, our_method: A." in table.note
+    texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.cells()}
+    assert texts["sat, paper"] == ["", "49.00"] and texts["our_method, paper"] == ["88.87", ""]
 
 
 LINES = (

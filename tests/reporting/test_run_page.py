@@ -12,7 +12,7 @@ import pytest
 from evaluations import evaluation, net, suite
 from PIL import Image
 
-from ard_jax.reporting import run_page, tables
+from ard_jax.reporting import run_page
 from ard_jax.reporting.record import Evaluation
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{'
@@ -123,6 +123,7 @@ def test_csv_has_every_number():
 def test_full_report_holds_everything_and_needs_nothing():
     values = evaluation()
     text = run_page.render(record(values), make_metrics(), make_images())
+    assert text == run_page.render(record(values), make_metrics(), make_images())
     page = _Page(text)
     for name in values["nets"]:
         assert f"<tr><th>{name}</th>" in text
@@ -144,11 +145,6 @@ def test_full_report_holds_everything_and_needs_nothing():
     used |= set(re.findall(r"url\(#([^)]+)\)", text))
     assert used and used <= set(page.ids)
     assert len(text) < 1_000_000
-
-
-def test_report_is_the_same_each_time():
-    first, second = (run_page.render(record(), make_metrics(60), make_images()) for _ in range(2))
-    assert first == second
 
 
 def test_selected_on_test_is_said_loudly():
@@ -199,39 +195,30 @@ def test_autoattack_stage_by_stage():
     assert "AutoAttack is among the attacks" in page and "was not run" not in page
 
 
-@pytest.mark.parametrize(
-    "lacking",
-    [
-        ["teachers", "config", "command", "versions", "timing", "warnings", "created", "seed"],
-        ["attacks"],
-        ["dataset", "eps", "select_on", "name"],
-    ],
-)
+@pytest.mark.parametrize("lacking", [("attacks", "teachers", "seed"), ("dataset", "eps", "config")])
 def test_missing_parts_of_the_record(lacking):
-    values = {key: value for key, value in evaluation().items() if key not in lacking}
-    text = run_page.render(record(values), make_metrics(20), make_images())
-    assert "student (best)" in text and "61.25" in text
-    assert "student (best)" in run_page.summary_table(record(values))
+    values = record({key: value for key, value in evaluation().items() if key not in lacking})
+    assert "61.25" in run_page.render(values, make_metrics(20), make_images())
+    assert "61.25" in run_page.summary_table(values)
 
 
 def test_nets_with_missing_or_odd_values():
-    values = evaluation(nets={
-        "only clean": {"clean": 0.5},
-        "nan": {"clean": "nan", "attacks": {"cw": {"accuracy": "nan", "ci95": None}}},
-        "nothing": {"attacks": None, "worst_case": None, "clean": None, "eps_sweep": None},
-    })  # fmt: skip
-    text = run_page.render(record(values), [])
+    nan = {"clean": "nan", "attacks": {"cw": {"accuracy": "nan", "ci95": None}}}
+    values = record(evaluation(nets={"only clean": {"clean": 0.5}, "nan": nan, "nothing": {}}))
+    text = run_page.render(values, [])
     assert "50.00" in text and "nan" in text
-    table = run_page.summary_table(record(values)).splitlines()
-    assert next(line for line in table if line.startswith("nan")).split()[1] == "nan"
-    assert set(next(line for line in table if line.startswith("nothing")).split()[1:]) == {"-"}
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in run_page.summary_table(values).splitlines()
+        if line
+    }
+    assert rows["nan"][0] == "nan" and set(rows["nothing"]) == {"-"}
 
 
 def test_empty_evaluation_and_metrics():
-    text = run_page.render(record({}), [])
+    text = run_page.render(Evaluation(), [])
     assert "No network was evaluated" in text and "svg" not in _Page(text).tags
-    assert run_page.summary_table(record({})) and tables.markdown(run_page.result_table(record({})))
-    assert run_page.csv_text(record({})).count("\n") == 1
+    assert run_page.summary_table(Evaluation()) and run_page.csv_text(Evaluation()).count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -240,8 +227,11 @@ def test_empty_evaluation_and_metrics():
         [{"kind": "eval", "step": 0, "net": "student", "split": "test", "clean": 0.1}],
         [{"kind": "train", "step": 1, "loss": float("nan"), "accuracy": float("nan")}] * 2,
         [{"kind": "train", "step": s, "loss": 10.0**s, "lr": "inf"} for s in range(6)],
-        [{"kind": "train", "step": 1, "note": "text"}, {"kind": "train", "loss": 1.0}],
-        [{"kind": "event", "event": "finished"}],
+        [
+            {"kind": "train", "step": 1, "note": "text"},
+            {"kind": "train", "loss": 1.0},
+            {"kind": "event"},
+        ],
     ],
 )
 def test_few_and_odd_metrics(metrics):
@@ -286,18 +276,13 @@ def test_images_are_magnified_and_differences_centred():
     assert rows[1]["predicted_adversarial"] == "12"
 
 
-@pytest.mark.parametrize(("size", "channels", "shape"), [(32, 3, (96, 96, 3)), (64, 2, (128, 128))])
-def test_colour_and_other_channels(size, channels, shape):
-    rows, _ = run_page.image_rows(make_images(2, size, channels), ())
-    assert _decode(rows[0]["clean"]).shape == shape and rows[1]["label"] == "1"
-
-
-def test_images_without_change_or_with_nan():
-    images = make_images(2)
+def test_other_sizes_channels_and_values():
+    rows, _ = run_page.image_rows(make_images(2, 32, 3), ())
+    assert _decode(rows[0]["clean"]).shape == (96, 96, 3) and rows[1]["label"] == "1"
+    images = make_images(2, 64, 2)
     rows, factor = run_page.image_rows(images | {"adversarial": images["clean"]}, ())
-    assert factor == 1.0 and (_decode(rows[0]["difference"]) == 128).all()
-    broken = np.full_like(images["clean"], np.nan)
-    assert run_page.image_rows(images | {"adversarial": broken}, ())[0]
+    assert factor == 1.0 and (_decode(rows[0]["difference"]) == np.full((128, 128), 128)).all()
+    assert run_page.image_rows(images | {"adversarial": np.full((2, 64, 64, 2), np.nan)}, ())[0]
 
 
 @pytest.mark.parametrize(
