@@ -12,7 +12,7 @@ from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, to_dict, to_experiment
 from ard_jax.config.schema import Experiment
 from ard_jax.data import Splits, base
-from ard_jax.evaluation import autoattack, full
+from ard_jax.evaluation import full
 from ard_jax.evaluation.evaluator import for_network
 from ard_jax.evaluation.full import EvaluatedNetwork, RunFacts
 from ard_jax.io.cache_folder import cache_dir
@@ -91,36 +91,19 @@ def _student(experiment: Experiment, splits: Splits, mesh: Any):
 def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
     settings = build.evaluation_settings(experiment)
     test = base.first(splits.test, settings.eval.max_examples)
-    shown = found if settings.eval.teachers else {}
+    networks = _networks(student, found if settings.eval.teachers else {}, phase, result)
+    names = ("source", "identity", "model")
+    known = {role: {name: getattr(t, name) for name in names} for role, t in found.items()}
     facts = RunFacts(
-        teachers={
-            role: record.Teacher(source=t.source, identity=t.identity, model=t.model)
-            for role, t in found.items()
-        },
+        teachers={role: record.Teacher(**values) for role, values in known.items()},
         timing=_timing(phase, result),
     )
-    path = _evaluate_and_save(
-        settings,
-        test,
-        _networks(student, shown, phase, result),
-        facts,
-        workdir,
-        workdir / "autoattack",
-        f"\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}",
+    state_dir = workdir / "autoattack"
+    evaluation, path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir)
+    tell(
+        run_page.summary_table(evaluation),
+        f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}",
     )
-    return path
-
-
-def _evaluate_and_save(settings, test, networks, facts, folder, state_dir, more="") -> Path:
-    """Returns the report's path."""
-    evaluation, results = full.evaluate_all(settings, test, networks, facts, state_dir)
-    first = networks[0]
-    grid = None
-    if settings.eval.grid:
-        grid = full.example_images(settings, test, first, results[first.title])
-    path = full.save(folder, evaluation, results, grid)
-    autoattack.forget_state(state_dir, results.values())
-    tell(run_page.summary_table(evaluation), f"Report: {path}{more}")
     return path
 
 
@@ -142,29 +125,19 @@ def _networks(student, found, phase, result) -> list[EvaluatedNetwork]:
     for label, state in (("best", result.best), ("last", result.last)):
         step = int(state.step)
         saved = {"step": step, "epoch": step // spe, "sweep": label == "best"}
-        title = f"student ({label})"
-        networks.append(
-            EvaluatedNetwork(
-                title, "student", bundle, state.student.variables, evaluator, **saved,
-                selected_by=chosen if label == "best" else None,
-            )
-        )  # fmt: skip
+        nets = {f"student ({label})": state.student.variables}
         if state.ema is not None:
-            title = f"student {average} ({label})"
-            networks.append(
-                EvaluatedNetwork(title, "student", bundle, state.ema, evaluator, **saved)
-            )
-    for role, t in found.items():
-        teacher = EvaluatedNetwork(
-            f"{role} teacher",
-            "teacher",
-            t.bundle,
-            t.variables,
-            t.evaluator,
-            sweep=True,
-            source=role,
+            nets[f"student {average} ({label})"] = state.ema
+        networks += [
+            EvaluatedNetwork(t, "student", bundle, v, evaluator, **saved) for t, v in nets.items()
+        ]
+    networks[0] = dataclasses.replace(networks[0], selected_by=chosen)
+    networks += [
+        EvaluatedNetwork(
+            f"{role} teacher", "teacher", t.bundle, t.variables, t.evaluator, sweep=True, source=role
         )
-        networks.append(teacher)
+        for role, t in found.items()
+    ]  # fmt: skip
     step = int(result.last.step)
     for role in (r for r in phase.method.trained_teachers if r in found):
         variables = result.last.teachers[role].variables
@@ -249,7 +222,7 @@ def evaluate_checkpoint(
     root = Path(folder).parent.parent / "evaluations"
     number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
     test = base.first(splits.test, settings.eval.max_examples)
-    path = _evaluate_and_save(
+    evaluation, path = full.evaluate_and_save(
         settings,
         test,
         evaluated,
@@ -257,6 +230,7 @@ def evaluate_checkpoint(
         root / str(number),
         root / "unfinished",
     )
+    tell(run_page.summary_table(evaluation), f"Report: {path}")
     barrier("the report is written")
     return path
 

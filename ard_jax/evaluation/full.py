@@ -68,6 +68,28 @@ class RunFacts:
     checkpoint: str = ""
 
 
+def evaluate_and_save(
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    networks: list[EvaluatedNetwork],
+    facts: RunFacts,
+    folder: Path,
+    state_dir: Path,
+) -> tuple[record.Evaluation, Path]:
+    """Evaluates as `evaluate_all` does, with example images of the first network, and saves to `folder`.
+
+    Returns:
+      (record, the report's path).
+    """
+    evaluation, results = evaluate_all(settings, dataset, networks, facts, state_dir)
+    grid = None
+    if settings.eval.grid:
+        grid = example_images(settings, dataset, networks[0], results[networks[0].title])
+    path = save(folder, evaluation, results, grid)
+    autoattack.forget_state(state_dir, results.values())
+    return evaluation, path
+
+
 def evaluate_all(
     settings: EvaluationSettings,
     dataset: ArrayDataset,
@@ -264,11 +286,9 @@ def _spec_record(spec: Any, label: str = "") -> record.Attack:
 def _attack_records(settings, dataset, networks, suites) -> dict[str, record.Attack]:
     found = {name: _spec_record(spec) for name, spec in settings.attacks.items()}
     count = _num_attacked(settings, dataset)
-    ran = dict.fromkeys(name for by_name in suites.values() for name in by_name)
-    for name in ran:
-        first = count if count < len(dataset) else 0
+    for name in (name for by_name in suites.values() for name in by_name):
         found[name] = autoattack.attack_record(
-            name, settings.eps, settings.norm, settings.eval.seed, first
+            name, settings.eps, settings.norm, settings.eval.seed, count % len(dataset)
         )
     for source in (n for n in networks if n.source and settings.eval.transfer):
         for attack, spec in settings.transfer.items():
