@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["ard_jax", "ard_jax.*", "configs", "configs.*"]),
-    package_data={"ard_jax.reporting": ["templates/*.html"], "ard_jax.interop": ["*.json"]},
+    package_data={"ard_jax.reporting": ["templates/*"], "ard_jax.interop": ["*.json"]},
     install_requires=[
         "absl-py",
         "array_record; sys_platform != 'win32'",  # tensorflow-datasets reads prepared data with it

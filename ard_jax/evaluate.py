@@ -6,10 +6,15 @@ from typing import Any
 import jax
 
 from ard_jax import attacks as attacks_lib
+from ard_jax.config.build import split_names
 from ard_jax.data.base import ArrayDataset
-from ard_jax.evaluation import autoattack as suites
+from ard_jax.evaluation import autoattack
 from ard_jax.evaluation.accuracies import summarize
 from ard_jax.evaluation.evaluator import Evaluator
+
+_MEASURED = (
+    "clean", "clean_ci95", "per_class_clean", "worst_class_clean", "attacks", "worst_case", "autoattack",
+)  # fmt: skip
 
 
 def evaluate(
@@ -37,22 +42,22 @@ def evaluate(
       unroll: attack loop unrolling; pass 1 for networks of `ard_jax.models`, which compiles faster.
 
     Returns:
-      `summarize`'s record, and under "flags" the per-example `Flags`.
+      The measured part of `record.NetworkResult` as a dict, and under "flags" the `ExampleResults`.
 
     Raises:
       ValueError: unknown attack or impossible radius.
     """
-    names, chosen = list(attacks), []
+    names, suites = list(attacks), []
     if not isinstance(attacks, Mapping):
-        plain, chosen = suites.split_names(names)
+        plain, suites = split_names(names)
         attacks = {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}
     evaluator = Evaluator(
         "predict", lambda _, x: predict(x), batch_size=batch_size, seed=seed, unroll=unroll
     )
-    flags, records = evaluator.run((), dataset, attacks), {}
-    for name in chosen:
-        if ran := suites.run_suite(evaluator, (), dataset, name, eps=eps, norm=norm):
-            suites.add_result(flags, name, ran[0])
+    results, records = evaluator.run((), dataset, attacks), {}
+    for name in suites:
+        if ran := autoattack.run_suite(evaluator, (), dataset, name, eps=eps, norm=norm):
+            autoattack.add_result(results, name, ran[0])
             records[name] = ran[1]
-    record = summarize(flags, dataset.num_classes, names)
-    return record | {"flags": flags} | ({"autoattack": records} if records else {})
+    found = summarize(results, dataset.num_classes, names, autoattack=records).to_json()
+    return {key: found[key] for key in _MEASURED if key in found} | {"flags": results}

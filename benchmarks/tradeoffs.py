@@ -30,6 +30,7 @@ import jax
 from ard_jax.cli import train
 from ard_jax.config.parse import to_experiment
 from ard_jax.io.files import write_text_atomic
+from ard_jax.reporting.record import read_evaluation
 from ard_jax.runtime import sharding
 
 ATTACKS = ("pgd20", "autoattack")
@@ -102,15 +103,14 @@ def run(config) -> dict:
     experiment = to_experiment(config)
     train.use_compilation_cache(experiment)
     report = train.run(experiment)
-    evaluation = json.loads((Path(report).parent / "evaluation.json").read_text())
-    best = evaluation["nets"]["student (best)"]
-    timing, cascade = evaluation["timing"], best["autoattack"]["autoattack"]["stages"]
+    evaluation = read_evaluation(report.parent)
+    best, timing = evaluation.nets["student (best)"], evaluation.timing
     return {
-        "clean": best["clean"],
-        "pgd20": best["attacks"]["pgd20"]["accuracy"],
-        "autoattack": cascade[-1]["accuracy"],
-        "seconds_per_epoch": timing.get("seconds_per_epoch"),
-        "train_seconds": timing["train_seconds"],
+        "clean": best.clean,
+        "pgd20": best.robust("pgd20").accuracy,
+        "autoattack": best.autoattack["autoattack"].stages[-1].accuracy,
+        "seconds_per_epoch": timing.seconds_per_epoch,
+        "train_seconds": timing.train_seconds,
     }
 
 

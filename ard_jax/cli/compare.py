@@ -15,6 +15,7 @@ failed one is tried again at the next start. The tables are written anew after e
 """
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import sys
@@ -32,10 +33,11 @@ from ard_jax.config.comparison import Comparison
 from ard_jax.config.schema import Experiment
 from ard_jax.data.base import first
 from ard_jax.evaluation import full
-from ard_jax.evaluation.full import Subject
+from ard_jax.evaluation.full import EvaluatedNetwork
 from ard_jax.io.files import write_text_atomic
 from ard_jax.methods import TEACHERS
-from ard_jax.reporting import comparison_page, comparison_results, comparison_table
+from ard_jax.reporting import comparison_page
+from ard_jax.reporting.record import ComparedTeacher, ComparisonRecord, Evaluation, Run
 from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import everywhere, is_lead, tell
 from ard_jax.training import teachers
@@ -59,7 +61,7 @@ def run(comparison: Comparison) -> int:
       DataError: the data, which all runs share, cannot be read.
     """
     errors: dict[tuple[str, int], str] = {}
-    found: dict[str, Any] = {}
+    found: dict[str, ComparedTeacher] = {}
     with locks.hold(comparison.workdir):
         interrupted = True
         with contextlib.suppress(KeyboardInterrupt):
@@ -69,7 +71,7 @@ def run(comparison: Comparison) -> int:
                 _write(comparison, found, errors)
             interrupted = False
         record = _write(comparison, found, errors)
-    tell(f"\n{comparison_table.text(record)}\n\nReport: {comparison.workdir / 'comparison.html'}")
+    tell(f"\n{comparison_page.text(record)}\n\nReport: {comparison.workdir / 'comparison.html'}")
     if errors:
         total = len(comparison.experiments)
         tell(f"FAILED: {len(errors)} of {total} runs; see Warnings.", file=sys.stderr)
@@ -85,7 +87,7 @@ def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:
     done = {key: train.finished(e) for key, e in comparison.experiments.items()}
     for (method, _), evaluation in done.items():
         if evaluation is not None:
-            durations.add(method, evaluation["timing"]["train_seconds"])
+            durations.add(method, evaluation.timing.train_seconds)
     left = [key for key, evaluation in done.items() if evaluation is None]
     tell(f"{comparison.name}: {total} runs ({len(comparison.methods)} methods, "
          f"{len(comparison.seeds)} seeds), {total - len(left)} finished before, "
@@ -118,13 +120,15 @@ class _Durations:
         return f" (about {minutes:.0f} min left)" if minutes >= 1 else " (less than 1 min left)"
 
 
-def _run_one(comparison: Comparison, key: tuple[str, int], found: dict[str, Any]) -> dict:
+def _run_one(
+    comparison: Comparison, key: tuple[str, int], found: dict[str, ComparedTeacher]
+) -> dict[tuple[str, int], str]:
     """Trains and evaluates one run. Returns {} or {key: why it failed}."""
     experiment = comparison.experiments[key]
     try:
         for role in TEACHERS[experiment.method.name]:
-            if "error" in found[role]:
-                raise teachers.TeacherError(f"no {role} teacher: {found[role]['error']}")
+            if found[role].error:
+                raise teachers.TeacherError(f"no {role} teacher: {found[role].error}")
         train.run(experiment)
     except data.DataError:
         raise  # every run would say the same
@@ -134,8 +138,8 @@ def _run_one(comparison: Comparison, key: tuple[str, int], found: dict[str, Any]
     return {}
 
 
-def _teachers(comparison: Comparison) -> dict[str, Any]:
-    """Role -> record of each teacher, evaluated once; {"error": text} for one that cannot teach.
+def _teachers(comparison: Comparison) -> dict[str, ComparedTeacher]:
+    """Role -> record of each teacher, evaluated once; with an error for one that cannot teach.
 
     Kept in teachers.json with the teacher's identity and the protocol, and measured again if these change.
     """
@@ -150,18 +154,18 @@ def _teachers(comparison: Comparison) -> dict[str, Any]:
         config = {k: v for k, v in comparison.protocol.items()
                   if k.split(".")[0] in _TEACHER_KEYS or k.startswith(f"teachers.{role}.")}  # fmt: skip
         config, users = json.loads(json.dumps(config)), _users(comparison, role)
-        old = kept.get(role, {})
-        old = old if old.get("config") == config else {}
-        if old and all(train.finished(e) is not None for e in users):
+        old = ComparedTeacher.from_json(kept.get(role, {}))
+        old = old if old.config == config else ComparedTeacher(config=config)
+        if old.net and all(train.finished(e) is not None for e in users):
             found[role] = old
             continue
         splits = splits or build.load_data(users[0].data)
         try:
-            found[role] = _teacher(role, users[0], splits, old) | {"config": config}
+            found[role] = _teacher(role, users[0], splits, old)
         except _FAILURES as error:
             tell(f"FAILED: {role} teacher: {error}", file=sys.stderr)
-            found[role] = {"error": str(error) or type(error).__name__}
-        good = {r: record for r, record in found.items() if "error" not in record}
+            found[role] = ComparedTeacher(error=str(error) or type(error).__name__)
+        good = {r: record.to_json() for r, record in found.items() if not record.error}
         if is_lead():
             write_text_atomic(path, json.dumps(good, indent=1))
     return found
@@ -171,67 +175,67 @@ def _users(comparison: Comparison, role: str) -> list[Experiment]:
     return [e for e in comparison.experiments.values() if role in TEACHERS[e.method.name]]
 
 
-def _teacher(role: str, experiment: Experiment, splits: Any, old: dict[str, Any]) -> dict[str, Any]:
+def _teacher(
+    role: str, experiment: Experiment, splits: Any, old: ComparedTeacher
+) -> ComparedTeacher:
     """The teacher's record: `old` if it is of this very teacher, else trained and evaluated now."""
     mesh = build.make_mesh(experiment, splits)
     teacher = teachers.obtain(build.teacher_settings(experiment, role), splits, mesh)
-    if old.get("identity") == teacher.identity:
+    if old.identity == teacher.identity:
         return old
     title = f"{role} teacher"
-    subject = Subject(title, "teacher", teacher.bundle, teacher.variables, teacher.evaluator)
+    network = EvaluatedNetwork(
+        title, "teacher", teacher.bundle, teacher.variables, teacher.evaluator
+    )
     test = first(splits.test, experiment.eval.max_examples)
-    record, _ = full.evaluate_all(experiment, test, [subject], {}, experiment.eval.attacks)
+    evaluation, _ = full.evaluate_all(build.evaluation_settings(experiment), test, [network])
     names = ("source", "identity", "model")
-    return {name: getattr(teacher, name) for name in names} | {"net": record["nets"][title]}
+    known = {name: getattr(teacher, name) for name in names}
+    return dataclasses.replace(old, net=evaluation.nets[title], **known)
 
 
-def _write(comparison: Comparison, found: dict[str, Any], errors: dict) -> dict[str, Any]:
-    """Writes every output out of what is finished now. Returns comparison.json's record."""
+def _write(
+    comparison: Comparison, found: dict[str, ComparedTeacher], errors: dict[tuple[str, int], str]
+) -> ComparisonRecord:
+    """Writes every output out of what is finished now. Returns the record."""
     evaluations = {key: train.finished(e) for key, e in comparison.experiments.items()}
     done = {key: evaluation for key, evaluation in evaluations.items() if evaluation is not None}
-    record = {
-        "schema": 1,
-        "name": comparison.name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", "ard_jax.main", *sys.argv[1:]]),
-        "versions": {"jax": jax.__version__, "ard_jax": __version__},
-        "main_attack": comparison.main_attack,
-        "seeds": list(comparison.seeds),
-        "methods": list(comparison.methods),
-        "protocol": comparison.protocol,
-        "settings": comparison.settings,
-        "published": comparison.published,
-        "runs": [_run_record(comparison, key, done, errors) for key in comparison.experiments],
-        "teachers": found,
-    } | comparison_results.shared(list(done.values()))  # fmt: skip
-    record["results"] = comparison_results.aggregate(comparison.methods, comparison.seeds, done)
-    record["results"] += comparison_results.teacher_results(found)
-    record["notes"] = comparison_results.notes(record)
-    record["warnings"] = comparison_results.warnings(record, done)
-    if not is_lead():
-        return record
-    folder: Path = comparison.workdir
-    comparison_page.write_plot(record, folder)
-    for ending, render in (
-        ("csv", comparison_table.csv_text),
-        ("md", comparison_table.markdown),
-        ("tex", comparison_table.latex),
-        ("html", comparison_page.render),
-        ("json", lambda r: json.dumps(r, indent=1) + "\n"),
-    ):
-        write_text_atomic(folder / f"comparison.{ending}", render(record))
-    return record
-
-
-def _run_record(comparison: Comparison, key, done, errors) -> dict[str, Any]:
-    status = "finished" if key in done else "failed" if key in errors else "pending"
-    record = {"method": key[0], "seed": key[1], "status": status}
-    record["folder"] = str(
-        Path(comparison.experiments[key].workdir).relative_to(comparison.workdir)
+    record = comparison_page.summarize(
+        ComparisonRecord(
+            name=comparison.name,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            command=" ".join(["python", "-m", "ard_jax.main", *sys.argv[1:]]),
+            versions={"jax": jax.__version__, "ard_jax": __version__},
+            main_attack=comparison.main_attack,
+            seeds=comparison.seeds,
+            methods=comparison.methods,
+            protocol=comparison.protocol,
+            settings=comparison.settings,
+            published=comparison.published,
+            runs=tuple(_run_record(comparison, key, done, errors) for key in evaluations),
+            teachers=found,
+        ),
+        done,
     )
-    if key in errors:
-        record["error"] = errors[key]
-    if key in done:
-        timing = done[key]["timing"]
-        record |= {n: timing[n] for n in ("train_seconds", "seconds_per_epoch") if n in timing}
+    if is_lead():
+        comparison_page.write(record, comparison.workdir)
     return record
+
+
+def _run_record(
+    comparison: Comparison,
+    key: tuple[str, int],
+    done: dict[tuple[str, int], Evaluation],
+    errors: dict[tuple[str, int], str],
+) -> Run:
+    folder = Path(comparison.experiments[key].workdir).relative_to(comparison.workdir)
+    run = Run(method=key[0], seed=key[1], folder=str(folder))
+    if key in errors:
+        run = dataclasses.replace(run, status="failed", error=errors[key])
+    if key in done:
+        times = done[key].timing
+        run = dataclasses.replace(
+            run, status="finished", train_seconds=times and times.train_seconds,
+            seconds_per_epoch=times and times.seconds_per_epoch,
+        )  # fmt: skip
+    return run

@@ -23,6 +23,8 @@ from ard_jax.interop.export_checks import ExportError, Images, Predict, Row
 from ard_jax.models import ModelBundle, described, num_params
 from ard_jax.models.bundle import normalization_constants
 from ard_jax.reporting import model_card
+from ard_jax.reporting.model_card import Card
+from ard_jax.reporting.record import Evaluation, read_evaluation
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "torch")
 CARD = "model_card.md"
@@ -245,40 +247,29 @@ def _folded(network: Network) -> str:
 
 
 def _write_card(network, folder, staging, names, rows, attacks, images) -> None:
-    model_card.write(
-        staging / CARD,
+    bundle = network.bundle
+    shared = {"threads": export_checks.threads(), "images": images.what, "attacks": attacks}
+    card = Card(
         description=network.description,
-        num_params=num_params(network.bundle),
-        normalization=normalization_constants(
-            network.bundle.normalization, network.bundle.image_shape[-1]
-        ),
+        num_params=num_params(bundle),
+        normalization=normalization_constants(bundle.normalization, bundle.image_shape[-1]),
         meta=network.meta,
         evaluation=_evaluation(network.run, folder),
         files=[staging / name for name in names],
-        latency=[
-            dataclasses.asdict(row)
-            | {"threads": export_checks.threads(), "images": images.what, "attacks": attacks}
-            for row in rows
-        ],
+        checks=[dataclasses.asdict(row) | shared for row in rows],
         net=network.title,
     )
+    model_card.write(staging / CARD, card)
 
 
-def _evaluation(run_folder: Path, step_folder: Path) -> dict[str, Any] | None:
+def _evaluation(run_folder: Path, step_folder: Path) -> Evaluation | None:
     """What was measured last of this very step: by --mode=evaluate, else by the run; None for nothing."""
     again = [p for p in (run_folder / "evaluations").glob("*") if p.name.isdigit()]
     for folder in sorted(again, key=lambda p: int(p.name), reverse=True):
-        record = _record(folder)
-        if record and Path(record.get("checkpoint", "")) == step_folder:
-            return record
-    return _record(run_folder)
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / "evaluation.json").read_text())
-    except (OSError, ValueError):
-        return None
+        evaluation = read_evaluation(folder)
+        if evaluation and Path(evaluation.checkpoint) == step_folder:
+            return evaluation
+    return read_evaluation(run_folder)
 
 
 def _report(rows: list[Row], attacks: list[str], out: Path, names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """One experiment from its configuration to its report: data, teachers, student, evaluation."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,15 @@ from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment
 from ard_jax.config.schema import Experiment
 from ard_jax.data import Splits, base
-from ard_jax.evaluation import autoattack, full
+from ard_jax.evaluation import full
 from ard_jax.evaluation.evaluator import for_network
-from ard_jax.evaluation.full import Subject
+from ard_jax.evaluation.full import EvaluatedNetwork, RunFacts
 from ard_jax.io.cache_folder import cache_dir
 from ard_jax.io.files import write_text_atomic
 from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 from ard_jax.methods import TEACHERS
 from ard_jax.models import described
-from ard_jax.reporting import report
+from ard_jax.reporting import record, run_page
 from ard_jax.runtime import locks, sharding
 from ard_jax.runtime.distributed import barrier, everywhere, is_lead, tell
 from ard_jax.training import loop, teachers, train_log
@@ -37,10 +38,10 @@ def run(experiment: Experiment) -> Path:
     with locks.hold(workdir):
         if (evaluation := finished(experiment)) is not None:
             tell(
-                report.summary_table(evaluation),
-                f"This run is finished: nothing was done. Report: {workdir / 'report.html'}",
+                run_page.summary_table(evaluation),
+                f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
             )
-            return workdir / "report.html"
+            return workdir / run_page.REPORT_FILE
         splits = build.load_data(experiment.data)
         mesh = build.make_mesh(experiment, splits)
         tell(
@@ -62,20 +63,21 @@ def run(experiment: Experiment) -> Path:
         return path
 
 
-def finished(experiment: Experiment) -> dict[str, Any] | None:
+def finished(experiment: Experiment) -> record.Evaluation | None:
     """The evaluation of a finished run of this very configuration, in its folder; None without one."""
-    evaluation = _finished_here(experiment)
-    return evaluation if everywhere(evaluation is not None) else None
+    evaluation = record.read_evaluation(workdir_of(experiment))
+    same = evaluation is not None and _is_of(evaluation, experiment)
+    return evaluation if everywhere(same) else None
 
 
-def _finished_here(experiment: Experiment) -> dict[str, Any] | None:
+def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
+    """Whether an evaluation is of this experiment; where and how it ran does not matter."""
     try:
-        evaluation = json.loads((workdir_of(experiment) / "evaluation.json").read_text())
         # Values that came later get their defaults.
-        saved = of_results(to_experiment(evaluation["config"], saved=True))
-    except (OSError, ValueError):
-        return None
-    return evaluation if saved == of_results(experiment) else None
+        saved = of_results(to_experiment(evaluation.config, saved=True))
+    except ValueError:
+        return False
+    return saved == of_results(experiment)
 
 
 def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
@@ -86,70 +88,63 @@ def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Netwo
 
 
 def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
-    limit = experiment.eval.max_examples
-    test = base.first(splits.test, limit)
-    shown = found if experiment.eval.teachers else {}
-    subjects, sources = _subjects(student, shown, phase, result)
-    state_dir = workdir / "autoattack"
-    evaluation, flags = full.evaluate_all(
-        experiment, test, subjects, sources, experiment.eval.attacks, state_dir
+    settings = build.evaluation_settings(experiment)
+    test = base.first(splits.test, settings.eval.max_examples)
+    networks = _networks(student, found if settings.eval.teachers else {}, phase, result)
+    names = ("source", "identity", "model")
+    known = {role: {name: getattr(t, name) for name in names} for role, t in found.items()}
+    facts = RunFacts(
+        teachers={role: record.Teacher(**values) for role, values in known.items()},
+        timing=_timing(phase, result),
     )
-    evaluation["nets"]["student (best)"]["selected_by"] = {
-        "split": phase.split, "epoch": result.best_step // phase.steps_per_epoch
-    } | result.best_scores["student"]  # fmt: skip
-    for role, teacher in found.items():
-        names = ("source", "identity", "model")
-        evaluation["teachers"][role] = {name: getattr(teacher, name) for name in names}
-    for role, source in sources.items():
-        record = evaluation["nets"][source.title]
-        accuracy = {n: a["accuracy"] for n, a in record["attacks"].items()}
-        evaluation["teachers"][role]["accuracy"] = {"clean": record["clean"]} | accuracy
-    evaluation["timing"] = _timing(phase, result)
-    grid = None
-    if experiment.eval.grid:
-        grid = full.example_images(experiment, test, subjects[0], flags[subjects[0].title])
-    path = full.save(workdir, evaluation, flags, grid)
-    autoattack.forget_state(state_dir, flags.values())
+    state_dir = workdir / "autoattack"
+    evaluation, path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir)
     tell(
-        report.summary_table(evaluation),
+        run_page.summary_table(evaluation),
         f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}",
     )
     return path
 
 
-def _timing(phase: loop.TrainingRun, result: loop.FitResult) -> dict[str, Any]:
+def _timing(phase: loop.TrainingRun, result: loop.FitResult) -> record.Timing:
     per_epoch = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
     records = read_metrics(phase.workdir / METRICS_FILE)
-    return train_log.of_training(records, result.seconds, phase.total * phase.batch_size, per_epoch)
+    images = phase.total * phase.batch_size
+    return record.Timing(**train_log.of_training(records, result.seconds, images, per_epoch))
 
 
-def _subjects(student, found, phase, result) -> tuple[list[Subject], dict[str, Subject]]:
+def _networks(student, found, phase, result) -> list[EvaluatedNetwork]:
+    """The best and the last student, their averages, the teachers, and what became of trained ones."""
     bundle, _, evaluator = student
     average = "SWA" if phase.step.swa_start else "EMA"
-    spe, subjects = phase.steps_per_epoch, []
+    spe, networks = phase.steps_per_epoch, []
+    chosen = record.Selection(
+        split=phase.split, epoch=result.best_step // spe, scores=result.best_scores["student"]
+    )
     for label, state in (("best", result.best), ("last", result.last)):
         step = int(state.step)
         saved = {"step": step, "epoch": step // spe, "sweep": label == "best"}
         nets = {f"student ({label})": state.student.variables}
         if state.ema is not None:
             nets[f"student {average} ({label})"] = state.ema
-        subjects += [Subject(t, "student", bundle, v, evaluator, **saved) for t, v in nets.items()]
-    sources = {
-        role: Subject(f"{role} teacher", "teacher", t.bundle, t.variables, t.evaluator, sweep=True)
+        networks += [
+            EvaluatedNetwork(t, "student", bundle, v, evaluator, **saved) for t, v in nets.items()
+        ]
+    networks[0] = dataclasses.replace(networks[0], selected_by=chosen)
+    networks += [
+        EvaluatedNetwork(
+            f"{role} teacher", "teacher", t.bundle, t.variables, t.evaluator, sweep=True, source=role
+        )
         for role, t in found.items()
-    }
-    subjects += sources.values()
+    ]  # fmt: skip
     step = int(result.last.step)
     for role in (r for r in phase.method.trained_teachers if r in found):
         variables = result.last.teachers[role].variables
-        title = f"{role} teacher after {phase.method.name.upper()}"
-        original = sources[role]
-        subjects.append(
-            Subject(
-                title, "teacher", original.bundle, variables, original.evaluator, step, step // spe
-            )
+        title, t = f"{role} teacher after {phase.method.name.upper()}", found[role]
+        networks.append(
+            EvaluatedNetwork(title, "teacher", t.bundle, variables, t.evaluator, step, step // spe)
         )
-    return subjects, sources
+    return networks
 
 
 def saved_experiment(path: str) -> Experiment:
@@ -201,41 +196,40 @@ def evaluate_checkpoint(
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
     _check_fits(meta["config"]["net"], folder, splits)
-    limit = experiment.eval.max_examples
-    test = base.first(splits.test, limit)
-    net = described.in_float32(meta["config"]["net"])
-    evaluator = for_network("student", net, experiment.eval, mesh)
-    step, epoch = meta["step"], meta["epoch"]
-    saved = "imported network" if "origin" in meta else f"student ({Path(folder).parent.name})"
-    nets = {saved: variables}
-    if (Path(folder) / "ema").is_dir():
-        average = "SWA" if meta["experiment"]["swa_start"] else "EMA"
-        nets[f"student {average}"] = networks.load(folder, "ema")[1]
-    subjects = [
-        Subject(
-            t, "student", bundle, sharding.put_replicated(mesh, v), evaluator, step, epoch, True
-        )
-        for t, v in nets.items()
-    ]
-    sources = {}
     if transfer_from:
         shown = experiment.eval.model_copy(update={"transfer": True})
         experiment = experiment.model_copy(update={"eval": shown})
-        sources = _transfer_source(experiment, transfer_from, splits, mesh)
-        subjects += sources.values()
+    settings = build.evaluation_settings(experiment, attack_names)
+    net = described.in_float32(meta["config"]["net"])
+    evaluator = for_network("student", net, settings.eval, mesh)
+    imported = "origin" in meta
+    if imported:
+        settings = dataclasses.replace(settings, select_on="")  # nothing was selected here
+    nets = {"imported network" if imported else f"student ({Path(folder).parent.name})": variables}
+    if (Path(folder) / "ema").is_dir():
+        average = "SWA" if meta["experiment"]["swa_start"] else "EMA"
+        nets[f"student {average}"] = networks.load(folder, "ema")[1]
+    evaluated = [
+        EvaluatedNetwork(
+            title, "student", bundle, sharding.put_replicated(mesh, v), evaluator, meta["step"],
+            meta["epoch"], sweep=True,
+        )
+        for title, v in nets.items()
+    ]  # fmt: skip
+    if transfer_from:
+        evaluated.append(_transfer_source(settings, transfer_from, splits, mesh))
     root = Path(folder).parent.parent / "evaluations"
-    state_dir = root / "unfinished"
-    evaluation, flags = full.evaluate_all(
-        experiment, test, subjects, sources, attack_names, state_dir
-    )
-    evaluation["checkpoint"] = folder
-    if "origin" in meta:
-        evaluation["select_on"] = ""  # nothing was selected here
     number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
-    grid = full.example_images(experiment, test, subjects[0], flags[subjects[0].title])
-    path = full.save(root / str(number), evaluation, flags, grid)
-    autoattack.forget_state(state_dir, flags.values())
-    tell(report.summary_table(evaluation), f"Report: {path}")
+    test = base.first(splits.test, settings.eval.max_examples)
+    evaluation, path = full.evaluate_and_save(
+        settings,
+        test,
+        evaluated,
+        RunFacts(checkpoint=folder),
+        root / str(number),
+        root / "unfinished",
+    )
+    tell(run_page.summary_table(evaluation), f"Report: {path}")
     barrier("the report is written")
     return path
 
@@ -253,15 +247,15 @@ def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
         )
 
 
-def _transfer_source(experiment, path: str, splits: Splits, mesh: Any) -> dict[str, Subject]:
+def _transfer_source(settings, path: str, splits: Splits, mesh: Any) -> EvaluatedNetwork:
     """The student of another run, as the source of transferred attacks."""
     bundle, variables, meta, folder = networks.load(path)
     _check_fits(meta["config"]["net"], folder, splits)
     name = Path(folder).parent.parent.name
     net = described.in_float32(meta["config"]["net"])
-    evaluator = for_network("transfer source", net, experiment.eval, mesh)
+    evaluator = for_network("transfer source", net, settings.eval, mesh)
     variables = sharding.put_replicated(mesh, variables)
-    return {name: Subject(f"source {name}", "source", bundle, variables, evaluator)}
+    return EvaluatedNetwork(f"source {name}", "source", bundle, variables, evaluator, source=name)
 
 
 def use_compilation_cache(experiment: Experiment) -> None:

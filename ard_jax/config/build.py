@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ard_jax import attacks, data, methods, optim
+from ard_jax.attacks import threat_model
 from ard_jax.config import parse
 from ard_jax.config.schema import (
     CONTENT,
@@ -25,6 +26,82 @@ from ard_jax.data import Splits
 from ard_jax.data.base import ArrayDataset
 from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
+
+# Attacks whose images are transferred from the teachers, as the authors' black-box evaluation does.
+_TRANSFER = ("pgd_trades", "cw_inf")
+_SWEEP = "pgd_sat"  # the attack of accuracies over a range of eps
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What the evaluation of a run measures, and what its record tells of the run.
+
+    Attributes:
+      name: of the run.
+      seed: of the run.
+      eps: radius in pixel units.
+      norm: "linf" or "l2".
+      select_on: split that chose the best checkpoint; "" where nothing was chosen.
+      config: the whole experiment, as the record holds it.
+      eval: what else to measure.
+      attacks: name -> Attack, made on every network.
+      suites: names of AutoAttack and its like, of `attacks.SUITES`.
+      transfer: name -> Attack whose images are transferred from the teachers.
+      select: the Attack that chooses the best checkpoint.
+      sweep: radius -> Attack, None at radius 0.
+    """
+
+    name: str
+    seed: int
+    eps: float
+    norm: str
+    select_on: str
+    config: dict[str, Any]
+    eval: EvalConfig
+    attacks: dict[str, Any]
+    suites: tuple[str, ...]
+    transfer: dict[str, Any]
+    select: Any
+    sweep: dict[float, Any]
+
+
+def evaluation_settings(
+    experiment: Experiment, names: Iterable[str] | None = None
+) -> EvaluationSettings:
+    """The experiment's evaluation, under its own attacks or those of other names.
+
+    Raises:
+      ValueError: a name that is neither an attack's nor a suite's.
+    """
+    e = experiment
+    plain, suites = split_names(e.eval.attacks if names is None else names)
+    radii = [float(factor * e.eps) for factor in e.eval.eps_sweep]
+    return EvaluationSettings(
+        name=e.name,
+        seed=e.seed,
+        eps=e.eps,
+        norm=e.norm,
+        select_on=e.select_on,
+        config=parse.to_dict(e),
+        eval=e.eval,
+        attacks={name: evaluation_attack(name, e) for name in plain},
+        suites=tuple(suites),
+        transfer={name: evaluation_attack(name, e) for name in _TRANSFER},
+        select=evaluation_attack(e.eval.select_attack, e),
+        sweep={eps: evaluation_attack(_SWEEP, e, eps) if eps > 0 else None for eps in radii},
+    )
+
+
+def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(names of `attacks.make`, names of `attacks.SUITES`), each in the order given.
+
+    Raises:
+      ValueError: a name that is neither.
+    """
+    names = list(names)
+    for name in names:
+        threat_model.check_choice("attack", name, [*attacks.names(), *attacks.SUITES])
+    return [n for n in names if n not in attacks.SUITES], [n for n in names if n in attacks.SUITES]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.config.schema import EvalConfig
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
+from ard_jax.evaluation.accuracies import ExampleResults
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.runtime import preemption, sharding
 from ard_jax.runtime.compilation import TRACES
@@ -30,35 +31,9 @@ from ard_jax.runtime.compilation import TRACES
 # more would make a stop wait longer, as it does for all that was started.
 _IN_FLIGHT = 2
 
-__all__ = ["Evaluator", "Flags", "evaluate_sweep"]
-
 
 def _count_trace(title: str) -> None:
     TRACES[title] += 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """Per-example results of one network.
-
-    Attributes:
-      correct: "clean" and attack names -> bool [N], True where the prediction is the label. AutoAttack
-        and its like may be [M] of the first M < N images.
-      predicted: the same names -> int32.
-      labels: int32 [N].
-      others: further networks' results on the very same images, see `Evaluator.run`.
-      suites: name -> AutoAttackResult, of those run as in `attacks.SUITES`.
-    """
-
-    correct: dict[str, np.ndarray]
-    predicted: dict[str, np.ndarray]
-    labels: np.ndarray
-    others: dict[str, "Flags"] = dataclasses.field(default_factory=dict)
-    suites: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def accuracy(self, name: str) -> float:
-        """Share of correct predictions."""
-        return float(np.mean(self.correct[name]))
 
 
 class Evaluator:
@@ -213,7 +188,7 @@ class Evaluator:
         specs: Mapping[str, Any],
         watch: Mapping[str, tuple["Evaluator", Any]] | None = None,
         progress: Callable[[str], None] | None = None,
-    ) -> Flags:
+    ) -> ExampleResults:
         """Predictions on clean images and under each attack.
 
         The host runs ahead of the device by `_IN_FLIGHT` attacks on a batch, and reads their results then.
@@ -223,7 +198,7 @@ class Evaluator:
           dataset: every image counts once.
           specs: name -> Attack on this network.
           watch: name -> (evaluator, variables) of networks that predict on the same images, which is
-            how a transfer attack is measured; their results are in `Flags.others`.
+            how a transfer attack is measured; their results are in `ExampleResults.others`.
           progress: called with "clean" or an attack's name before each is run on a batch.
         """
         names = ["clean", *specs]
@@ -252,12 +227,12 @@ class Evaluator:
         while unread:
             read()
         labels = np.asarray(dataset.labels)
-        flags = {
-            net: Flags({a: p == labels for a, p in by_name.items()}, by_name, labels)
+        results = {
+            net: ExampleResults({a: p == labels for a, p in by_name.items()}, by_name, labels)
             for net, by_name in predicted.items()
         }
-        main = flags.pop("")
-        return dataclasses.replace(main, others=flags)
+        main = results.pop("")
+        return dataclasses.replace(main, others=results)
 
 
 def for_network(name: str, bundle: ModelBundle, config: EvalConfig, mesh: Any) -> Evaluator:
@@ -270,28 +245,3 @@ def for_network(name: str, bundle: ModelBundle, config: EvalConfig, mesh: Any) -
         seed=config.seed,
         unroll=1,  # our convolutions are fast inside loops on every backend
     )
-
-
-def evaluate_sweep(
-    evaluator: Evaluator,
-    variables: Any,
-    dataset: ArrayDataset,
-    attack: str,
-    radii: Iterable[float],
-    make: Callable[[float], Any],
-) -> dict[str, Any]:
-    """Accuracy over radii, all through one compiled program; radius 0 is clean accuracy.
-
-    Args:
-      evaluator: the network's.
-      variables: its variables.
-      dataset: images.
-      attack: name, for the record.
-      radii: in [0,1] pixel units.
-      make: radius -> Attack.
-    """
-    radii = [float(r) for r in radii]
-    specs = {str(r): make(r) for r in radii if r > 0}
-    flags = evaluator.run(variables, dataset, specs)
-    accuracies = [flags.accuracy(str(r) if r > 0 else "clean") for r in radii]
-    return {"attack": attack, "eps": radii, "accuracy": accuracies}

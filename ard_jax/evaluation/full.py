@@ -1,39 +1,36 @@
-"""The evaluation that ends a run, and `--mode=evaluate`: evaluation.json, flags and the report."""
+"""The evaluation that ends a run, and `--mode=evaluate`: its record, example results and report."""
 
 import dataclasses
 import datetime
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ard_jax import __version__, models
-from ard_jax.config import build
-from ard_jax.config.parse import to_dict
-from ard_jax.config.schema import Experiment
+from ard_jax.attacks.auto_attack.versions import SUITES
+from ard_jax.config.build import EvaluationSettings
 from ard_jax.data import ArrayDataset
-from ard_jax.evaluation import autoattack
-from ard_jax.evaluation.accuracies import summarize
-from ard_jax.evaluation.evaluator import Evaluator, Flags, evaluate_sweep
+from ard_jax.evaluation import autoattack, diagnostics, noise
+from ard_jax.evaluation.accuracies import ExampleResults, summarize
+from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.io.files import write_text_atomic
-from ard_jax.io.metric_writer import read_metrics
+from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 from ard_jax.io.progress import Progress
 from ard_jax.models import ModelBundle
-from ard_jax.reporting import report
+from ard_jax.reporting import record, run_page, tables
 from ard_jax.runtime import sharding
 from ard_jax.runtime.distributed import is_lead
 
-# Attacks whose images are transferred from the teachers, as the authors' black-box evaluation does.
-TRANSFER = ("pgd_trades", "cw_inf")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluatedNetwork:
     """A network to be evaluated.
 
     Attributes:
@@ -45,6 +42,9 @@ class Subject:
       step: update at which it was saved; None for an original teacher.
       epoch: likewise.
       sweep: whether to measure accuracy over a range of eps; among students that of the best checkpoint.
+      source: the name under which its adversarial images are transferred to the students, for example a
+        teacher's role; "" for a network whose images are not.
+      selected_by: what chose its checkpoint, for the record.
     """
 
     title: str
@@ -55,83 +55,97 @@ class Subject:
     step: int | None = None
     epoch: int | None = None
     sweep: bool = False
+    source: str = ""
+    selected_by: record.Selection | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What the record tells of a run beside its measurements; teachers: role -> where it came from."""
+
+    teachers: dict[str, record.Teacher] = dataclasses.field(default_factory=dict)
+    timing: record.Timing | None = None
+    checkpoint: str = ""
+
+
+def evaluate_and_save(
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    networks: list[EvaluatedNetwork],
+    facts: RunFacts,
+    folder: Path,
+    state_dir: Path,
+) -> tuple[record.Evaluation, Path]:
+    """Evaluates as `evaluate_all` does, with example images of the first network, and saves to `folder`.
+
+    Returns:
+      (record, the report's path).
+    """
+    evaluation, results = evaluate_all(settings, dataset, networks, facts, state_dir)
+    grid = None
+    if settings.eval.grid:
+        grid = example_images(settings, dataset, networks[0], results[networks[0].title])
+    path = save(folder, evaluation, results, grid)
+    autoattack.forget_state(state_dir, results.values())
+    return evaluation, path
 
 
 def evaluate_all(
-    experiment: Experiment,
+    settings: EvaluationSettings,
     dataset: ArrayDataset,
-    subjects: list[Subject],
-    sources: dict[str, Subject],
-    attack_names: Iterable[str],
+    networks: list[EvaluatedNetwork],
+    facts: RunFacts | None = None,
     state_dir: Path | None = None,
-) -> tuple[dict[str, Any], dict[str, Flags]]:
-    """Every subject under every attack; students also on the images that fooled each source.
+) -> tuple[record.Evaluation, dict[str, ExampleResults]]:
+    """Evaluates every network under every attack; students also on the images that fooled each source.
 
     Args:
-      experiment: eps, seed and what else to measure.
+      settings: what to measure.
       dataset: test images.
-      subjects: networks, in the order of the tables.
-      sources: role -> one of the subjects, whose adversarial images are transferred to the students.
-      attack_names: names of `attacks.make` or `attacks.SUITES`.
+      networks: in the order of the tables.
+      facts: what else the record tells.
       state_dir: folder that keeps AutoAttack's finished batches, for a second start.
 
     Returns:
-      (evaluation record without teachers and timing, {title: flags}).
+      (record, {title: example results}).
     """
-    e, (plain, chosen) = experiment, autoattack.split_names(attack_names)
-    specs = {name: build.evaluation_attack(name, e) for name in plain}
-    records = {name: _spec_record(spec) for name, spec in specs.items()}
-    lead = None if is_lead() else False
-    first = _first_equal(subjects, sources)
-    different = [s for s in subjects if first[s.title] is s]
-    progress = Progress(len(different), description="final evaluation", enabled=lead)
-    flags, sweeps, found = {}, {}, {}
-    # Sources first: their attacks' images are given to the students as they are made.
-    for subject in sorted(different, key=lambda s: s not in sources.values()):
-        progress.message(f"evaluating {subject.title} on {len(dataset)} images")
-        flags[subject.title] = _evaluate_one(
-            e, dataset, subject, different, sources, specs, progress
-        )
-        if subject.sweep and e.eval.eps_sweep:
-            sweeps[subject.title] = _sweep(e, dataset, subject)
-        progress.update(1)
-    progress.close()
-    suite_records = _run_suites(e, dataset, different, chosen, flags, records, state_dir)
-    if e.eval.transfer:
-        _give_transfer(e, flags, different, sources, records)
-    for subject in different:
-        net = summarize(flags[subject.title], dataset.num_classes, [*specs, *chosen])
-        net["noise"] = autoattack.noise_accuracy(
-            subject.evaluator, subject.variables, dataset, e.eps, e.norm
-        )
-        found[subject.title] = net
-    nets, warnings = {}, []
-    for subject in subjects:
-        title, same = subject.title, first[subject.title].title
-        flags[title], net = flags[same], _net_record(subject) | found[same]
-        if same in suite_records:
-            net["autoattack"] = suite_records[same]
-        if same in sweeps:
-            net["eps_sweep"] = sweeps[same]
-        nets[title] = net
-        if title == same:
-            warnings += _warnings(title, net, specs)
-            warnings += autoattack.warnings(title, flags[title], net, specs)
-    ordered = {s.title: dataclasses.replace(flags[s.title], others={}) for s in subjects}
-    notes = _notes(e, subjects, first, chosen, suite_records)
-    return _record(e, dataset, records, nets, warnings, notes), ordered
+    first = _first_equal(networks)
+    different = [n for n in networks if first[n.title] is n]
+    results, sweeps = _run_attacks(settings, dataset, different)
+    suites = _run_suites(settings, dataset, different, results, state_dir)
+    if settings.eval.transfer:
+        _transfer(settings, different, results)
+    nets, warnings, names = {}, [], [*settings.attacks, *settings.suites]
+    for network in different:
+        title = network.title
+        nets[title] = summarize(
+            results[title], dataset.num_classes, names, eps_sweep=sweeps.get(title),
+            noise=noise.noise_accuracy(
+                network.evaluator, network.variables, dataset, settings.eps, settings.norm
+            ),
+            autoattack=suites.get(title, {}),
+        )  # fmt: skip
+        warnings += diagnostics.warnings(title, results[title], nets[title], settings.attacks)
+    nets = {n.title: _net_record(n, nets[first[n.title].title]) for n in networks}
+    notes = _notes(settings, networks, first, suites)
+    evaluation = _record(settings, dataset, networks, nets, facts or RunFacts(), suites)
+    evaluation = dataclasses.replace(evaluation, warnings=tuple(warnings), notes=tuple(notes))
+    shown = {
+        n.title: dataclasses.replace(results[first[n.title].title], others={}) for n in networks
+    }
+    return evaluation, shown
 
 
-def _first_equal(subjects: list[Subject], sources: dict[str, Subject]) -> dict[str, Subject]:
-    """Returns, by title, the first subject that has the same arrays; mostly the subject itself."""
-    found: dict[str, Subject] = {}
-    for subject in [*sources.values(), *subjects]:
-        equal = (o for o in found.values() if _is_equal(o, subject))
-        found.setdefault(subject.title, next(equal, subject))
+def _first_equal(networks: list[EvaluatedNetwork]) -> dict[str, EvaluatedNetwork]:
+    """Returns, by title, the first network that has the same arrays; mostly the network itself."""
+    found: dict[str, EvaluatedNetwork] = {}
+    for network in sorted(networks, key=lambda n: not n.source):
+        equal = (other for other in found.values() if _is_equal(other, network))
+        found[network.title] = next(equal, network)
     return found
 
 
-def _is_equal(a: Subject, b: Subject) -> bool:
+def _is_equal(a: EvaluatedNetwork, b: EvaluatedNetwork) -> bool:
     # The comparison runs on the devices: a process reads its answer, not the arrays.
     if a.evaluator is not b.evaluator or a.role != b.role:
         return False
@@ -139,172 +153,210 @@ def _is_equal(a: Subject, b: Subject) -> bool:
     return all(bool(jnp.array_equal(x, y)) for x, y in leaves)
 
 
-def _notes(e, subjects, first, chosen, suite_records) -> list[str]:
+def _students(networks: list[EvaluatedNetwork]) -> list[EvaluatedNetwork]:
+    return [n for n in networks if n.role == "student"]
+
+
+def _run_attacks(
+    settings: EvaluationSettings, dataset: ArrayDataset, networks: list[EvaluatedNetwork]
+) -> tuple[dict[str, ExampleResults], dict[str, record.Sweep]]:
+    """Returns title -> results of all attacks but AutoAttack, and title -> accuracy over radii."""
+    results, sweeps = {}, {}
+    students = {n.title: (n.evaluator, n.variables) for n in _students(networks)}
+    lead = None if is_lead() else False
+    progress = Progress(len(networks), description="final evaluation", enabled=lead)
+    # Sources first: their attacks' images are given to the students as they are made.
+    for network in sorted(networks, key=lambda n: not n.source):
+        title, watched = network.title, settings.eval.transfer and network.source
+        progress.message(f"evaluating {title} on {len(dataset)} images")
+        results[title] = network.evaluator.run(
+            network.variables,
+            dataset,
+            settings.attacks | (settings.transfer if watched else {}),
+            watch=students if watched else {},
+            progress=lambda text, title=title: progress.update(0, {title: text}),
+        )
+        if network.sweep and settings.sweep:
+            sweeps[title] = _sweep(settings, network, dataset)
+        progress.update(1)
+    progress.close()
+    return results, sweeps
+
+
+def _sweep(
+    settings: EvaluationSettings, network: EvaluatedNetwork, dataset: ArrayDataset
+) -> record.Sweep:
+    """Accuracy over radii, all through one compiled program; radius 0 is clean accuracy."""
+    specs = {str(eps): spec for eps, spec in settings.sweep.items() if spec is not None}
+    results = network.evaluator.run(network.variables, dataset, specs)
+    names = ["clean" if spec is None else str(eps) for eps, spec in settings.sweep.items()]
+    attack = next((spec.name for spec in specs.values()), "")
+    accuracy = tuple(map(results.accuracy, names))
+    return record.Sweep(attack=attack, eps=tuple(settings.sweep), accuracy=accuracy)
+
+
+def _num_attacked(settings: EvaluationSettings, dataset: ArrayDataset) -> int:
+    """Number of images that AutoAttack gets, the first ones."""
+    return min(settings.eval.autoattack_examples or len(dataset), len(dataset))
+
+
+def _run_suites(
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    networks: list[EvaluatedNetwork],
+    results: dict[str, ExampleResults],
+    state_dir: Path | None,
+) -> dict[str, dict[str, record.AutoAttackRecord]]:
+    """AutoAttack and its like into `results`; returns network -> suite -> record."""
+    part = dataset.subset(np.arange(_num_attacked(settings, dataset)))
+    found: dict[str, dict[str, record.AutoAttackRecord]] = {}
+    wanted = {
+        "all": [n for n in networks if n.role != "source"],
+        "students": _students(networks),
+        "best": [n for n in _students(networks) if n.sweep],
+    }[settings.eval.autoattack_nets]
+    for network in wanted:
+        for name in settings.suites:
+            ran = autoattack.run_suite(
+                network.evaluator, network.variables, part, name, eps=settings.eps,
+                norm=settings.norm, state_dir=state_dir, title=network.title,
+            )  # fmt: skip
+            if ran is not None:
+                autoattack.add_result(results[network.title], name, ran[0])
+                found.setdefault(network.title, {})[name] = ran[1]
+    return found
+
+
+def _transfer_name(attack: str, network: EvaluatedNetwork) -> str:
+    return f"transfer_{attack}_{network.source}"
+
+
+def _transfer(
+    settings: EvaluationSettings,
+    networks: list[EvaluatedNetwork],
+    results: dict[str, ExampleResults],
+) -> None:
+    """Moves what the students said to each source's images into the students' own results."""
+    for source in (n for n in networks if n.source):
+        own = results[source.title]
+        for attack in settings.transfer:
+            name = _transfer_name(attack, source)
+            for student in _students(networks):
+                seen = own.others[student.title]
+                results[student.title].correct[name] = seen.correct[attack]
+                results[student.title].predicted[name] = seen.predicted[attack]
+            if attack not in settings.attacks:
+                del own.correct[attack], own.predicted[attack]
+
+
+def _net_record(network: EvaluatedNetwork, net: record.NetworkResult) -> record.NetworkResult:
+    return dataclasses.replace(
+        net,
+        role=network.role,
+        model=network.bundle.name,
+        num_params=models.num_params(network.bundle),
+        step=network.step,
+        epoch=network.epoch,
+        selected_by=network.selected_by,
+    )
+
+
+def _notes(settings, networks, first, suites) -> list[str]:
     """Returns the notes on rows that are copies, and on networks that AutoAttack did not attack."""
     notes = [
-        f"{s.title} is the same network as {first[s.title].title}: evaluated once."
-        for s in subjects
-        if first[s.title] is not s
+        f"{n.title} is the same network as {first[n.title].title}: evaluated once."
+        for n in networks
+        if first[n.title] is not n
     ]
-    left = [s.title for s in subjects if s.role != "source"]
-    left = [title for title in left if first[title].title not in suite_records]
-    if chosen and suite_records and left:
-        labels = ", ".join(autoattack.SUITES[name].label for name in chosen)
+    left = [n.title for n in networks if n.role != "source" and first[n.title].title not in suites]
+    if suites and left:
+        labels = ", ".join(SUITES[name].label for name in settings.suites)
         notes.append(
             f"{labels} not run on {', '.join(left)} (config.eval.autoattack_nets="
-            f"{e.eval.autoattack_nets!r}), whose worst case is over the other attacks; "
+            f"{settings.eval.autoattack_nets!r}), whose worst case is over the other attacks; "
             "--config.eval.autoattack_nets=students attacks the last checkpoint too, =all every network."
         )
     return notes
 
 
-def _evaluate_one(e, dataset, subject, subjects, sources, specs, progress) -> Flags:
-    watch = {}
-    if e.eval.transfer and subject in sources.values():
-        watch = {s.title: (s.evaluator, s.variables) for s in subjects if s.role == "student"}
-        specs = specs | {name: build.evaluation_attack(name, e) for name in TRANSFER}
-    flags = subject.evaluator.run(
-        subject.variables,
-        dataset,
-        specs,
-        watch=watch,
-        progress=lambda text: progress.update(0, {subject.title: text}),
-    )
-    return flags
+def _spec_record(spec: Any, label: str = "") -> record.Attack:
+    return record.Attack.from_json(dataclasses.asdict(spec) | {"label": label or spec.label})
 
 
-def _run_suites(e, dataset, subjects, names, flags, records, state_dir) -> dict[str, dict]:
-    """AutoAttack and its like into `flags` and `records`; returns network -> suite -> record."""
-    count = min(e.eval.autoattack_examples or len(dataset), len(dataset))
-    part = dataset.subset(np.arange(count))
-    found: dict[str, dict] = {}
-    wanted = {
-        "all": [s for s in subjects if s.role != "source"],
-        "students": [s for s in subjects if s.role == "student"],
-        "best": [s for s in subjects if s.role == "student" and s.sweep],
-    }[e.eval.autoattack_nets]
-    for subject in wanted:
-        for name in names:
-            ran = autoattack.run_suite(
-                subject.evaluator, subject.variables, part, name, eps=e.eps, norm=e.norm,
-                state_dir=state_dir, title=subject.title,
-            )  # fmt: skip
-            if ran is None:
-                continue
-            autoattack.add_result(flags[subject.title], name, ran[0])
-            found.setdefault(subject.title, {})[name] = ran[1]
-            records[name] = autoattack.attack_record(
-                name, e.eps, e.norm, e.eval.seed, count if count < len(dataset) else 0
-            )
+def _attack_records(settings, dataset, networks, suites) -> dict[str, record.Attack]:
+    found = {name: _spec_record(spec) for name, spec in settings.attacks.items()}
+    count = _num_attacked(settings, dataset)
+    for name in (name for by_name in suites.values() for name in by_name):
+        found[name] = autoattack.attack_record(
+            name, settings.eps, settings.norm, settings.eval.seed, count % len(dataset)
+        )
+    for source in (n for n in networks if n.source and settings.eval.transfer):
+        for attack, spec in settings.transfer.items():
+            label = f"{spec.label} through {source.title}"
+            found[_transfer_name(attack, source)] = _spec_record(spec, label)
     return found
 
 
-def _sweep(e: Experiment, dataset: ArrayDataset, subject: Subject) -> dict[str, Any]:
-    radii = [factor * e.eps for factor in e.eval.eps_sweep]
-    return evaluate_sweep(
-        subject.evaluator, subject.variables, dataset, "pgd_sat", radii,
-        lambda eps: build.evaluation_attack("pgd_sat", e, eps),
-    )  # fmt: skip
-
-
-def _give_transfer(e, flags, subjects, sources, records) -> None:
-    """Moves what the students said to each source's images into the students' own flags."""
-    for role, source in sources.items():
-        for attack in TRANSFER:
-            name, spec = f"transfer_{attack}_{role}", build.evaluation_attack(attack, e)
-            records[name] = _spec_record(spec, f"{spec.label} through {source.title}")
-            for student in (s.title for s in subjects if s.role == "student"):
-                seen = flags[source.title].others[student]
-                flags[student].correct[name] = seen.correct[attack]
-                flags[student].predicted[name] = seen.predicted[attack]
-    for source in sources.values():
-        own = flags[source.title]
-        for attack in set(TRANSFER) - set(records):
-            del own.correct[attack], own.predicted[attack]
-
-
-def _spec_record(spec: Any, label: str = "") -> dict[str, Any]:
-    return dataclasses.asdict(spec) | {"label": label or spec.label}
-
-
-def _net_record(subject: Subject) -> dict[str, Any]:
-    return {
-        "role": subject.role,
-        "model": subject.bundle.name,
-        "num_params": models.num_params(subject.bundle),
-        "step": subject.step,
-        "epoch": subject.epoch,
-    }
-
-
-def _warnings(title: str, record: dict[str, Any], specs: dict[str, Any]) -> list[str]:
-    # A targeted attack may well push wrong examples onto the right class.
-    untargeted = [n for n, spec in specs.items() if spec.loss != "least_likely"]
-    return [
-        f"{title}: accuracy under {name} is above clean accuracy; the attack does not work on it"
-        for name in untargeted
-        if record["attacks"][name]["accuracy"] > record["clean"] + 0.01
-    ]
-
-
-def _record(e: Experiment, dataset: ArrayDataset, labels, nets, warnings, notes) -> dict[str, Any]:
-    import flax
-    import optax
-
+def _record(settings, dataset, networks, nets, facts: RunFacts, suites) -> record.Evaluation:
+    teachers = dict(facts.teachers)
+    for title, role in ((n.title, n.source) for n in networks if n.source in teachers):
+        net = nets[title]
+        accuracy = {"clean": net.clean} | {n: a.accuracy for n, a in net.attacks.items()}
+        teachers[role] = dataclasses.replace(teachers[role], accuracy=accuracy)
     versions = {m.__name__: m.__version__ for m in (jax, flax, optax)} | {"ard_jax": __version__}
-    return {
-        "schema": 1,
-        "name": e.name,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": e.seed,
-        "dataset": {
-            "name": dataset.name,
-            "split": dataset.split,
-            "num_examples": len(dataset),
-            "num_classes": dataset.num_classes,
-            "class_names": list(dataset.class_names),
-            "image_shape": list(dataset.image_shape),
-        },
-        "eps": e.eps,
-        "norm": e.norm,
-        "select_on": e.select_on,
-        "command": " ".join(["python", "-m", "ard_jax.main", *sys.argv[1:]]),
-        "versions": versions | {"backend": jax.default_backend()},
-        "config": to_dict(e),
-        "attacks": labels,
-        "teachers": {},
-        "nets": nets,
-        "warnings": warnings,
-        "notes": notes,
-    }
+    return record.Evaluation(
+        name=settings.name,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seed=settings.seed,
+        dataset=record.Dataset(
+            name=dataset.name,
+            split=dataset.split,
+            num_examples=len(dataset),
+            num_classes=dataset.num_classes,
+            class_names=tuple(dataset.class_names),
+            image_shape=tuple(dataset.image_shape),
+        ),
+        eps=settings.eps,
+        norm=settings.norm,
+        select_on=settings.select_on,
+        command=" ".join(["python", "-m", "ard_jax.main", *sys.argv[1:]]),
+        versions=versions | {"backend": jax.default_backend()},
+        config=settings.config,
+        attacks=_attack_records(settings, dataset, networks, suites),
+        teachers=teachers,
+        nets=nets,
+        timing=facts.timing,
+        checkpoint=facts.checkpoint,
+    )
 
 
 def example_images(
-    e: Experiment, dataset: ArrayDataset, subject: Subject, flags: Flags
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    network: EvaluatedNetwork,
+    results: ExampleResults,
 ) -> dict[str, np.ndarray]:
     """Clean and adversarial images of the first test examples, for the report's grid."""
-    name = e.eval.select_attack
-    spec = build.evaluation_attack(name, e)
-    evaluator, count = (
-        subject.evaluator,
-        min(e.eval.grid, len(dataset), subject.evaluator.batch_size),
-    )
+    evaluator = network.evaluator
+    count = min(settings.eval.grid, len(dataset), evaluator.batch_size)
     index, batch, _ = next(iter(evaluator.batches(dataset)))
-    adversarial = evaluator.attack(spec, subject.variables, batch["image"], batch["label"], index)
-    predicted = evaluator.predict(subject.variables, adversarial)
+    adversarial = evaluator.attack(
+        settings.select, network.variables, batch["image"], batch["label"], index
+    )
+    predicted = evaluator.predict(network.variables, adversarial)
     return {
         "clean": sharding.gather(batch["image"])[:count],
         "adversarial": sharding.gather(adversarial)[:count],
         "labels": np.asarray(dataset.labels)[:count],
-        "predicted_clean": flags.predicted["clean"][:count],
+        "predicted_clean": results.predicted["clean"][:count],
         "predicted_adversarial": predicted[:count],
     }
 
 
 def save(
     folder: Path,
-    evaluation: dict[str, Any],
-    flags: dict[str, Flags],
+    evaluation: record.Evaluation,
+    results: dict[str, ExampleResults],
     images: dict[str, np.ndarray] | None,
 ) -> Path:
     """Writes evaluation.json, evaluation_flags.npz, evaluation.csv, .md and report.html.
@@ -320,28 +372,24 @@ def save(
     Returns:
       The report's path.
     """
+    path = folder / run_page.REPORT_FILE
     if not is_lead():
-        return folder / report.REPORT_FILE
+        return path
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
-    for net, result in flags.items():
-        arrays["labels"] = result.labels
-        for attack in result.correct:
-            arrays[f"{net}/{attack}/correct"] = result.correct[attack]
-            arrays[f"{net}/{attack}/predicted"] = result.predicted[attack]
-        for attack, found in result.suites.items():
-            arrays[f"{net}/{attack}/broken_by"] = found.broken_by
-            arrays[f"{net}/{attack}/queries"] = found.queries
-            for stage, robust in found.stages.items():
-                arrays[f"{net}/{attack}/after/{stage}"] = robust
+    for title, result in results.items():
+        arrays |= {"labels": result.labels} | result.arrays(title)
     _save_arrays(folder / "evaluation_flags.npz", arrays)
-    if evaluation["config"]["eval"].get("save_images"):
-        found = {f"{n}/{a}": s.images for n, r in flags.items() for a, s in r.suites.items()}
+    if evaluation.config["eval"].get("save_images"):
+        found = {f"{n}/{a}": s.images for n, r in results.items() for a, s in r.suites.items()}
         _save_arrays(folder / "evaluation_images.npz", found)
-    report.write_csv(evaluation, folder / "evaluation.csv")
-    write_text_atomic(folder / "evaluation.md", report.markdown_table(evaluation))
-    path = report.write_report(folder, evaluation, read_metrics(folder / "metrics.jsonl"), images)
-    write_text_atomic(folder / "evaluation.json", json.dumps(evaluation, indent=1))
+    write_text_atomic(folder / "evaluation.csv", run_page.csv_text(evaluation))
+    table = tables.markdown(run_page.result_table(evaluation))
+    write_text_atomic(folder / "evaluation.md", table)
+    page = run_page.render(evaluation, read_metrics(folder / METRICS_FILE), images)
+    write_text_atomic(path, page)
+    text = json.dumps(evaluation.to_json(), indent=1)
+    write_text_atomic(folder / record.EVALUATION_FILE, text)
     return path
 
 

@@ -1,177 +1,383 @@
-"""The plot of a comparison, clean against robust accuracy, and its page, one file that needs nothing else."""
+"""What a comparison ends with: means over its seeds, tables, a plot and a page, out of its record."""
 
 import base64
-import io
-import warnings
-from importlib import resources
+import dataclasses
+import json
+import re
+import statistics
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-
 from ard_jax.io.files import write_text_atomic
-from ard_jax.reporting import comparison_table, report
+from ard_jax.reporting import plots, tables
+from ard_jax.reporting.record import (
+    COMPLETE,
+    ComparedTeacher,
+    ComparisonRecord,
+    Evaluation,
+    NetworkResult,
+    Result,
+    Spread,
+    label,
+    selection_note,
+)
+from ard_jax.reporting.tables import Cell, Table
 
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "comparison",  # the same record gives the same file
-    "text.parse_math": False,
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.25,
-}
-_MARKERS = "osD^vPX"
-# Places of a label around its point, in points: the first one that covers nothing is taken.
-_PLACES = [
-    (dx * r, dy * r)
-    for r in (1, 2, 3.5)
-    for dx, dy in ((7, 5), (7, -5), (-7, 5), (-7, -5), (0, 9), (0, -9), (9, 0), (-9, 0))
-]
+CSV_COLUMNS = "row role checkpoint metric label mean sd n seeds values".split()
+_TITLE = re.compile(r"student\s*(.*?)\s*\((best|last)\)")
+_PARTS = ("weighted", "nrr", "worst_class")
 
 
-def points(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the plot shows: best checkpoints and teachers, with mean and sd of x and y, in percent."""
+def _spread(values: list[float]) -> Spread:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(mean=statistics.fmean(values), sd=sd, n=len(values), values=tuple(values))
+
+
+def net_metrics(net: NetworkResult) -> dict[str, float]:
+    """Flat metrics of one network: "clean", "pgd_sat", "pgd_sat/nrr", "worst_case", ..."""
+    found = {"clean": net.clean, "clean/worst_class": net.worst_class_clean}
+    for name, result in net.attacks.items():
+        found[name] = result.accuracy
+        found |= {f"{name}/{part}": getattr(result, part) for part in _PARTS}
+    found["worst_case"] = net.worst_case and net.worst_case.accuracy
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def aggregate(
+    methods: tuple[str, ...], seeds: tuple[int, ...], done: dict[tuple[str, int], Evaluation]
+) -> tuple[Result, ...]:
+    """Results over the finished seeds: one for each method, network ("" or "EMA") and checkpoint.
+
+    Args:
+      methods: in the order of the results.
+      seeds: in the order of the values.
+      done: (method, seed) -> evaluation, of finished runs only.
+    """
+    results = []
+    for method in methods:
+        rows: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+        for seed in (seed for seed in seeds if (method, seed) in done):
+            evaluation = done[method, seed]
+            seconds = evaluation.timing and evaluation.timing.seconds_per_epoch
+            speed = {} if seconds is None else {"seconds_per_epoch": seconds}
+            for title, net in evaluation.nets.items():
+                if match := _TITLE.fullmatch(title):
+                    rows.setdefault(match.groups(), {})[seed] = net_metrics(net) | speed
+        for (net, checkpoint), by_seed in rows.items():
+            names = dict.fromkeys(name for metrics in by_seed.values() for name in metrics)
+            results.append(Result(
+                row=f"{method} ({net})" if net else method, method=method, net=net,
+                checkpoint=checkpoint, seeds=tuple(by_seed),
+                metrics={n: _spread([m[n] for m in by_seed.values() if n in m]) for n in names},
+            ))  # fmt: skip
+    return tuple(results)
+
+
+def teacher_results(teachers: dict[str, ComparedTeacher]) -> tuple[Result, ...]:
+    """Results of the teachers, which no seed of a student changes."""
+    return tuple(
+        Result(row=f"{role} teacher", role="teacher",
+               metrics={n: _spread([v]) for n, v in net_metrics(teacher.net).items()})
+        for role, teacher in teachers.items()
+        if teacher.net
+    )  # fmt: skip
+
+
+def summarize(
+    record: ComparisonRecord, done: dict[tuple[str, int], Evaluation]
+) -> ComparisonRecord:
+    """Adds the results, notes and warnings to a record of runs, teachers and settings.
+
+    Args:
+      record: without them.
+      done: (method, seed) -> evaluation, of finished runs only.
+    """
+    results = aggregate(record.methods, record.seeds, done) + teacher_results(record.teachers)
+    record = dataclasses.replace(record, results=results)
+    if done:
+        first, *_ = done.values()
+        attacks = {
+            n: a for one in done.values() for n, a in one.attacks.items()
+        }  # transfer ones differ
+        record = dataclasses.replace(
+            record, dataset=first.dataset, eps=first.eps, norm=first.norm, select_on=first.select_on,
+            attacks=attacks,
+        )  # fmt: skip
+    return dataclasses.replace(record, notes=notes(record), warnings=warnings(record, done))
+
+
+def notes(record: ComparisonRecord) -> tuple[str, ...]:
+    """What a reader must know beside the numbers."""
+    n, dataset = len(record.seeds), record.dataset
+    found = [f"{n} seed{'s' if n > 1 else ''} of the students: "
+             f"{', '.join(map(str, record.seeds))}; the teachers are the same in all runs."]  # fmt: skip
+    if n == 1:
+        found.append("One seed says nothing about the spread: no difference here is established.")
+    if dataset:
+        first = ", the first ones" if record.protocol.get("eval.max_examples") else ""
+        found.append(f"Test set: {dataset.num_examples} images{first}.")
+    found.append(selection_note(record))
+    found.append("Best: the evaluated epoch with the highest (clean + robust)/2 on that split; last: the end "
+                 "of training.")  # fmt: skip
+    few = record.protocol.get("eval.autoattack_examples", 0)
+    if not set(COMPLETE) & set(record.attacks):
+        found.append(
+            "AutoAttack is not among the attacks: PGD accuracies are upper bounds of robustness."
+        )
+    elif dataset and 0 < few < dataset.num_examples:
+        found.append(f"AutoAttack: the first {few} images.")
+    found.append("Seconds per epoch: images of an epoch over the median training speed after the first "
+                 "epoch, on the machine that made the run; without evaluation and compilation.")  # fmt: skip
+    return tuple(text for text in found if text)
+
+
+def warnings(record: ComparisonRecord, done: dict[tuple[str, int], Evaluation]) -> tuple[str, ...]:
+    """Runs that are not there, teachers that are not the same, and the warnings of the runs."""
+    failed = [run for run in record.runs if run.status == "failed"]
+    found = [f"{run.method}, seed {run.seed} failed: {run.error}" for run in failed]
+    if left := sum(run.status == "pending" for run in record.runs):
+        found.append(f"{left} of {len(record.runs)} runs are not finished: the tables are partial.")
+    for (method, seed), evaluation in done.items():
+        where = f"{method}, seed {seed}"
+        for role, teacher in evaluation.teachers.items():
+            now = record.teachers.get(role, ComparedTeacher()).identity
+            if now and teacher.identity not in ("", now):
+                found.append(f"{where} learned from another {role} teacher ({teacher.identity}) than "
+                             f"the one in this table ({now})")  # fmt: skip
+        found += [f"{where}: {text}" for text in evaluation.warnings]
+    return tuple(found)
+
+
+def columns(record: ComparisonRecord) -> list[tuple[str, str]]:
+    """(metric, title) of the tables' columns."""
+    main = record.main_attack
+    name = label(record, main)
+    found = [("clean", "clean"), *((attack, label(record, attack)) for attack in record.attacks)]
+    return [*found, ("worst_case", "worst case"), (f"{main}/weighted", f"weighted {name}"),
+            (f"{main}/nrr", f"NRR {name}"), (f"{main}/worst_class", f"worst class {name}"),
+            ("seconds_per_epoch", "seconds per epoch")]  # fmt: skip
+
+
+def _cell(metric: str, value: Spread | None, top: Spread | None) -> Cell:
+    """`top`: the result of the highest mean in this column; None where there is no contest."""
+    if value is None:
+        return Cell("-")
+    scale = 1 if metric == "seconds_per_epoch" else 100
+    text = f"{scale * value.mean:.2f}" + ("" if value.sd is None else f" ± {scale * value.sd:.2f}")
+    if top is None:
+        return Cell(text)
+    if value.mean == top.mean:
+        return Cell(text, "best")
+    widest = max((v.sd for v in (value, top) if v.sd is not None), default=-1.0)
+    return Cell(text, "close" if top.mean - value.mean <= widest else "")
+
+
+def _label(record: ComparisonRecord, result: Result) -> str:
+    asked, n = len(record.seeds), len(result.seeds)
+    unfinished = result.role == "student" and n < asked
+    return result.row + (f" (n = {n} of {asked})" if unfinished else "")
+
+
+def result_tables(record: ComparisonRecord) -> list[Table]:
+    """Tables of the best and the last checkpoints, and of the best beside papers' numbers, if any.
+
+    Methods without a result have a row too; teachers stand below the students.
+    """
+    names, found = columns(record), []
+    for checkpoint in ("best", "last"):
+        students = _students(record, checkpoint)
+        tops: dict[str, Spread | None] = {}
+        for metric, _ in names[:-1]:  # seconds: lower is better, and no claim
+            values = [r.metrics[metric] for r in students if metric in r.metrics]
+            contest = len({value.mean for value in values}) > 1
+            tops[metric] = max(values, key=lambda v: v.mean) if contest else None
+        rows = []
+        for result in students + [r for r in record.results if r.role == "teacher"]:
+            against = tops if result.role == "student" else {}
+            cells = [_cell(m, result.metrics.get(m), against.get(m)) for m, _ in names]
+            rows.append([_label(record, result), *cells])
+        titles = ["method", *(title for _, title in names)]
+        found.append(Table(titles, rows, f"{checkpoint.capitalize()} checkpoint"))
+    return [*found, *_published(record)]
+
+
+def _students(record: ComparisonRecord, checkpoint: str) -> list[Result]:
+    """The students' results, in the order of the methods."""
+    found = [r for r in record.results if r.checkpoint == checkpoint]
+    missing = set(record.methods) - {r.method for r in found}
+    found += [Result(row=m, method=m) for m in record.methods if m in missing]
+    return sorted(found, key=lambda r: record.methods.index(r.method))
+
+
+def _published(record: ComparisonRecord) -> list[Table]:
+    """The best checkpoints beside the papers' numbers; [] where no paper has any of the methods."""
+    papers = {m: row for m, row in record.published.get("rows", {}).items() if m in record.methods}
+    if not papers:
+        return []
+    shown = dict.fromkeys(name for row in papers.values() for name in row if name != "source")
+    titles = {metric: title for metric, title in columns(record) if metric in shown}
+    titles |= {name: name for name in shown if name not in titles}  # not evaluated here
+    rows, sources = [], {}
+    for result in (r for r in _students(record, "best") if not r.net):
+        ours = [_cell(metric, result.metrics.get(metric), None) for metric in titles]
+        rows.append([_label(record, result), *ours])
+        if paper := papers.get(result.method):
+            texts = [f"{paper[metric]:.2f}" if metric in paper else "" for metric in titles]
+            rows.append([f"{result.method}, paper", *texts])
+            sources.setdefault(paper["source"], []).append(result.method)
+    named = "; ".join(f"{', '.join(methods)}: {source}" for source, methods in sources.items())
+    note = (
+        "Rows with \"paper\" are the paper's own numbers under the paper's protocol, not measured here; "
+        f"blank: not known. {record.published['protocol']} Sources: {named}."
+    )
+    return [
+        Table(
+            ["method", *titles.values()], rows, "Best checkpoint beside the papers' numbers", note
+        )
+    ]
+
+
+def caption(record: ComparisonRecord, best: str = "in bold") -> str:
+    """What the numbers are, and what the marks mean; `best` says how the highest mean is marked."""
+    dataset, n = record.dataset, len(record.seeds)
+    found = "Accuracy in %"
+    if dataset:
+        found += f" on the {dataset.num_examples} {dataset.split} images of {dataset.name}"
+        found += f", {record.norm} eps {tables.eps_text(record.eps)}"
+    found += f", mean ± standard deviation (n - 1) over {n} seeds" if n > 1 else ", one seed"
+    found += f". Highest mean of a column {best}"
+    if n > 1:
+        found += (
+            "; †: the mean lies within one standard deviation (the larger of the two) of the highest, "
+            "so that the two are not distinguishable"
+        )
+    return found + (
+        ". Worst case: right under every attack at once; weighted: (clean + robust)/2; NRR: harmonic mean "
+        "of clean and robust; worst class: the least robust class; these three under "
+        f"{label(record, record.main_attack)}."
+    )
+
+
+def text(record: ComparisonRecord, width: int = 150) -> str:
+    """The tables as plain text, folded at `width`."""
+    lines = [record.name]
+    for table in result_tables(record):
+        lines += ["", table.heading, "", *tables.text(table, width)]
+        lines += ["", table.note] if table.note else []
+    lines += ["", caption(record, "marked *"), *(f"- {note}" for note in record.notes)]
+    if record.warnings:
+        lines += ["", "Warnings", *(f"  ! {warning}" for warning in record.warnings)]
+    return "\n".join(lines)
+
+
+def markdown(record: ComparisonRecord) -> str:
+    """The tables, settings and notes as GitHub Markdown."""
+    lines = [f"# {record.name}", "", caption(record)]
+    for table in result_tables(record):
+        lines += ["", f"## {table.heading}", "", tables.markdown(table).rstrip()]
+        lines += ["", table.note] if table.note else []
+    lines += ["", "## Notes", "", *(f"- {note}" for note in record.notes)]
+    lines += [f"- Warning: {' '.join(warning.split())}" for warning in record.warnings]
+    lines += ["", "## Settings", ""]
+    for method, settings in record.settings.items():
+        pairs = ", ".join(f"`{key}={value}`" for key, value in settings.items())
+        lines.append(f"- **{method}**: {pairs}")
+    return "\n".join(lines) + "\n"
+
+
+def latex(record: ComparisonRecord) -> str:
+    r"""The tables as LaTeX for `\usepackage{booktabs}`; wide: for a landscape page or after cutting."""
+    blocks = ["% Needs \\usepackage{booktabs}. Written by ard_jax; accuracies in %."]
+    for table in result_tables(record):
+        about = f"{record.name}, {table.heading.lower()}. {table.note or caption(record)}"
+        blocks.append(tables.latex(table, about))
+    return "\n".join(blocks) + "\n"
+
+
+def csv_text(record: ComparisonRecord) -> str:
+    """One row for each result and metric, with `CSV_COLUMNS`; fractions and seconds, lists spaced."""
+    return tables.csv_text(CSV_COLUMNS, (
+        {"row": result.row, "role": result.role, "checkpoint": result.checkpoint, "metric": metric,
+         "label": label(record, metric.split("/")[0]), "mean": value.mean, "sd": value.sd, "n": value.n,
+         "seeds": " ".join(map(str, result.seeds)), "values": " ".join(f"{v:.6g}" for v in value.values)}
+        for result in record.results
+        for metric, value in result.metrics.items()
+    ))  # fmt: skip
+
+
+def points(record: ComparisonRecord) -> list[plots.Point]:
+    """Clean (x) and robust accuracy (y) of the best checkpoints and, as stars, of the teachers."""
     found = []
-    for result in record["results"]:
-        clean = result["metrics"].get("clean")
-        robust = result["metrics"].get(record["main_attack"])
-        if result["checkpoint"] == "last" or clean is None or robust is None:
-            continue
-        point = {"label": result["row"], "role": result["role"]}
-        for axis, value in (("x", clean), ("y", robust)):
-            point[axis], point[f"{axis}_sd"] = 100 * value["mean"], 100 * (value["sd"] or 0)
-        found.append(point)
+    for result in record.results:
+        x, y = (result.metrics.get(name) for name in ("clean", record.main_attack))
+        if result.checkpoint != "last" and x and y:
+            numbers = (100 * v for v in (x.mean, y.mean, x.sd or 0, y.sd or 0))
+            found.append(plots.Point(result.row, *numbers, star=result.role == "teacher"))
     return found
 
 
-def plot(record: dict[str, Any]) -> Figure:
-    """Clean accuracy (x) against accuracy under the main attack (y), error bars of one sd over seeds.
-
-    Where some networks are far less robust than the best student, a second panel shows the others larger.
-    """
-    shown = points(record)
-    students = [point for point in shown if point["role"] == "student"]
-    for point in shown:
-        point["style"] = {"marker": "*", "markersize": 12, "color": "#555555"}
-    colours = matplotlib.colormaps["tab10"].colors
-    for index, point in enumerate(students):
-        row, colour = divmod(index, len(colours))
-        marker = _MARKERS[row % len(_MARKERS)]
-        point["style"] = {"marker": marker, "markersize": 6, "color": colours[colour]}
-    floor = max((point["y"] for point in students), default=0) / 2
-    near = [point for point in shown if point["y"] >= floor]
-    panels = [shown, near] if 2 < len(near) < len(shown) else [shown]
-    figure = Figure(figsize=(6.4 * len(panels), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, panel in zip(all_axes, panels, strict=True):
-        for point in panel:
-            axes.errorbar(point["x"], point["y"], xerr=point["x_sd"] or None, yerr=point["y_sd"] or None,
-                          linestyle="", capsize=2, elinewidth=1, **point["style"])  # fmt: skip
-        # Around the means: an error bar may leave the picture, and no accuracy is over 100.
-        axes.set_xlim(*_limits([point["x"] for point in panel]))
-        axes.set_ylim(*_limits([point["y"] for point in panel]))
-        axes.set_xlabel("clean accuracy in %")
-        axes.set_ylabel(f"accuracy under {report.attack_label(record, record['main_attack'])} in %")
-    n = len(record["seeds"])
+def plot(record: ComparisonRecord) -> tuple[str, bytes]:
+    """Clean against robust accuracy, error bars of one sd over seeds, as (SVG, PNG)."""
+    n = len(record.seeds)
     about = "best checkpoints" + (f", mean and sd over {n} seeds" if n > 1 else ", one seed")
-    figure.suptitle(f"{record['name']}: {about}; stars: teachers", fontsize=9)
-    if len(panels) == 2:
-        (left, right), (bottom, top) = all_axes[1].get_xlim(), all_axes[1].get_ylim()
-        frame = {"fill": False, "color": "#808080", "linestyle": ":"}
-        all_axes[0].add_patch(Rectangle((left, bottom), right - left, top - bottom, **frame))
-        all_axes[1].set_title("the dotted frame", fontsize=8)
-        _place_labels(figure, all_axes[0], shown, [p for p in shown if p not in near])
-    _place_labels(figure, all_axes[-1], panels[-1], panels[-1])
-    return figure
-
-
-def _limits(values: list[float]) -> tuple[float, float]:
-    """The range of percentages with room around it, within -4 and 104; all of it without values."""
-    values = values or [0.0, 100.0]
-    room = max(0.15 * (max(values) - min(values)), 2.0)
-    return max(min(values) - room, -4.0), min(max(values) + room, 104.0)
-
-
-def _place_labels(figure: Figure, axes: Any, shown: list[dict], named: list[dict]) -> None:
-    """Writes the names of `named` beside their points, away from all `shown` and from each other."""
-    figure.draw_without_rendering()  # the layout decides where the points are
-    renderer, taken = figure.canvas.get_renderer(), []
-    to_pixels, box_of = axes.transData.transform, matplotlib.transforms.Bbox.from_extents
-    for p in shown:
-        x, y = to_pixels((p["x"], p["y"]))
-        dx, dy = to_pixels((p["x"] + p["x_sd"], p["y"] + p["y_sd"])) - (x, y)
-        taken.append(box_of(x - 6, y - 6, x + 6, y + 6))
-        taken += [box_of(x - dx, y - 1, x + dx, y + 1), box_of(x - 1, y - dy, x + 1, y + dy)]
-    for point in named:
-        colour = point["style"]["color"]
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 3}
-        text = axes.annotate(point["label"], (point["x"], point["y"]), _PLACES[0], arrowprops=line,
-                             textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
-        costs = []
-        for place in _PLACES:
-            _put(text, place)
-            box = _text_box(text, renderer)
-            outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1)
-            costs.append(sum(box.overlaps(other) for other in taken) + outside)
-        _put(text, _PLACES[costs.index(min(costs))])
-        taken.append(_text_box(text, renderer))
-
-
-def _text_box(text: Any, renderer: Any) -> Any:
-    """Where the words are, in pixels, without the line to the point."""
-    text.update_positions(renderer)
-    return Text.get_window_extent(text, renderer)
-
-
-def _put(text: Any, place: tuple[float, float]) -> None:
-    dx, dy = place
-    text.xyann = place
-    text.set_horizontalalignment("left" if dx > 0 else "right" if dx < 0 else "center")
-    text.set_verticalalignment("bottom" if dy > 0 else "top" if dy < 0 else "center")
-
-
-def write_plot(record: dict[str, Any], folder: Path) -> None:
-    """Writes comparison.svg and comparison.png."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # glyphs that matplotlib lacks
-        figure, svg = plot(record), io.StringIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        write_text_atomic(folder / "comparison.svg", svg.getvalue())
-        figure.savefig(folder / "comparison.png", dpi=160)
-
-
-def render(record: dict[str, Any]) -> str:
-    """The page, with the plot in it."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        svg = io.StringIO()
-        plot(record).savefig(svg, format="svg", metadata={"Date": None})
-    image = base64.b64encode(svg.getvalue().encode()).decode()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("ard_jax.reporting").joinpath("templates/comparison.html")
-    settings = record["settings"]
-    keys = list(dict.fromkeys(key for one in settings.values() for key in one))
-    own = [key for key in keys if key.startswith("method.") and key != "method.name"]
-    rest = [key for key in keys if key not in own]
-    same = [k for k in rest if len({repr(one.get(k)) for one in settings.values()}) == 1]
-    first = next(iter(settings.values()), {})
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
-        record=record,
-        tables=comparison_table.tables(record),
-        caption=comparison_table.caption(record),
-        plot=f"data:image/svg+xml;base64,{image}",
-        varying=[key for key in rest if key not in same] if len(settings) > 1 else rest,
-        options={m: {k.removeprefix("method."): one[k] for k in own if k in one}
-                 for m, one in settings.items()},
-        protocol=record["protocol"]
-        | ({key: first[key] for key in same} if len(settings) > 1 else {}),
+    return plots.scatter_files(
+        points(record), f"{record.name}: {about}; stars: teachers", "clean accuracy in %",
+        f"accuracy under {label(record, record.main_attack)} in %",
     )  # fmt: skip
+
+
+def render(record: ComparisonRecord, svg: str = "") -> str:
+    """The page, one file that needs nothing else; `svg`: its plot, if it is made already."""
+    image = base64.b64encode((svg or plot(record)[0]).encode()).decode()
+    settings = record.settings
+    keys = list(dict.fromkeys(key for one in settings.values() for key in one))
+    rest = [key for key in keys if key == "method.name" or not key.startswith("method.")]
+    same = [k for k in rest if len({repr(one.get(k)) for one in settings.values()}) == 1]
+    same = same if len(settings) > 1 else []
+    first = next(iter(settings.values()), {})
+    return tables.page(
+        "comparison.html",
+        record=record,
+        results=result_tables(record),
+        caption=caption(record),
+        plot=f"data:image/svg+xml;base64,{image}",
+        settings=_settings_table(settings, [key for key in rest if key not in same], rest),
+        protocol=record.protocol | {key: first[key] for key in same},
+        runs=_runs_table(record),
+    )
+
+
+def _settings_table(settings: dict[str, Any], varying: list[str], shared: list[str]) -> Table:
+    """What differs between the methods, and each method's own options."""
+    rows = []
+    for method, one in settings.items():
+        own = [f"{k.removeprefix('method.')}={v}" for k, v in one.items() if k not in shared]
+        rows.append(
+            [method, *(str(one.get(k, "-")) for k in varying), Cell(", ".join(own), "code")]
+        )
+    return Table(["method", *varying, "options"], rows, left=(len(varying) + 1,))
+
+
+def _runs_table(record: ComparisonRecord) -> Table:
+    rows = []
+    for run in record.runs:
+        seconds = "" if run.train_seconds is None else f"{run.train_seconds:.0f}"
+        done = run.status == "finished"
+        report = Cell("report", link=f"{run.folder}/report.html") if done else ""
+        rows.append([run.method, str(run.seed), run.status, seconds, report])
+    return Table(["method", "seed", "status", "training, s", "report"], rows)
+
+
+def write(record: ComparisonRecord, folder: Path) -> None:
+    """Writes comparison.json, .csv, .md, .tex, .svg, .png and .html."""
+    svg, png = plot(record)
+    (folder / "comparison.png").write_bytes(png)
+    for ending, content in (
+        ("svg", svg),
+        ("csv", csv_text(record)),
+        ("md", markdown(record)),
+        ("tex", latex(record)),
+        ("html", render(record, svg)),
+        ("json", json.dumps(record.to_json(), indent=1) + "\n"),
+    ):
+        write_text_atomic(folder / f"comparison.{ending}", content)

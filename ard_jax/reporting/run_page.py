@@ -1,205 +1,283 @@
-"""The HTML report: curves as inline SVG, images as inline PNG, and the template that holds them.
+"""What a run ends with: a table for the terminal, Markdown, CSV and a page, out of its record.
 
-The page is one file: no scripts, no fonts, styles or pictures from elsewhere. Everything that comes
-from a run (names, configuration, warnings) passes through jinja2's escaping, or matplotlib's.
+The page is one file: no scripts, no fonts, styles or pictures from elsewhere. Everything that comes from a
+run (names, configuration, warnings) passes through jinja2's escaping, or matplotlib's. What was not measured
+is left out: a report of half a run is worth having.
 """
 
-import base64
-import io
+import dataclasses
 import json
-import re
-import warnings
-from importlib import resources
 from typing import Any
 
-import jinja2
-import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
 from ard_jax.io.files import to_plain
-from ard_jax.reporting import report, report_autoattack
+from ard_jax.reporting import plots, tables
+from ard_jax.reporting.plots import Line
+from ard_jax.reporting.record import (
+    Accuracy,
+    AttackResult,
+    AutoAttackRecord,
+    Evaluation,
+    NetworkResult,
+    label,
+    number,
+    selection_note,
+)
+from ard_jax.reporting.tables import Table, percent, percent_cell
 
-_COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#ec4899")
-_INK = "#010203"  # stands for the page's text colour, light or dark, until the SVG is inlined
-_STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, and set in the page's font
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=_COLOURS),
-    "lines.linewidth": 1.5,
-    "grid.color": "#808080",
-    "grid.alpha": 0.25,
-    "axes.grid": True,
-    "legend.frameon": False,
-    **dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
-    ),
+REPORT_FILE = "report.html"
+CSV_COLUMNS = (
+    "net role model step attack label accuracy ci95_low ci95_high weighted nrr worst_class".split()
+)
+_NOT_CURVES = ("step", "epoch", "time", "num_examples")
+_MOST_POINTS = 300  # of one curve
+_MOST_OTHER_CURVES = 12
+_MANY_CLASSES = 20  # more are folded away
+_BALANCE = {
+    "weighted": "Weighted robust accuracy: (clean + robust) / 2, in %",
+    "nrr": "NRR, the harmonic mean: 2 · clean · robust / (clean + robust), in %",
+    "worst_class": "Accuracy of the worst class, in %",
 }
 _SPLIT_LINES = {"train": ":", "validation": "-", "test": "--"}
-_MOST_OTHER_CURVES = 12
-_TILE = 96  # pixels, at least, of the longer side of a shown image
-
-Line = tuple[str, tuple[np.ndarray, np.ndarray], dict]  # label, (x, y), style
 
 
-def _svg(figure: Figure, name: str) -> Markup:
-    """Renders a figure as an SVG element to inline; `name` keeps its ids apart from the others'."""
-    text = io.StringIO()
-    with warnings.catch_warnings():  # glyphs that matplotlib lacks: the browser has them
-        warnings.simplefilter("ignore")
-        figure.savefig(text, format="svg", transparent=True)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
-    return Markup(svg.replace(_INK, "currentColor"))  # matplotlib escaped its texts
+def result_table(evaluation: Evaluation) -> Table:
+    """The main table, one row for each network."""
+    names, main = evaluation.attack_names(), evaluation.main_attack()
+    titles = ["net", "clean", *(label(evaluation, name) for name in names)]
+    titles += ["worst case", f"weighted {label(evaluation, main)}"] if names else []
+    rows = []
+    for title, net in evaluation.nets.items():
+        results = map(net.robust, names)
+        row = [title, percent_cell(net.clean, net.clean_ci95)]
+        row += [percent_cell(result.accuracy, result.ci95) for result in results]
+        if names:
+            row.append(percent_cell((net.worst_case or Accuracy()).accuracy))
+            row.append(percent_cell(net.weighted(main)))
+        rows.append(row)
+    return Table(titles, rows)
 
 
-def _plot(
-    name: str, lines: list[Line], *, xlabel="step", percent=False, marks=(), chance=None
-) -> Markup:
-    """One set of axes with `lines` of (label, (x, y), style); y in percent if asked for.
+def teacher_lines(evaluation: Evaluation) -> list[str]:
+    """One line per teacher: its source, its model, and its accuracies in percent."""
+    lines = []
+    for role, teacher in evaluation.teachers.items():
+        accuracy = ", ".join(
+            f"{label(evaluation, name)} {percent(value)} %"
+            for name, value in teacher.accuracy.items()
+        )
+        model = f" ({teacher.model})" if teacher.model else ""
+        source = teacher.source or "source unknown"
+        lines.append(f"{role}{model}: {source}; {accuracy or 'not measured in this run'}")
+    return lines
+
+
+def suites(evaluation: Evaluation) -> dict[str, dict[str, AutoAttackRecord]]:
+    """Name of AutoAttack or its like -> network -> record."""
+    found: dict[str, dict[str, AutoAttackRecord]] = {}
+    for title, net in evaluation.nets.items():
+        for name, record in net.autoattack.items():
+            found.setdefault(name, {})[title] = record
+    return found
+
+
+def summary_table(evaluation: Evaluation, width: int = 120) -> str:
+    """Returns the plain-text table that ends a run: networks as rows, accuracies in percent.
 
     Args:
-      name: prefix of the ids in the SVG.
-      lines: a line of one point gets a marker. Positive values over more than two decades get a
-        logarithmic axis unless they are percentages.
-      xlabel: title of the x axis.
-      percent: y are fractions, shown from 0 to 100 %.
-      marks: (x, text) pairs shown as vertical lines.
-      chance: fraction shown as a dotted line.
+      evaluation: what was measured.
+      width: characters after which the columns are folded into a second block.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(4.3, 3.1), layout="constrained")
-        axes = figure.subplots()
-        for label, (x, y), style in lines:
-            marker = {"marker": "o", "markersize": 4} if np.isfinite(y).sum() < 12 else {}
-            axes.plot(x, 100 * y if percent else y, label="\u200b" + label, **marker, **style)
-        for x, text in marks:
-            axes.axvline(x, color="#808080", linewidth=1, linestyle=(0, (4, 3)))
-            place = axes.get_xaxis_transform()
-            axes.text(x, 1.0, " " + text, transform=place, va="bottom", fontsize=7.5)
-        if percent:
-            axes.set_ylim(-2, 102)
-            axes.set_ylabel("accuracy in %")
-        if percent and chance:
-            axes.axhline(100 * chance, color="#808080", linewidth=1, linestyle=":")
-        values = np.concatenate([y[np.isfinite(y)] for _, (_, y), _ in lines] or [[]])
-        if not percent and values.size and values.min() > 0 and values.max() > 100 * values.min():
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel(xlabel)
-        if len(lines) > 1 or percent:
-            figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-        return _svg(figure, name)
+    dataset = evaluation.dataset
+    about = [dataset.name, dataset.split]
+    about += [f"{dataset.num_examples} images"] if dataset.num_examples is not None else []
+    if evaluation.eps is not None:
+        about.append(f"{evaluation.norm} eps {tables.eps_text(evaluation.eps)}")
+    about = ", ".join(part for part in about if part)
+    head = f"{evaluation.name or 'evaluation'}: accuracy in %"
+    lines = [f"{head} ({about})" if about else head, ""]
+    lines += tables.text(result_table(evaluation), width)
+    for by_net in suites(evaluation).values():
+        first, *_ = by_net.values()
+        if len(first.stages) < 2:
+            continue  # one attack: its column says it all
+        lines += [
+            "",
+            f"{first.label}, accuracy in % after each attack ({first.num_examples} images)",
+        ]
+        for title, record in by_net.items():
+            parts = [f"{stage.attack} {percent(stage.accuracy)}" for stage in record.stages]
+            lines.append(f"  {title}: {', '.join([f'clean {percent(record.clean)}', *parts])}")
+    note, teachers = selection_note(evaluation), teacher_lines(evaluation)
+    lines += ["", note] if note else []
+    lines += ["", "Teachers", *("  " + line for line in teachers)] if teachers else []
+    lines += ["", *evaluation.notes] if evaluation.notes else []
+    warnings = evaluation.warnings
+    lines += ["", "Warnings", *("  ! " + text for text in warnings)] if warnings else []
+    return "\n".join(lines)
 
 
-def _marks(evaluation: dict, metrics: list[dict]) -> list[tuple[float, str]]:
-    """Steps worth seeing in every curve: the best checkpoint, and phases that started."""
+def csv_text(evaluation: Evaluation) -> str:
+    """One row for each network and attack, with `CSV_COLUMNS`; fractions in [0, 1], missing ones empty.
+
+    "clean", "worst_case", the stages of AutoAttack and noise count as attacks here.
+    """
+    rows = []
+    for title, net in evaluation.nets.items():
+        for attack, result in _csv_results(net).items():
+            low, high = getattr(result, "ci95", None) or (None, None)
+            row = {"net": title, "attack": attack, "label": label(evaluation, attack)}
+            row |= {"role": net.role, "model": net.model, "step": net.step}
+            row |= {"accuracy": result.accuracy, "ci95_low": low, "ci95_high": high}
+            row |= {n: getattr(result, n, None) for n in ("weighted", "nrr", "worst_class")}
+            rows.append(row)
+    return tables.csv_text(CSV_COLUMNS, rows)
+
+
+def _csv_results(net: NetworkResult) -> dict[str, Any]:
+    found: dict[str, Any] = {"clean": AttackResult(
+        accuracy=net.clean, ci95=net.clean_ci95, worst_class=net.worst_class_clean
+    )}  # fmt: skip
+    found |= net.attacks
+    found |= {"worst_case": net.worst_case} if net.worst_case else {}
+    for name, record in net.autoattack.items():
+        found |= {f"{name} after {stage.attack}": stage for stage in record.stages}
+    return found | {f"{kind} noise": Accuracy(accuracy=a) for kind, a in net.noise.items()}
+
+
+def series(records: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the numeric fields of records over "step": name -> (steps [n], values [n]), float64.
+
+    Sorted by step; infinities become NaN. Of two records of the same step the later counts: a
+    resumed run evaluates a step again. Long curves are averaged to 300 points.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for record in records:
+        step = number(record.get("step"))
+        for name, value in record.items():
+            value = number(value)
+            if step is not None and value is not None and name not in _NOT_CURVES:
+                found.setdefault(name, {})[step] = value
+    curves = {}
+    for name, points in found.items():
+        steps = np.array(sorted(points))
+        values = np.array([points[step] for step in steps])
+        values[~np.isfinite(values)] = np.nan
+        curves[name] = _thin(steps, values)
+    return curves
+
+
+def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Averages neighbours until at most `_MOST_POINTS` are left; NaN only where all are NaN."""
+    if len(steps) <= _MOST_POINTS:
+        return steps, values
+    chunks = np.array_split(np.arange(len(steps)), _MOST_POINTS)
+    kept = [chunk[np.isfinite(values[chunk])] for chunk in chunks]
+    means = [values[good].mean() if len(good) else np.nan for good in kept]
+    return np.array([steps[chunk].mean() for chunk in chunks]), np.array(means)
+
+
+def _marks(evaluation: Evaluation, metrics: list[dict]) -> list[tuple[float, str]]:
+    """Steps worth seeing in every curve: the best checkpoint, and what started at a step."""
     marks = []
     for record in metrics:
-        event, step = str(record.get("event", "")), report.number(record.get("step"))
+        event, step = str(record.get("event", "")), number(record.get("step"))
         if record.get("kind") == "event" and event.endswith("_started") and step is not None:
             marks.append((step, event.removesuffix("_started")))
-    for name, net in (evaluation.get("nets") or {}).items():
-        if "best" in str(name) and net.get("role") == "student" and report.number(net.get("step")):
-            marks.append((report.number(net["step"]), "best"))
-            break
-    return marks
+    nets = evaluation.nets.items()
+    best = [
+        net.step for title, net in nets if "best" in title and net.role == "student" and net.step
+    ]
+    return marks + [(step, "best") for step in best[:1]]
 
 
-def _accuracy_lines(evaluation: dict, metrics: list[dict]) -> dict[str, list[Line]]:
-    """Net -> accuracy lines over steps; the student's start with those of its training batches."""
-    train = report.series([record for record in metrics if record.get("kind") == "train"])
+def _accuracy_lines(evaluation: Evaluation, metrics: list[dict]) -> dict[str, list[Line]]:
+    """Network -> accuracies over steps; the student's start with those of its training batches."""
+    train = series([record for record in metrics if record.get("kind") == "train"])
     evals: dict[tuple[str, str], list[dict]] = {}
     for record in metrics:
         if record.get("kind") == "eval":
             key = (str(record.get("net", "student")), str(record.get("split", "")))
             evals.setdefault(key, []).append(record)
-    lines: dict[str, list[Line]] = {}
+    found: dict[str, list[Line]] = {}
     for name, points in train.items():
         if "accuracy" in name:
-            label = f"train: {'robust' if 'robust' in name else 'clean'}"
-            label = label if name in ("accuracy", "robust_accuracy") else f"train: {name}"
-            style = {"linestyle": ":", "color": _COLOURS[1 if "robust" in name else 0]}
-            lines.setdefault("student", []).append((label, points, style))
+            short = {"accuracy": "clean", "robust_accuracy": "robust"}.get(name, name)
+            style = {"linestyle": ":", "color": plots.COLOURS["robust" in name]}
+            found.setdefault("student", []).append(Line(f"train: {short}", *points, style))
     for (net, split), records in evals.items():
-        for index, (name, points) in enumerate(report.series(records).items()):
+        for index, (name, points) in enumerate(series(records).items()):
             seen = points[1][np.isfinite(points[1])]
             if seen.size and not 0 <= seen.min() <= seen.max() <= 1:
                 continue  # not a fraction
-            style = {"color": _COLOURS[index % 8], "linestyle": _SPLIT_LINES.get(split, "-")}
-            label = name if name == "clean" else report.attack_label(evaluation, name)
-            lines.setdefault(net, []).append((f"{split}: {label}".lstrip(": "), points, style))
-    return lines
+            style = {"color": plots.COLOURS[index % 8], "linestyle": _SPLIT_LINES.get(split, "-")}
+            text = f"{split}: {label(evaluation, name)}".lstrip(": ")
+            found.setdefault(net, []).append(Line(text, *points, style))
+    return found
 
 
-def _curves(evaluation: dict, metrics: list[dict]) -> list[tuple[str, Markup]]:
+def _chance(evaluation: Evaluation) -> float | None:
+    classes = evaluation.dataset.num_classes
+    return 1 / classes if classes else None
+
+
+def _curves(evaluation: Evaluation, metrics: list[dict]) -> list[tuple[str, Markup]]:
     """All training curves as (title, SVG)."""
-    marks = _marks(evaluation, metrics)
-    classes = report.number((evaluation.get("dataset") or {}).get("num_classes"))
-    train = report.series([record for record in metrics if record.get("kind") == "train"])
-    groups: dict[str, list[Line]] = {"Loss terms": [], "Learning rates": []}
-    others = {}
+    train = series([record for record in metrics if record.get("kind") == "train"])
+    plain: dict[str, list[Line]] = {"Loss terms": [], "Learning rates": []}
     for name, points in train.items():
-        if name.startswith("loss"):
-            groups["Loss terms"].append((name, points, {}))
-        elif name == "lr" or name.startswith("lr_"):
-            groups["Learning rates"].append((name, points, {}))
-        elif "accuracy" not in name:
-            others[name.replace("_", " ")] = [(name, points, {})]
-    accuracies = _accuracy_lines(evaluation, metrics)
-    plots = [("Loss terms", groups["Loss terms"], {})]
-    options = {"chance": 1 / classes if classes else None, "percent": True}
-    plots += [(f"Accuracy: {net}", lines, options) for net, lines in accuracies.items()]
-    plots.append(("Learning rates", groups["Learning rates"], {}))
-    plots += [(name, lines, {}) for name, lines in list(others.items())[:_MOST_OTHER_CURVES]]
+        if "accuracy" not in name:
+            title = name.replace("_", " ")
+            title = "Loss terms" if name.startswith("loss") else title
+            title = "Learning rates" if name == "lr" or name.startswith("lr_") else title
+            plain.setdefault(title, []).append(Line(name, *points))
+    fractions, marks = {"chance": _chance(evaluation), "percent": True}, _marks(evaluation, metrics)
+    shown = [(title, lines, {}) for title, lines in plain.items()][: 2 + _MOST_OTHER_CURVES]
+    nets = _accuracy_lines(evaluation, metrics).items()
+    shown[1:1] = [(f"Accuracy: {net}", lines, fractions) for net, lines in nets]
     return [
-        (title, _plot(f"c{index}", lines, marks=marks, **kwargs))
-        for index, (title, lines, kwargs) in enumerate(plots)
+        (title, plots.lines(f"c{index}", lines, marks=marks, **options))
+        for index, (title, lines, options) in enumerate(shown)
         if lines
     ]
 
 
-def _eps_curve(evaluation: dict) -> Markup | None:
-    """Accuracy against eps, one line for each net that has a sweep."""
+def _over(
+    name: str, curves: list[tuple[str, Any, Any]], xlabel: str, **options: Any
+) -> Markup | None:
+    """Accuracies (label, x, y) over something else than steps; None without any."""
     lines = []
-    for name, net in (evaluation.get("nets") or {}).items():
-        sweep = net.get("eps_sweep") or {}
-        pairs = zip(sweep.get("eps") or [], sweep.get("accuracy") or [], strict=False)
-        points = [(report.number(x), report.number(y)) for x, y in pairs]
-        points = [(x, y) for x, y in points if x is not None and y is not None]
-        if points:
-            style = {"linestyle": ("-", "--", "-.", ":")[len(lines) // 8 % 4]}
-            lines.append((str(name), tuple(np.array(points).T), style))
-    eps = report.number(evaluation.get("eps"))
-    classes = report.number((evaluation.get("dataset") or {}).get("num_classes"))
-    marks = [] if eps is None else [(eps, f"eps {report.eps_text(eps)}")]
-    chance = 1 / classes if classes else None
-    if not lines:
-        return None
-    return _plot("eps", lines, xlabel="eps", percent=True, marks=marks, chance=chance)
+    for text, x, y in curves:
+        pairs = [pair for pair in zip(x, y, strict=False) if None not in pair]
+        style = {"linestyle": ("-", "--", "-.", ":")[len(lines) // 8 % 4]}
+        if pairs:
+            lines.append(Line(text, *np.array(pairs, float).T, style))
+    return plots.lines(name, lines, xlabel=xlabel, percent=True, **options) if lines else None
 
 
-def _png(image: np.ndarray) -> str:
-    """[H, W, C] in [0, 1] -> data URI, magnified by a whole number without smoothing."""
-    if image.shape[-1] != 3:
-        image = image.mean(axis=-1)
-    levels = np.round(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
-    scale = max(1, -(-_TILE // max(levels.shape[:2])))
-    levels = levels.repeat(scale, axis=0).repeat(scale, axis=1)
-    file = io.BytesIO()
-    Image.fromarray(levels).save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def _eps_curve(evaluation: Evaluation) -> Markup | None:
+    """Accuracy against eps, one line for each network that has a sweep."""
+    nets, eps = evaluation.nets.items(), evaluation.eps
+    curves = [(title, n.eps_sweep.eps, n.eps_sweep.accuracy) for title, n in nets if n.eps_sweep]
+    marks = [] if eps is None else [(eps, f"eps {tables.eps_text(eps)}")]
+    return _over("eps", curves, "eps", marks=marks, chance=_chance(evaluation))
 
 
-def image_rows(images: dict, class_names: list[str]) -> tuple[list[dict], float]:
+def _square_curve(evaluation: Evaluation) -> Markup | None:
+    """Accuracy against queries, one line for each network and number of queries."""
+    found = suites(evaluation)
+    curves = [
+        (title if len(found) < 3 else f"{title} ({r.curve.queries[-1]})", r.curve.queries, r.curve.accuracy)
+        for by_net in found.values()
+        for title, r in by_net.items()
+        if r.curve and r.curve.queries
+    ]  # fmt: skip
+    return _over("square", curves, "queries")
+
+
+def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], float]:
     """Prepares the grid of examples: data URIs, class names and right or wrong for each.
 
     The difference is amplified so that the largest change of all the examples reaches black or
@@ -212,88 +290,168 @@ def image_rows(images: dict, class_names: list[str]) -> tuple[list[dict], float]
       ValueError: a part is missing, or the parts differ in length or shape.
     """
     parts = ("clean", "adversarial", "labels", "predicted_clean", "predicted_adversarial")
-    missing = [name for name in parts if name not in images]
-    if missing:
+    if missing := [name for name in parts if name not in images]:
         raise ValueError(f"images lacks {missing}; it needs {list(parts)}")
     clean, adversarial = (np.asarray(images[name], np.float32) for name in parts[:2])
     integers = [np.asarray(images[name]).reshape(-1) for name in parts[2:]]
     if clean.ndim != 4 or clean.shape != adversarial.shape:
         raise ValueError(
-            f"images: clean {clean.shape} and adversarial {adversarial.shape} must both be "
-            "[n, H, W, C]"
+            f"images: clean {clean.shape} and adversarial {adversarial.shape} must both be [n, H, W, C]"
         )
     if any(len(values) != len(clean) for values in integers):
         lengths = dict(zip(parts[2:], map(len, integers), strict=True))
         raise ValueError(f"images: {len(clean)} images, but {lengths}")
 
     def name(index: int) -> str:
-        return str(class_names[index]) if 0 <= index < len(class_names) else str(index)
+        return class_names[index] if 0 <= index < len(class_names) else str(index)
 
     difference = np.nan_to_num(adversarial - clean)
     largest = float(np.abs(difference).max(initial=0.0))
     factor = 0.5 / largest if largest else 1.0
     rows = []
     for index in range(len(clean)):
-        label, before, after = (int(values[index]) for values in integers)
-        rows.append(
-            {
-                "clean": _png(clean[index]),
-                "difference": _png(0.5 + factor * difference[index]),
-                "adversarial": _png(adversarial[index]),
-                "label": name(label),
-                "predicted_clean": name(before),
-                "predicted_adversarial": name(after),
-                "clean_right": before == label,
-                "adversarial_right": after == label,
-            }
+        right, before, after = (int(values[index]) for values in integers)
+        shown = clean[index], 0.5 + factor * difference[index], adversarial[index]
+        row = dict(
+            zip(("clean", "difference", "adversarial"), map(plots.picture, shown), strict=True)
         )
+        row |= {
+            "label": name(right),
+            "predicted_clean": name(before),
+            "predicted_adversarial": name(after),
+        }
+        rows.append(row | {"clean_right": before == right, "adversarial_right": after == right})
     return rows, factor
 
 
-def _cell(value: Any) -> str:
-    """A parameter as text: numbers short, lists joined, everything else as it is."""
-    if value is None:
-        return "\u2013"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
+def _suite_tables(evaluation: Evaluation) -> list[tuple[Table, AutoAttackRecord]]:
+    """AutoAttack and its like attack by attack: a table, and a record with the label and the images."""
+    found = []
+    for by_net in suites(evaluation).values():
+        stages = list(dict.fromkeys(s.attack for r in by_net.values() for s in r.stages))
+        if len(stages) < 2:
+            continue
+        rows = []
+        for title, record in by_net.items():
+            cells, left = {}, record.clean
+            for stage in record.stages:
+                left, broken = stage.accuracy, record.broken_by.get(stage.attack, "-")
+                cell = percent_cell(left, stage.ci95)
+                cells[stage.attack] = dataclasses.replace(cell, small=f"({broken}) {cell.small}")
+            lost = None if None in (record.clean, left) else record.clean - left
+            after = [cells.get(stage, "-") for stage in stages]
+            seconds = tables.value_text(record.seconds)
+            rows.append([title, percent_cell(record.clean), *after, percent(lost), seconds])
+        some = next((r for r in by_net.values() if r.upper_bound), next(iter(by_net.values())))
+        found.append((Table(["net", "clean", *stages, "lost in all", "seconds"], rows), some))
+    return found
 
 
-def render(evaluation: dict, metrics: list[dict], images: dict | None = None) -> str:
-    """Returns the whole page as text; arguments and errors as in `report.write_report`."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        pct=lambda value, digits=2: report.percent(value, digits, "\u2013"),
-        eps=report.eps_text,
-        cell=_cell,
-        number=report.number,
-    )
-    nets = evaluation.get("nets") or {}
-    attacks = report.attack_names(evaluation)
-    parameters = {name: (evaluation.get("attacks") or {}).get(name) or {} for name in attacks}
-    main = report.main_attack(evaluation)
-    class_names = list((evaluation.get("dataset") or {}).get("class_names") or [])
-    rows, factor = image_rows(images, class_names) if images else ([], 1.0)
-    config = evaluation.get("config")
-    template = resources.files("ard_jax.reporting").joinpath("templates/report.html")
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+def _balance_tables(evaluation: Evaluation) -> list[Table]:
+    """Weighted robust accuracy, NRR and the worst class under each attack."""
+    names, found = evaluation.attack_names(), []
+    for field, heading in _BALANCE.items():
+        last, rows = "clean" if field == "worst_class" else "worst case", []
+        for title, net in evaluation.nets.items():
+            values = [getattr(net.robust(name), field) for name in names]
+            worst = getattr(net.worst_case or Accuracy(), field, net.worst_class_clean)
+            rows.append([title, *map(percent_cell, [*values, worst])])
+        titles = ["net", *(label(evaluation, name) for name in names), last]
+        found.append(Table(titles, rows, heading))
+    return found
+
+
+def _class_table(evaluation: Evaluation) -> Table | None:
+    """Accuracy of every class, clean and under the main attack; None where no network has any."""
+    main, names = evaluation.main_attack(), evaluation.dataset.class_names
+    columns: dict[str, tuple[float | None, ...]] = {}
+    for title, net in evaluation.nets.items():
+        columns[f"{title}, clean"] = net.per_class_clean
+        columns[f"{title}, {label(evaluation, main)}"] = net.robust(main).per_class
+    columns = {title: values for title, values in columns.items() if values}
+    rows = []
+    for c in range(max(map(len, columns.values()), default=0)):
+        values = [v[c] if c < len(v) else None for v in columns.values()]
+        name = names[c] if c < len(names) else str(c)
+        rows.append([name, *(percent_cell(value, bar=True) for value in values)])
+    return Table(["class", *columns], rows) if rows else None
+
+
+def _noise_table(evaluation: Evaluation) -> Table | None:
+    nets = {title: net for title, net in evaluation.nets.items() if net.noise}
+    kinds = list(dict.fromkeys(kind for net in nets.values() for kind in net.noise))
+    main, rows = evaluation.main_attack(), []
+    for title, net in nets.items():
+        values = [net.clean, *map(net.noise.get, kinds), net.robust(main).accuracy]
+        rows.append([title, *map(percent_cell, values)])
+    return Table(["net", "clean", *kinds, label(evaluation, main)], rows) if rows else None
+
+
+def _attack_table(evaluation: Evaluation) -> Table:
+    known = {name: attack.parameters for name, attack in evaluation.attacks.items()}
+    names = list(dict.fromkeys(key for one in known.values() for key in one))
+
+    def shown(name: str, value: Any) -> str:
+        as_eps = name in ("eps", "step_size") and number(value) is not None
+        return tables.eps_text(value) if as_eps else tables.value_text(value)
+
+    rows = [
+        [label(evaluation, attack), *(shown(n, known.get(attack, {}).get(n)) for n in names)]
+        for attack in evaluation.attack_names()
+    ]
+    titles = ["attack", *(name.replace("_", " ") for name in names)]
+    return Table(titles, rows, left=tuple(range(1, len(titles))))
+
+
+def _net_table(evaluation: Evaluation) -> Table:
+    rows = [
+        [title, net.role or "-", net.model or "-", "-" if net.num_params is None else f"{net.num_params:,}",
+         tables.value_text(net.step), tables.value_text(net.epoch)]
+        for title, net in evaluation.nets.items()
+    ]  # fmt: skip
+    return Table(["net", "role", "model", "parameters", "step", "epoch"], rows, left=(1, 2))
+
+
+def render(evaluation: Evaluation, metrics: list[dict], images: dict | None = None) -> str:
+    """Returns the page.
+
+    Args:
+      evaluation: what was measured.
+      metrics: the records of metrics.jsonl (`metric_writer.read_metrics`); may be empty.
+      images: None, or "clean" and "adversarial" (float [n, H, W, C] in [0, 1]), "labels",
+        "predicted_clean" and "predicted_adversarial" (int [n]); optionally "caption" (text).
+
+    Raises:
+      ValueError: the arrays of `images` do not fit each other.
+    """
+    rows, factor = image_rows(images, evaluation.dataset.class_names) if images else ([], 1.0)
+    sweeps = [net.eps_sweep for net in evaluation.nets.values() if net.eps_sweep]
+    config = to_plain(evaluation.config)
+    main, classes = evaluation.main_attack(), _class_table(evaluation)
+    return tables.page(
+        "report.html",
         record=evaluation,
-        nets=nets,
-        attacks=attacks,
-        labels={name: report.attack_label(evaluation, name) for name in attacks},
-        parameters=parameters,
-        parameter_names=list(dict.fromkeys(key for one in parameters.values() for key in one)),
+        attacks=evaluation.attack_names(),
         main=main,
-        weighted={name: report.weighted(net, main) for name, net in nets.items()},
-        class_names=class_names,
-        config=json.dumps(to_plain(config), indent=2, ensure_ascii=False) if config else "",
-        selection=report.selection_note(evaluation),
-        curves=_curves(evaluation, metrics),
+        main_label=label(evaluation, main),
+        results=result_table(evaluation),
+        complete=any(net.complete() for net in evaluation.nets.values()),
+        suites=_suite_tables(evaluation),
+        square_curve=_square_curve(evaluation),
+        noise=_noise_table(evaluation),
         eps_curve=_eps_curve(evaluation),
+        sweep_attack=label(evaluation, sweeps[0].attack) if sweeps else "",
+        balance=_balance_tables(evaluation),
+        classes=classes,
+        many_classes=classes and len(classes.rows) > _MANY_CLASSES,
         examples=rows,
         factor=factor,
         caption=(images or {}).get("caption", ""),
-        **report_autoattack.context(evaluation, _plot),
+        curves=_curves(evaluation, metrics),
+        teachers=teacher_lines(evaluation),
+        parameters=_attack_table(evaluation),
+        nets=_net_table(evaluation),
+        selection=selection_note(evaluation),
+        timing=evaluation.timing.to_json() if evaluation.timing else {},
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
     )

@@ -1,22 +1,21 @@
 """One training: what the loop runs, made from settings, data and networks."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from ard_jax import rng
-from ard_jax.attacks import Attack
 from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, Splits, base, batching
-from ard_jax.evaluation.evaluator import Evaluator, Flags
+from ard_jax.evaluation.evaluator import Evaluator
+from ard_jax.evaluation.monitor import monitor, score
 from ard_jax.models import ModelBundle
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
 from ard_jax.training import soft_labels
-from ard_jax.training.loop import Scores, TrainingRun
+from ard_jax.training.loop import TrainingRun
 from ard_jax.training.train_step import StepConfig
 
 
@@ -35,15 +34,6 @@ def select_split(settings: TrainingSettings, splits: Splits) -> ArrayDataset:
     return base.first(split, limit)
 
 
-def score(attack: str) -> Callable[[Scores], float]:
-    """(clean + robust)/2 of the student under the selecting attack, as the authors' code selects."""
-
-    def of(scores: Scores) -> float:
-        return (scores["student"]["clean"] + scores["student"][attack]) / 2
-
-    return of
-
-
 @dataclasses.dataclass(frozen=True)
 class EvaluationEpochs:
     """Epochs (from 1) that are evaluated: the first, every `every`-th, all from `dense_from`, the last."""
@@ -56,33 +46,6 @@ class EvaluationEpochs:
         """Whether this epoch is one of them."""
         dense = 0 < self.dense_from <= epoch
         return epoch in (1, self.epochs) or epoch % self.every == 0 or dense
-
-
-def monitor(
-    attack: Attack,
-    dataset: ArrayDataset,
-    student: Evaluator,
-    teachers: dict[str, Evaluator] | None = None,
-) -> Callable[[RunState], Scores]:
-    """Evaluation while training: the student, and each trained teacher on the same images.
-
-    A teacher's accuracy "on the student's examples" is what the authors' code logs; it is transfer,
-    not the teacher's own robustness.
-    """
-    name = attack.name
-
-    def scores_of(flags: Flags, title: str) -> dict[str, float]:
-        return {"clean": flags.accuracy("clean"), title: flags.accuracy(name)}
-
-    def evaluate(state: RunState) -> Scores:
-        watch = {r: (e, state.teachers[r].variables) for r, e in (teachers or {}).items()}
-        flags = student.run(state.student.variables, dataset, {name: attack}, watch=watch)
-        scores = {"student": scores_of(flags, name)}
-        for role, seen in flags.others.items():
-            scores[role] = scores_of(seen, f"{name}_on_student")
-        return scores
-
-    return evaluate
 
 
 def make(

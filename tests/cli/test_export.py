@@ -239,16 +239,16 @@ def test_the_card_tells_the_newest_measurement_of_this_step(tmp_path):
     save_run(tmp_path)
     run, step = tmp_path / "run", str(manager.find(tmp_path / "run"))
     records = {
-        run: {"who": "run"},
-        run / "evaluations" / "1": {"who": "first", "checkpoint": step},
-        run / "evaluations" / "2": {"who": "second", "checkpoint": step},
-        run / "evaluations" / "3": {"who": "another step", "checkpoint": "elsewhere"},
+        run: {"name": "run"},
+        run / "evaluations" / "1": {"name": "first", "checkpoint": step},
+        run / "evaluations" / "2": {"name": "second", "checkpoint": step},
+        run / "evaluations" / "3": {"name": "another step", "checkpoint": "elsewhere"},
     }
     for folder, record in records.items():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(record))
-    assert export._evaluation(run, Path(step))["who"] == "second"
-    assert export._evaluation(run, Path("other"))["who"] == "run"
+    assert export._evaluation(run, Path(step)).name == "second"
+    assert export._evaluation(run, Path("other")).name == "run"
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch"])

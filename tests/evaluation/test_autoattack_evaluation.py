@@ -16,10 +16,11 @@ from experiments import tiny
 from ard_jax import data, evaluate
 from ard_jax.checkpoints import networks
 from ard_jax.cli import train
-from ard_jax.config import parse
-from ard_jax.evaluation import autoattack, full
+from ard_jax.config import build, parse
+from ard_jax.evaluation import autoattack, diagnostics, full, noise
 from ard_jax.evaluation.evaluator import Evaluator, for_network
-from ard_jax.reporting import report, run_page
+from ard_jax.reporting import run_page
+from ard_jax.reporting.record import Evaluation, NetworkResult
 from ard_jax.runtime import sharding
 
 SUITES = ("autoattack_fast", "square100")
@@ -105,7 +106,7 @@ def test_stored_batches_are_gone_when_the_run_is_finished(finished):
 
 
 def test_the_upper_bound_is_named_everywhere(finished, evaluation):
-    text = report.summary_table(evaluation)
+    text = run_page.summary_table(Evaluation.from_json(evaluation))
     assert "AutoAttack fast (upper bound), accuracy in % after each attack (30 images)" in text
     page = (finished[1] / "report.html").read_text()
     assert page.count("AutoAttack fast") == page.count("AutoAttack fast (upper bound)") > 0
@@ -113,15 +114,6 @@ def test_the_upper_bound_is_named_everywhere(finished, evaluation):
     assert "Black box: accuracy against queries" in page and "Noise of the same size" in page
     table = (finished[1] / "evaluation.csv").read_text()
     assert "autoattack_fast after apgd-ce" in table and "uniform noise" in table
-
-
-def test_a_complete_autoattack_heads_the_report(evaluation):
-    changed = json.loads(json.dumps(evaluation).replace("autoattack_fast", "autoattack"))
-    for net in changed["nets"].values():
-        net["autoattack"]["autoattack"] |= {"upper_bound": False, "label": "AutoAttack"}
-    assert report.main_attack(changed) == "autoattack"
-    page = run_page.render(changed, [])
-    assert "AutoAttack is among the attacks" in page and "AutoAttack, attack by attack" in page
 
 
 @pytest.mark.slow
@@ -140,21 +132,25 @@ def test_evaluate_again_with_transfer_from_another_run(finished, tmp_path):
     assert student["attacks"]["transfer_pgd_trades_run"]["accuracy"] <= student["clean"] + 0.1
 
 
+def settings_of(experiment, names, **changes):
+    changed = dataclasses.replace(experiment.eval, **changes)
+    return build.evaluation_settings(dataclasses.replace(experiment, eval=changed), names)
+
+
 def test_only_the_chosen_networks_are_attacked(finished, monkeypatch):
-    experiment, _ = finished
     chosen = []
     monkeypatch.setattr(
         autoattack, "run_suite", lambda *args, title, **kwargs: chosen.append(title) and None
     )
     roles = {"student (best)": "student", "student (last)": "student", "robust teacher": "teacher"}
-    subjects = [
-        full.Subject(title, role, None, None, None, sweep=title != "student (last)")
+    networks = [
+        full.EvaluatedNetwork(title, role, None, None, None, sweep=title != "student (last)")
         for title, role in roles.items()
     ]
     test = data.load("digits").test
     for nets, expected in (("all", 3), ("students", 2), ("best", 1)):
-        e = experiment.replace(eval=experiment.eval.replace(autoattack_nets=nets))
-        full._run_suites(e, test, subjects, ["autoattack"], {}, {}, None)
+        settings = settings_of(finished[0], ["autoattack"], autoattack_nets=nets)
+        full._run_suites(settings, test, networks, {}, None)
         assert chosen == list(roles)[:expected]
         chosen.clear()
 
@@ -165,31 +161,26 @@ def test_equal_networks_are_evaluated_once(finished, monkeypatch):
     evaluator = for_network("equal", bundle, experiment.eval, sharding.make_mesh(1))
     moved = jax.tree.map(lambda leaf: 1.1 * leaf, variables)
     nets = {"student (best)": variables, "student (last)": variables, "student EMA (best)": moved}
-    subjects = [
-        full.Subject(title, "student", bundle, v, evaluator, sweep=title == "student (best)")
-        for title, v in nets.items()
+    evaluated = [
+        full.EvaluatedNetwork(t, "student", bundle, v, evaluator, sweep=t == "student (best)")
+        for t, v in nets.items()
     ]
-    experiment = experiment.replace(eval=experiment.eval.replace(autoattack_nets="best"))
     ran = []
     original = Evaluator.run
     monkeypatch.setattr(
         Evaluator, "run", lambda self, v, *a, **k: ran.append(v) or original(self, v, *a, **k)
     )
     test = data.load("digits").test.subset(np.arange(40))
-    record, flags = full.evaluate_all(experiment, test, subjects, {}, ("fgsm", "square100"))
-    assert (
-        sum(v is variables for v in ran) == 2 and sum(v is moved for v in ran) == 1
-    )  # with the sweep
-    best, last, average = (record["nets"][title] for title in nets)
-    assert best["attacks"] == last["attacks"] and set(best["attacks"]) == {"fgsm", "square100"}
-    assert set(average["attacks"]) == {"fgsm"} and set(flags) == set(nets)
-    same, left = record["notes"]
+    settings = settings_of(experiment, ["fgsm", "square100"], autoattack_nets="best")
+    record, results = full.evaluate_all(settings, test, evaluated)
+    assert [v is variables for v in ran] == [True, True, False]  # the sweep is the second
+    best, last, average = (record.nets[title] for title in nets)
+    assert best.attacks == last.attacks and set(best.attacks) == {"fgsm", "square100"}
+    assert set(average.attacks) == {"fgsm"} and set(results) == set(nets)
+    same, left = record.notes
     assert same == "student (last) is the same network as student (best): evaluated once."
-    assert (
-        "Square, 100 queries not run on student EMA (best) (config.eval.autoattack_nets='best')"
-        in left
-    )
-    assert all(note in report.summary_table(record) for note in record["notes"])
+    where = "student EMA (best) (config.eval.autoattack_nets='best')"
+    assert f"Square, 100 queries not run on {where}" in left
 
 
 def test_interrupted_evaluation_continues(finished, monkeypatch):
@@ -236,39 +227,47 @@ def test_few_classes_leave_out_what_is_undefined():
     assert autoattack.defined_members("apgd_t", 3)[0] == ()
 
 
-def test_noise_stays_in_the_ball_and_above_is_told():
-    test = data.load("digits").test.subset(np.arange(50))
+UNTARGETED = dataclasses.make_dataclass("Spec", ["loss"])("cross_entropy")
+
+
+def clean_results(count=50):
+    """(evaluator, its images, its results without attacks)."""
+    test = data.load("digits").test.subset(np.arange(count))
     predict = linear()
     evaluator = Evaluator("net", lambda _, x: predict(x), batch_size=32)
+    return evaluator, test, evaluator.run((), test, {})
+
+
+def test_noise_stays_in_the_ball_and_above_is_told():
+    evaluator, test, results = clean_results()
     for norm, eps in (("linf", 0.3), ("l2", 1.0)):
-        noise = autoattack.noise_accuracy(evaluator, (), test, eps, norm)
-        assert set(noise) == {"uniform", "gaussian"} and 0 <= min(noise.values()) <= 1
-    flags = evaluator.run((), test, {})
-    flags.correct["weak"] = np.ones(50, bool)  # an attack that breaks nothing and mends some
-    spec = dataclasses.make_dataclass("Spec", ["loss"])("cross_entropy")
-    text = autoattack.warnings("net", flags, {"noise": {"uniform": 0.5}}, {"weak": spec})
-    assert len(text) == 1 and "above that under uniform noise" in text[0]
+        found = noise.noise_accuracy(evaluator, (), test, eps, norm)
+        assert set(found) == {"uniform", "gaussian"} and 0 <= min(found.values()) <= 1
+    results.correct["weak"] = np.ones(50, bool)  # an attack that breaks nothing and mends some
+    net = NetworkResult(noise={"uniform": 0.5})
+    above_clean, above_noise = diagnostics.warnings("net", results, net, {"weak": UNTARGETED})
+    assert "under weak is above clean accuracy" in above_clean
+    assert "above that under uniform noise" in above_noise
+    targeted = dataclasses.replace(UNTARGETED, loss="least_likely")
+    assert diagnostics.warnings("net", results, net, {"weak": targeted}) == []
 
 
 def test_masking_gap_is_told():
-    test = data.load("digits").test.subset(np.arange(50))
-    predict = linear()
-    evaluator = Evaluator("net", lambda _, x: predict(x), batch_size=64)
-    flags = evaluator.run((), test, {})
+    _, _, results = clean_results()
     robust = np.arange(50) < 10
-    flags.correct.update({"pgd_sat": np.arange(50) < 30, "autoattack": robust})
-    spec = dataclasses.make_dataclass("Spec", ["loss"])("cross_entropy")
+    results.correct.update({"pgd_sat": np.arange(50) < 30, "autoattack": robust})
 
-    def text(after_ce):
+    def texts(after_ce):
         found = dataclasses.make_dataclass("Found", ["stages"])({"apgd-ce": after_ce})
-        flags.suites["autoattack"] = found
-        (line,) = autoattack.warnings("net", flags, {}, {"pgd_sat": spec})
-        return line
+        results.suites["autoattack"] = found
+        return diagnostics.warnings("net", results, NetworkResult(), {"pgd_sat": UNTARGETED})
 
-    assert "40.0 points below PGD_sat" in text(robust) and "too weak" in text(robust)
-    assert "gradient masking is likely" in text(np.arange(50) < 30)
-    flags.correct["pgd_sat"] = np.arange(50) < 14
-    assert autoattack.warnings("net", flags, {}, {"pgd_sat": spec}) == []
+    (text,) = texts(robust)
+    assert "40.0 points below PGD_sat" in text and "too weak" in text
+    (text,) = texts(np.arange(50) < 30)
+    assert "gradient masking is likely" in text
+    results.correct["pgd_sat"] = np.arange(50) < 14
+    assert texts(robust) == []
 
 
 @pytest.mark.multiprocess

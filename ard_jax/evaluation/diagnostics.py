@@ -1,0 +1,63 @@
+"""Warnings: what a reader must know of one network's numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ard_jax.attacks import registry
+from ard_jax.attacks.auto_attack import diagnostics
+from ard_jax.evaluation.accuracies import ExampleResults
+from ard_jax.reporting.record import NetworkResult
+
+_ABOVE_CLEAN = 0.01  # more of it is no chance
+
+
+def warnings(
+    title: str, results: ExampleResults, net: NetworkResult, attacks: Mapping[str, Any]
+) -> list[str]:
+    """Attacks that do not work on a network, gradient masking, and AutoAttack's own warnings.
+
+    Args:
+      title: of the network.
+      results: of the network.
+      net: its record.
+      attacks: name -> attack made on it, AutoAttack and its like left out.
+    """
+    # A targeted attack may well push wrong examples onto the right class.
+    names = [name for name, spec in attacks.items() if spec.loss != "least_likely"]
+    found = [
+        f"{title}: accuracy under {name} is above clean accuracy; the attack does not work on it"
+        for name in names
+        if results.accuracy(name) > results.accuracy("clean") + _ABOVE_CLEAN
+    ]
+    for suite in net.autoattack.values():
+        found += [f"{title}: {suite.label}: {text}" for text in suite.warnings]
+    if "autoattack" in results.suites and names:
+        found += [f"{title}: {text}" for text in _masking(results, names)]
+    for kind, accuracy in net.noise.items():
+        above = [n for n in (*names, *results.suites) if _is_above(results, n, accuracy)]
+        if above:
+            found.append(
+                f"{title}: accuracy under {', '.join(above)} is above that under {kind} noise of the same "
+                f"size ({100 * accuracy:.2f} %): these attacks do not work on it"
+            )
+    return found
+
+
+def _masking(results: ExampleResults, names: list[str]) -> list[str]:
+    """Says that AutoAttack is far below the strongest of the other attacks, where it is."""
+    count, robust = len(results.correct["autoattack"]), results.accuracy("autoattack")
+    shares = {name: results.accuracy(name, count) for name in names}
+    strongest = min(shares, key=shares.__getitem__)
+    gap = shares[strongest] - robust
+    if gap <= diagnostics.MASKING_GAP:
+        return []
+    name = registry.ATTACKS.get(strongest, {}).get("label", strongest)
+    after_ce = results.suites["autoattack"].stages.get("apgd-ce", results.correct["clean"])
+    weak = float(after_ce.mean()) - robust <= diagnostics.MASKING_GAP
+    return [diagnostics.masking_text(name, gap, weak)]
+
+
+def _is_above(results: ExampleResults, name: str, accuracy: float) -> bool:
+    # Of a part of the images no comparison with noise on all of them is fair.
+    everywhere = len(results.correct[name]) == len(results.labels)
+    return everywhere and results.accuracy(name) > accuracy + 1e-9

@@ -1,0 +1,49 @@
+"""Accuracy under noise of the attacks' size: the weakest attack of the same budget."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ard_jax import rng
+from ard_jax.attacks import threat_model
+from ard_jax.data.base import ArrayDataset
+from ard_jax.evaluation.evaluator import Evaluator
+
+NOISES = ("uniform", "gaussian")
+
+
+def noise_accuracy(
+    evaluator: Evaluator, variables: Any, dataset: ArrayDataset, eps: float, norm: str
+) -> dict[str, float]:
+    """Accuracy under one draw of noise for each image: {"uniform": ..., "gaussian": ...}.
+
+    Linf: uniform in [-eps, eps], or normal with standard deviation eps cut to that. L2: a uniform or a
+    normal direction of length eps. Both are then cut to [0, 1]. A robust accuracy above them is a fault
+    of the attack.
+    """
+    found = {}
+    for kind in NOISES:
+        right, key = [], rng.stream(jax.random.key(evaluator.seed), f"{kind} noise")
+        for index, batch, host in evaluator.batches(dataset):
+            noisy = evaluator.transform(
+                f"{kind} noise {norm}", _program(kind, norm), variables, batch["image"],
+                jax.random.fold_in(key, index), eps,
+            )  # fmt: skip
+            predicted = evaluator.predict(variables, noisy)
+            right.append((predicted == host["label"])[host["mask"]])
+        found[kind] = float(np.concatenate(right).mean())
+    return found
+
+
+def _program(kind: str, norm: str) -> Callable[..., jax.Array]:
+    def noisy(_, images, key, eps):
+        draw = jax.random.uniform if kind == "uniform" else jax.random.normal
+        limits = {"minval": -1.0, "maxval": 1.0} if kind == "uniform" else {}
+        noise = draw(key, images.shape, images.dtype, **limits)
+        noise = noise if norm == "linf" else threat_model.ascent_direction(noise, "l2")
+        return jnp.clip(threat_model.project(images + eps * noise, images, eps, norm), 0.0, 1.0)
+
+    return noisy
