@@ -13,7 +13,7 @@ import pytest
 from experiments import tiny
 
 from ard_jax import methods
-from ard_jax.config import build, parse, schema
+from ard_jax.config import build, parse, reference, schema
 from ard_jax.config.comparison import from_config
 from ard_jax.io import options
 
@@ -393,3 +393,15 @@ def test_a_mistaken_flag_is_one_message(arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith(f"ERROR: {message}") and "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_reference_has_every_value():
+    table = reference.markdown()
+    for row in (
+        "| `lr` | float > 0 ≤ 100 | `0.1` | Base learning rate. |",
+        "| `boundaries` | tuple of int ≥ 1 | `()` |",
+        "| `norm` | `'linf'`, `'l2'` | `'linf'` | Of the attack radius. |",
+        "| `push_t` | float > 0 | `5.0` |",
+        "### config.teachers.robust.recipe.optim\n",
+    ):
+        assert row in table
