@@ -8,13 +8,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from experiments import tiny
 
 from ard_jax import methods
+from ard_jax.attacks import threat_model
 from ard_jax.config import build, parse, reference, schema
 from ard_jax.config.comparison import from_config
+from ard_jax.data import augment, lazy_dataset
 from ard_jax.io import options
 
 NAN = float("nan")
@@ -260,6 +263,19 @@ def test_every_option_has_a_meaning_and_stands_in_the_config():
         if path != "config.method":
             group = functools.reduce(lambda g, name: g[name], path.split(".")[1:], raw)
             assert set(type(record).model_fields) == set(group), path
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "choices"),
+    [
+        (schema.Experiment, "norm", threat_model.NORMS),
+        (schema.AttackConfig, "init", ("", *threat_model.STARTS)),
+        (schema.DataConfig, "augment", augment.KINDS),
+        (schema.DataConfig, "loader", lazy_dataset.LOADERS),
+    ],
+)
+def test_choices_are_those_of_the_code(record, name, choices):
+    assert set(get_args(record.model_fields[name].annotation)) == set(choices)
 
 
 def test_what_two_runs_must_agree_on(tmp_path):
