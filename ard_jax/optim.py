@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from ard_jax.io.options import AtLeastOne, Count, Options, Positive, Share
+from ard_jax.io.options import AtLeastOne, Count, Options, Share
 
 
 class OptimConfig(Options):
     """SGD and its schedule."""
 
-    lr: Positive = Field(0.1, description="Base learning rate.")
+    lr: Annotated[float, Field(gt=0, le=100)] = Field(0.1, description="Base learning rate.")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum, 0 for none.")
     nesterov: bool = Field(False, description="Nesterov momentum.")
     weight_decay: Share = Field(2e-4, description="Coupled L2 on all parameters.")

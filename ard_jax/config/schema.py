@@ -374,23 +374,26 @@ class Experiment(Options):
         if self.eps > 1:
             return [f"eps={self.eps}: must be in (0, 1], in units of [0,1] pixels (8/255 = 0.0314)"]
         found = []
-        if over := [m for m in self.eval.eps_sweep if m * self.eps > 1]:
+        if over := [m for m in self.eval.eps_sweep if m * self.eps > 1 + 1e-9]:
             found.append(
                 f"eval.eps_sweep={self.eval.eps_sweep}: {over} times config.eps={self.eps:.4g} is more than "
                 f"1, where every image is within reach; multiples up to {1 / self.eps:.4g}"
             )
-        if self.attack.step_size > 1:
-            found.append(
-                f"attack.step_size={self.attack.step_size}: must be at most 1, in [0,1] pixels"
-            )
-        return found
+        attacks = {"": self.attack} | {f"{w}.recipe.": r.attack for w, r in self._recipes().items()}
+        return found + [
+            f"{where}attack.step_size={attack.step_size}: must be at most 1, in [0,1] pixels"
+            for where, attack in attacks.items()
+            if attack.step_size > 1
+        ]
+
+    def _recipes(self) -> dict[str, RecipeConfig]:
+        """The recipes that teachers are trained by, by the dotted name of the teacher."""
+        teachers = {"robust": self.teachers.robust, "clean": self.teachers.clean}
+        return {f"teachers.{r}": t.recipe for r, t in teachers.items() if t and not t.checkpoint}
 
     def _group_conflicts(self) -> list[str]:
-        sizes = {"batch_size": self.batch_size}
-        for role in ("robust", "clean"):
-            teacher = getattr(self.teachers, role)
-            if teacher is not None and not teacher.checkpoint:
-                sizes[f"teachers.{role}.recipe.batch_size"] = teacher.recipe.batch_size
+        sizes = {f"{where}.recipe.batch_size": r.batch_size for where, r in self._recipes().items()}
+        sizes = {"batch_size": self.batch_size} | sizes
         return [
             f"{name}={size} does not divide by config.bn_groups={self.bn_groups}"
             for name, size in sizes.items()

@@ -12,7 +12,7 @@ def find_problems(experiment: Experiment) -> list[str]:
     """Every problem beyond those of the records, one sentence each; empty when it can run."""
     e = experiment
     found = _data_problems(e)
-    found += _net_problems("config.student", e.student)
+    found += _net_problems("config.student", e.student, e)
     found += _method_problems(e)
     names = {f"config.eval.attacks: {n!r}": n for n in e.eval.attacks}
     found += _choices(names, [*attacks.names(), *attacks.suite_names()])
@@ -64,16 +64,19 @@ def _method_problems(e: Experiment) -> list[str]:
                 f"{where} is given, but method {e.method.name!r} takes {takes}; set it to None"
             )
         elif teacher is not None and not teacher.checkpoint:
-            found += _net_problems(f"{where}.net", teacher.net)
+            found += _net_problems(f"{where}.net", teacher.net, e)
             found += _attack_problems(f"{where}.recipe.attack", teacher.recipe.attack, e, False)
     return found
 
 
-def _net_problems(where: str, net: NetConfig) -> list[str]:
+def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:
+    """Why there is no such network for the images, as far as their size is known."""
+    shape = data.known_shape(e.data.name, e.data.image_size) or (64, 64, 3)
+    init, normalization = net.init or "torch", net.normalization or None
     try:
-        models.check_name(net.model)
-    except ValueError as error:
-        return [f"{where}.model: {error}"]
+        models.create(net.model, 10, shape, init=init, normalization=normalization, **net.kwargs)
+    except (ValueError, TypeError) as error:
+        return [f"{where}: {error}"]
     return []
 
 

@@ -152,10 +152,16 @@ def test_teacher_of_other_data_is_refused(finished, tmp_path):
         train.run(parse.to_experiment(raw))
 
 
+def diverging(tmp_path, lr, **overrides):
+    """An experiment at a learning rate that no configuration may have."""
+    experiment = parse.to_experiment(tiny(tmp_path, "natural", **overrides))
+    optim = experiment.student_optim.model_copy(update={"lr": lr})
+    return experiment.model_copy(update={"student_optim": optim})
+
+
 def test_nan_stops_with_step_terms_and_checkpoint(tmp_path):
-    raw = tiny(tmp_path, "natural", student_optim__lr=1e30)
     with pytest.raises(loop.TrainingDivergedError) as caught:
-        train.run(parse.to_experiment(raw))
+        train.run(diverging(tmp_path, lr=1e30))
     message = str(caught.value)
     assert "step" in message and "loss=" in message and "ast good checkpoint" in message
     for folder in (tmp_path / "run" / "last").glob("*"):
@@ -165,9 +171,8 @@ def test_nan_stops_with_step_terms_and_checkpoint(tmp_path):
 
 def test_infinite_gradient_of_a_finite_loss_is_not_saved(tmp_path):
     """One step per epoch, so that the state after the very first update is due to be saved."""
-    raw = tiny(tmp_path, "natural", student_optim__lr=1e38, batch_size=1200)
     with pytest.raises(loop.TrainingDivergedError, match="param_norm"):
-        train.run(parse.to_experiment(raw))
+        train.run(diverging(tmp_path, lr=1e38, batch_size=1200))
     assert not list((tmp_path / "run" / "last").glob("[0-9]*"))
 
 

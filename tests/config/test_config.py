@@ -8,13 +8,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from experiments import tiny
 
 from ard_jax import methods
-from ard_jax.config import build, parse, schema
+from ard_jax.attacks import threat_model
+from ard_jax.config import build, parse, reference, schema
 from ard_jax.config.comparison import from_config
+from ard_jax.data import augment, lazy_dataset
 from ard_jax.io import options
 
 NAN = float("nan")
@@ -172,7 +175,10 @@ def test_paper_values():
         ("data__holdout", 1.0, "config.data.holdout=1.0: a share below 1, or a whole number"),
         ("data__name", "mnist", "config.data.name='mnist': choose one of 'digits'"),
         ("data__pad", 8, "config.data.pad=8: must be less than the images' 8 pixels"),
-        ("student__model", "resnet19", "unknown model 'resnet19'"),
+        ("student__model", "resnet19", "config.student: unknown model 'resnet19'"),
+        ("student__kwargs", {"depth": 3}, r"config.student: small_resnet has no option \['depth'\]"),
+        ("student__kwargs", {"widths": (0,)}, "config.student: .*widths"),
+        ("student__normalization", "mnist", "config.student: .*mnist"),
         ("student_optim__lr", -0.1, "config.student_optim.lr=-0.1: must be greater than 0$"),
         ("student_optim__weight_decay", NAN, "weight_decay=nan: must be a finite number"),
         ("student_optim__warmup", 3, "config.student_optim.warmup=3: must be at most the 2 epochs"),
@@ -260,6 +266,19 @@ def test_every_option_has_a_meaning_and_stands_in_the_config():
         if path != "config.method":
             group = functools.reduce(lambda g, name: g[name], path.split(".")[1:], raw)
             assert set(type(record).model_fields) == set(group), path
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "choices"),
+    [
+        (schema.Experiment, "norm", threat_model.NORMS),
+        (schema.AttackConfig, "init", ("", *threat_model.STARTS)),
+        (schema.DataConfig, "augment", augment.KINDS),
+        (schema.DataConfig, "loader", lazy_dataset.LOADERS),
+    ],
+)
+def test_choices_are_those_of_the_code(record, name, choices):
+    assert set(get_args(record.model_fields[name].annotation)) == set(choices)
 
 
 def test_what_two_runs_must_agree_on(tmp_path):
@@ -393,3 +412,15 @@ def test_a_mistaken_flag_is_one_message(arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith(f"ERROR: {message}") and "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_reference_has_every_value():
+    table = reference.markdown()
+    for row in (
+        "| `lr` | float > 0 ≤ 100 | `0.1` | Base learning rate. |",
+        "| `boundaries` | tuple of int ≥ 1 | `()` |",
+        "| `norm` | `'linf'`, `'l2'` | `'linf'` | Of the attack radius. |",
+        "| `push_t` | float > 0 | `5.0` |",
+        "### config.teachers.robust.recipe.optim\n",
+    ):
+        assert row in table

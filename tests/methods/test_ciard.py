@@ -218,19 +218,6 @@ def test_sharper_clean_teacher_raises_its_temperature():
     assert float(after["temp_nat"]) == pytest.approx(1.001) and float(after["temp_adv"]) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"push_scale": "x"}, "push_scale='x'"),
-        ({"itt_every": 0}, "itt_every=0"),
-        ({"nope": 1}, "nope"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        methods.create("ciard", parts(), **options)
-
-
 def test_missing_teacher_and_attack_are_named_together():
     p = dataclasses.replace(parts(), teachers={}, attack=None)
     with pytest.raises(ValueError, match="robust teacher.*clean teacher.*attack"):

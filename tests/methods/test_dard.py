@@ -232,18 +232,3 @@ def test_joined_method_without_push_and_clean_teacher_is_dard():
     )
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"a": 1.5}, "method.a=1.5"),
-        ({"temperature": 0.0}, "temperature=0.0: must be greater than 0"),
-        ({"objective": "sum"}, "objective='sum'"),
-        ({"labels": "none"}, "labels='none'"),
-        ({"kd": "mse"}, "kd='mse'"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        methods.create("dard", parts(), **options)

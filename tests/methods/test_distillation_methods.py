@@ -138,23 +138,3 @@ def test_adaiad_statistics_are_those_of_the_passes(variant, epoch, order):
     pairs = zip(*map(jax.tree.leaves, (states[1].student.batch_stats, stats)), strict=True)
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("mtard", {"weight_rate": -1.0, "kl_scale": -2.0}, "kl_scale=-2.0.*weight_rate=-1.0"),
-        ("mtard", {"decay_epochs": (3, 2)}, r"decay_epochs=\(3, 2\)"),
-        ("b_mtard", {"temp_rate": -1.0, "kl_reduction": "x"}, "kl_reduction='x'.*temp_rate=-1.0"),
-        ("fair_rslad", {"beta": -1.0, "low": 3.0}, "beta=-1.0.*low=3.0, high=2.5"),
-        ("fair_rslad", {"adv_weight": 2.0}, "adv_weight=2.0"),
-        ("absld", {"variant": "x", "temp_low": 0.0}, "variant='x'.*temp_low=0.0"),
-        ("absld", {"temp_rate": -0.1, "adv_weight": -1.0}, "temp_rate=-0.1.*adv_weight=-1.0"),
-        ("adaad", {"alpha": 2.0, "kl_scale": -1.0}, "alpha=2.0.*kl_scale=-1.0"),
-        ("adaiad", {"temperature": 0.0, "variant": "x"}, "temperature=0.0.*variant='x'"),
-        ("adaiad", {"beta": -1.0, "begin_epoch": -1}, "beta=-1.0.*begin_epoch=-1"),
-    ],
-)
-def test_bad_options_are_listed_together(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        methods.create(name, parts(name), **options)

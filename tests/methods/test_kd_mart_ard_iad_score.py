@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_batch import TRAIN, adversarial_images, batch, compiled, distance, fresh, one_step, parts
+from small_batch import TRAIN, adversarial_images, batch, compiled, distance, fresh, one_step
 
-from ard_jax import losses, methods
+from ard_jax import losses
 from ard_jax.methods import base
 
 PLAIN = (("weight_decay", 0.0),)
@@ -186,34 +186,3 @@ def test_score_smoothed_target():
     np.testing.assert_allclose(metrics["loss_clean"], expected, rtol=1e-5)
     total = metrics["loss_clean"] + 4 * metrics["loss_robust"]
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "wrong"),
-    [
-        ("kd", {"alpha": 1.5, "temperature": 0.0}, ("alpha=1.5", "temperature=0.0")),
-        ("mart", {"beta": -1.0}, ("beta=-1.0",)),
-        (
-            "ard",
-            {"alpha": -0.1, "temperature": -3.0, "kl_reduction": "sum", "kl_scale": -1.0},
-            ("alpha=-0.1", "temperature=-3.0", "kl_reduction='sum'", "kl_scale=-1.0"),
-        ),
-        (
-            "iad1",
-            {"variant": "theirs", "alpha": 2.0, "temperature": 0.0, "beta": -0.1, "begin_epoch": -1},
-            ("variant='theirs'", "alpha=2.0", "temperature=0.0", "beta=-0.1", "begin_epoch=-1"),
-        ),
-        (
-            "iad2",
-            {"reliability": "yes", "alpha1": 0.7, "alpha2": 0.6, "temperature": 0.0},
-            ("reliability='yes'", "alpha1=0.7 and alpha2=0.6", "temperature=0.0"),
-        ),
-        ("score", {"beta": -1.0, "label_smoothing": 1.0}, ("beta=-1.0", "label_smoothing=1.0")),
-    ],
-)  # fmt: skip
-def test_bad_values_are_listed_together(name, options, wrong):
-    with pytest.raises(ValueError) as caught:
-        methods.create(name, parts(name), **options)
-    problems = str(caught.value).split("; ")
-    assert len(problems) == len(wrong)
-    assert all(any(part in line for line in problems) for part in wrong)

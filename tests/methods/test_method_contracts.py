@@ -272,6 +272,11 @@ def test_wrong_attack(name):
         ("dard", {"temperature": 0.0, "a": -1.0}, ["temperature=0.0", "a=-1.0"]),
         ("ciard_dard", {"temperature": 0.0, "clean_weight": -1.0}, ["temperature=0.0", "clean_weight"]),
         ("absld", {"temp_low": 0.0, "adv_weight": -1.0}, ["temp_low=0.0", "adv_weight=-1.0"]),
+        ("adaiad", {"temperature": 0.0, "begin_epoch": -1}, ["temperature=0.0", "begin_epoch=-1"]),
+        ("fair_rslad", {"beta": -1.0, "low": 3.0}, ["beta=-1.0", "low=3.0 must not exceed high=2.5"]),
+        ("iad1", {"alpha": 2.0, "beta": -0.1}, ["alpha=2.0", "beta=-0.1"]),
+        ("iad2", {"alpha1": 0.7, "alpha2": 0.6}, ["alpha1=0.7 and alpha2=0.6"]),
+        ("mtard", {"decay_epochs": (3, 2)}, ["decay_epochs=(3, 2): epochs must increase"]),
     ],
 )  # fmt: skip
 def test_bad_values_teachers_and_attack_are_listed_together(name, options, expected):
@@ -281,6 +286,14 @@ def test_bad_values_teachers_and_attack_are_listed_together(name, options, expec
     expected += ["needs a clean teacher"] if "clean" in methods.TEACHERS[name] else []
     expected += ["needs an attack"] if name != "kd" else []
     assert all(part in message for part in expected), message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_refuses_what_is_no_number_and_no_choice(name):
+    options = dict.fromkeys(type(methods.make_config(name, {})).model_fields, float("nan"))
+    if options:
+        message = refused(name, options)
+        assert all(f"method.{option}=nan: " in message for option in options)
 
 
 def test_unknown_option_names_the_known_ones():

@@ -8,7 +8,7 @@ import pytest
 from ard_jax.methods import Method
 from ard_jax.runtime import sharding
 from ard_jax.state import NetState, RunState
-from ard_jax.training import train_step
+from ard_jax.training import phases, train_step
 
 
 def counting_method():
@@ -69,3 +69,10 @@ def test_epochs_count_from_one_and_seeds_differ():
     assert len(set(drawn)) == 7
     assert [float(m["drawn"]) for _, m in run(7)] == drawn
     assert float(run(1, seed=1)[0][1]["drawn"]) != drawn[0]
+
+
+def test_evaluated_epochs_need_no_memory():
+    epochs = phases.EvaluationEpochs(10**6, every=10, dense_from=10**6 - 3)
+    assert [e for e in range(1, 32) if e in epochs] == [1, 10, 20, 30]
+    assert [10**6 - 4 + i in epochs for i in range(5)] == [False, True, True, True, True]
+    assert [e for e in range(1, 8) if e in phases.EvaluationEpochs(7, every=5)] == [1, 5, 7]
