@@ -16,7 +16,8 @@ def to_experiment(config: Any, saved: bool = False) -> Experiment:
 
     Args:
       config: every value, but for those that have defaults.
-      saved: whether a run recorded it, perhaps one of an earlier version: see `removed.problems`.
+      saved: whether a run recorded it, perhaps one of an earlier version: see `removed.problems`. It ran,
+        so that fields which later versions would not combine are taken.
 
     Raises:
       ConfigError: listing every problem found.
@@ -27,7 +28,7 @@ def to_experiment(config: Any, saved: bool = False) -> Experiment:
     if isinstance(method := raw.get("method"), dict):
         rest = {name: value for name, value in method.items() if name != "name"}
         raw["method"] = {"name": method.get("name", ""), "options": rest}
-    experiment, found = options.read(Experiment, raw, "config")
+    experiment, found = options.read(Experiment, raw, "config", together=not saved)
     problems += found
     if experiment is not None:
         from ard_jax.config.validate import (

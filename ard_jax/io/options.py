@@ -78,13 +78,16 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def read(record: type[Options], raw: Any, where: str) -> tuple[Any, list[str]]:
+def read(
+    record: type[Options], raw: Any, where: str, together: bool = True
+) -> tuple[Any, list[str]]:
     """Makes a record of nested dicts.
 
     Args:
       record: its type.
       raw: the values.
       where: dotted name of the record, with which problems begin.
+      together: whether to check the fields taken together too (`Options.conflicts`).
 
     Returns:
       (the record, every problem). With problems the record has defaults in place of bad values, so that
@@ -101,6 +104,8 @@ def read(record: type[Options], raw: Any, where: str) -> tuple[Any, list[str]]:
             made = record.model_validate(raw, context={})
         except ValidationError:
             return None, problems
+    if not together:
+        return made, problems
     more = [f"{path}.{text}" for path, one in records(made, where) for text in one.conflicts()]
     return made, problems + unless_told(more, problems)
 

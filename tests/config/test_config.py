@@ -424,3 +424,11 @@ def test_reference_has_every_value():
         "### config.teachers.robust.recipe.optim\n",
     ):
         assert row in table
+
+
+def test_a_run_that_was_made_stays_readable():
+    raw = importlib.import_module("configs.cifar10").get_config("rslad").to_dict()
+    raw["epochs"] = 5  # the schedule's decays are later: refused for a new run
+    with pytest.raises(parse.ConfigError, match="student_optim.boundaries"):
+        parse.to_experiment(raw)
+    assert parse.to_experiment(raw, saved=True).epochs == 5
