@@ -169,7 +169,9 @@ class TeacherConfig(Options):
 class TeachersConfig(Options):
     """The teachers by role, None where there is none."""
 
-    cache: str = Field("runs/teachers", description="Folder that keeps trained ones.")
+    cache: str = Field(
+        "runs/teachers", description="Folder that keeps trained ones.", json_schema_extra=NOTHING
+    )
     robust: TeacherConfig | None = Field(None, description="The robust teacher.")
     clean: TeacherConfig | None = Field(None, description="The clean teacher.")
 
