@@ -22,6 +22,7 @@ class Attack(abc.ABC):
       tileable: whether an image's result does not depend on the others, so that a batch may be attacked
         part by part (`cpu_tiling`); such an attack has `own_start`, and `run` takes `start`.
       takes_state: whether `run` takes a `state` that predict updates (train-mode BatchNorm in the attack).
+      targeted: whether it moves images towards a class, so that it may put a wrong answer right.
       needs_teacher: "" nothing, "logits" `teacher_logits`, "network" `teacher`.
     """
 
@@ -33,6 +34,7 @@ class Attack(abc.ABC):
     tileable = False
     takes_state = False
     needs_teacher = ""
+    targeted = False
 
     @property
     def program(self) -> Hashable:

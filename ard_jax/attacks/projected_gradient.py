@@ -121,6 +121,11 @@ class PgdAttack(Attack):
         return self.restarts == 1 and (self.loss != "dice" or self.dice != "batch")
 
     @property
+    def targeted(self) -> bool:
+        """Whether it moves images towards their least likely class."""
+        return self.loss == "least_likely"
+
+    @property
     def needs_teacher(self) -> str:
         """What `run` needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
         if self.loss == "teacher_moving_kl":

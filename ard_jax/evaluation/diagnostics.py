@@ -23,7 +23,7 @@ def warnings(
       attacks: name -> attack made on it, AutoAttack and its like left out.
     """
     # A targeted attack may well push wrong examples onto the right class.
-    names = [name for name, spec in attacks.items() if spec.loss != "least_likely"]
+    names = [name for name, spec in attacks.items() if not spec.targeted]
     found = [
         f"{title}: accuracy under {name} is above clean accuracy; the attack does not work on it"
         for name in names

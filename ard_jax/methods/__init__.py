@@ -70,7 +70,7 @@ def attack_problems(
         return [f"method {name!r} needs an attack"]
     if attack.needs_teacher and "robust" not in entry.teachers:
         found.append(
-            f"attack {attack.name!r} maximises a loss ({attack.loss}) that needs a robust teacher, but "
+            f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
             f"method {name!r} has none; use an attack such as 'sat_train' or 'ciard_train'"
         )
     if not attack.pure:
