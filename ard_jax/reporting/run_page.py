@@ -7,6 +7,7 @@ is left out: a report of half a run is worth having.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,20 +45,25 @@ _SPLIT_LINES = {"train": ":", "validation": "-", "test": "--"}
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """The main table, one row for each network."""
+    """The main table, one row for each network; a further number is a line in `columns`."""
     names, main = evaluation.attack_names(), evaluation.main_attack()
-    titles = ["net", "clean", *(label(evaluation, name) for name in names)]
-    titles += ["worst case", f"weighted {label(evaluation, main)}"] if names else []
-    rows = []
-    for title, net in evaluation.nets.items():
-        results = map(net.robust, names)
-        row = [title, percent_cell(net.clean, net.clean_ci95)]
-        row += [percent_cell(result.accuracy, result.ci95) for result in results]
-        if names:
-            row.append(percent_cell((net.worst_case or Accuracy()).accuracy))
-            row.append(percent_cell(net.weighted(main)))
-        rows.append(row)
-    return Table(titles, rows)
+
+    def under(name: str) -> tuple[str, Callable[[NetworkResult], Any]]:
+        return label(evaluation, name), lambda net: _accuracy_cell(net.robust(name))
+
+    columns = [
+        ("clean", lambda net: percent_cell(net.clean, net.clean_ci95)),
+        *map(under, names),
+        ("worst case", lambda net: percent_cell((net.worst_case or Accuracy()).accuracy)),
+        (f"weighted {label(evaluation, main)}", lambda net: percent_cell(net.weighted(main))),
+    ]
+    columns = columns if names else columns[:1]
+    rows = [[title, *(cell(net) for _, cell in columns)] for title, net in evaluation.nets.items()]
+    return Table(["net", *(title for title, _ in columns)], rows)
+
+
+def _accuracy_cell(result: AttackResult) -> Any:
+    return percent_cell(result.accuracy, result.ci95)
 
 
 def teacher_lines(evaluation: Evaluation) -> list[str]:
