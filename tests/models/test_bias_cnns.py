@@ -40,8 +40,11 @@ def resnet4b(x, state):
     return linear(relu(linear(x.reshape(len(x), -1), state, "linear1")), state, "linear2")
 
 
-@pytest.mark.parametrize(("name", "definition"), [("cnn_a", cnn_a), ("resnet4b", resnet4b)])
-def test_logits_by_definition(name, definition):
+@pytest.mark.parametrize(
+    ("name", "definition", "size"), [("cnn_a", cnn_a, 214_918), ("resnet4b", resnet4b, 123_734)]
+)
+def test_published_size_and_logits_by_definition(name, definition, size):
+    assert models.num_params(verification_networks.create(name)) == size
     shape = (16, 24, 3)  # not square: height and width must not be exchanged in flattening
     bundle = verification_networks.create(name, 7, shape)
     rng = np.random.default_rng(0)
@@ -54,11 +57,6 @@ def test_logits_by_definition(name, definition):
     expected = definition(x.transpose(0, 3, 1, 2).astype(np.float64), state)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert stats == {}
-
-
-@pytest.mark.parametrize(("name", "count"), [("cnn_a", 214_918), ("resnet4b", 123_734)])
-def test_published_sizes(name, count):
-    assert models.num_params(verification_networks.create(name)) == count
 
 
 @pytest.mark.parametrize("name", verification_networks.NETWORKS)

