@@ -15,13 +15,6 @@ KINDS = ["torch zip", "torch legacy"]
 ALL_KINDS = [*KINDS, "haiku npy", "npz", "safetensors"]
 
 
-@pytest.fixture(params=[False, True], ids=["numpy", "torch"])
-def use_torch(request):
-    if request.param:
-        pytest.importorskip("torch", reason="PyTorch is not installed")
-    return request.param
-
-
 def zip_of(**entries):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

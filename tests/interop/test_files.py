@@ -25,13 +25,6 @@ KINDS = ["torch zip", "torch legacy"]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
-@pytest.fixture(params=[False, True], ids=["numpy", "torch"])
-def use_torch(request):
-    if request.param:
-        pytest.importorskip("torch", reason="PyTorch is not installed")
-    return request.param
-
-
 def assert_same(tensors, expected):
     assert list(tensors) == list(expected)
     for key, array in expected.items():

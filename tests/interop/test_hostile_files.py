@@ -26,13 +26,6 @@ from ard_jax.interop import files
 KINDS = ["torch zip", "torch legacy"]
 
 
-@pytest.fixture(params=[False, True], ids=["numpy", "torch"])
-def use_torch(request):
-    if request.param:
-        pytest.importorskip("torch", reason="PyTorch is not installed")
-    return request.param
-
-
 class Payload:
     """Creates a file when it is unpickled."""
 
