@@ -19,13 +19,13 @@ class Server:
         self.break_after: list[
             int
         ] = []  # bytes that each of the next answers sends before it breaks
-        self.refuse: list[int] = []  # status of each of the next answers
+        self.refuse: list[int] = []  # status of each of the next answers, 0 for none
         self.asked: list[str] = []  # Range headers
 
     def answer(self, handler):
         self.asked.append(handler.headers.get("Range", ""))
-        if self.refuse:
-            return handler.send_error(self.refuse.pop(0))
+        if status := self.refuse.pop(0) if self.refuse else 0:
+            return handler.send_error(status)
         body, start = self.content, 0
         resumes = self.ranges and self.asked[-1] and handler.headers.get("If-Range") == self.tag
         if resumes:
@@ -100,12 +100,12 @@ def test_interrupted_transfer_is_continued_in_the_same_call(server, tmp_path):
 
 
 def test_next_call_continues_where_the_last_one_stopped(server, tmp_path):
-    server.break_after = [120_000, 0, 0]
+    server.break_after, server.refuse = [120_000], [0, 503, 503]
     target = tmp_path / "teacher.pt"
     with pytest.raises(download.DownloadError, match="120000 bytes are kept in .*teacher.pt.part"):
         fetch(server, target, attempts=2)
     assert not target.exists()
-    server.break_after = []
+    server.refuse = []
     fetch(server, target)
     assert target.read_bytes() == CONTENT
     assert server.asked[-1] == "bytes=120000-"

@@ -83,9 +83,8 @@ def test_evaluation_and_the_variables_know_no_groups(variables, images):
 def test_each_group_needs_images_and_all_the_same_number(variables, images):
     with pytest.raises(ValueError, match="bn_groups=4: a batch of 6 images does not divide"):
         network(4).apply(variables, images[:6], True)
-    norm = BatchNorm(groups=2)
     with pytest.raises(ValueError, match="2 group.*at least 2 images for each"):
-        norm.init(jax.random.key(0), jnp.ones((2, 1, 1, 3)), True)
+        BatchNorm(groups=2).init(jax.random.key(0), jnp.ones((2, 1, 1, 3)), True)
     with pytest.raises(ValueError, match="bn_groups=0: at least 1"):
         network(0)
 

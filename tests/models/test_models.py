@@ -11,10 +11,10 @@ from ard_jax import models
 FAMILIES = [
     ("small_cnn", (8, 8, 1), {}),
     ("small_resnet", (8, 8, 1), {"widths": (4, 8)}),
-    ("resnet20", (8, 8, 2), {}),
+    pytest.param("resnet20", (8, 8, 2), {}, marks=pytest.mark.slow),
     ("resnet20", (8, 8, 2), {"shortcut": "A"}),
     ("wrn_10_1", (8, 8, 3), {}),
-    ("dm_wrn_10_2", (8, 8, 3), {}),
+    ("dm_wrn_10_1", (8, 8, 3), {}),
 ]
 
 
@@ -26,6 +26,14 @@ def images(shape, batch=4):
 def small():
     bundle = models.create("small_resnet", 5, (8, 8, 1), widths=(4, 8))
     return bundle, jax.jit(bundle.init)(jax.random.key(0))
+
+
+def logits_shape(bundle):
+    """Of two images, without computing them."""
+    x = jax.ShapeDtypeStruct((2, *bundle.image_shape), jnp.float32)
+    return jax.eval_shape(lambda x: bundle.apply(bundle.init(jax.random.key(0)), x, False), x)[
+        0
+    ].shape
 
 
 def flat(tree):
@@ -78,11 +86,7 @@ def test_published_parameter_counts(name, classes, count):
 @pytest.mark.parametrize("form", ["rice", "robustbench", "deepmind"])
 def test_preact_resnets_take_tiny_imagenet(form):
     at_64 = models.create("preact_resnet18", 200, (64, 64, 3), form=form)
-    logits, _ = jax.eval_shape(
-        lambda x: at_64.apply(at_64.init(jax.random.key(0)), x, False),
-        jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
-    )
-    assert logits.shape == (2, 200)
+    assert logits_shape(at_64) == (2, 200)
     # Global pooling: the image size changes no parameter.
     at_32 = models.create("preact_resnet18", 200, form=form)
     assert models.num_params(at_64) == models.num_params(at_32)
@@ -107,48 +111,19 @@ def test_apply_in_both_modes(name, shape, options):
     np.testing.assert_allclose(apply(variables, others, False)[0][0], logits[0], atol=1e-5)
 
 
-def test_eval_returns_the_same_statistics_object(small):
-    bundle, variables = small
-    assert bundle.apply(variables, images((8, 8, 1)), False)[1] is variables["batch_stats"]
-
-
-def test_jit_grad_vmap_and_scan():
+def test_gradients_under_vmap():
     bundle = models.create("small_cnn", 5, (8, 8, 1), widths=(2, 3))
     variables = jax.jit(bundle.init)(jax.random.key(0))
+
+    def gradient(variables, x):
+        return jax.grad(lambda x: jnp.sum(bundle.apply(variables, x, False)[0] ** 2))(x)
+
     x = images((8, 8, 1))
-
-    def loss(variables, x):
-        return jnp.sum(bundle.apply(variables, x, False)[0] ** 2)
-
-    direct = jax.jit(jax.grad(loss, argnums=1))(variables, x)
-    assert bool(jnp.any(direct != 0))
+    direct = jax.jit(gradient)(variables, x)
     two = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), variables)
-    both = jax.jit(jax.vmap(jax.grad(loss, argnums=1), (0, None)))(two, x)
+    both = jax.jit(jax.vmap(gradient, (0, None)))(two, x)
+    assert bool(jnp.any(direct != 0)) and not np.allclose(both[1], direct, rtol=1e-2)
     np.testing.assert_allclose(both[0], direct, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(both[1], direct, rtol=1e-2)
-
-    def attack_step(x, _):
-        return x + 0.01 * jnp.sign(jax.grad(loss, argnums=1)(variables, x)), None
-
-    in_loop, _ = jax.jit(lambda x: jax.lax.scan(attack_step, x, length=3))(x)
-    by_hand, jitted_step = x, jax.jit(attack_step)
-    for _ in range(3):
-        by_hand = jitted_step(by_hand, None)[0]
-    # A sign at rounding level may flip one pixel.
-    assert np.mean(np.abs(in_loop - by_hand) > 1e-5) < 0.01
-
-    def train_step(stats, x):
-        _, stats = bundle.apply({**variables, "batch_stats": stats}, x, True)
-        return stats, None
-
-    batches = jnp.stack([x, x + 0.1])
-    scanned, _ = jax.lax.scan(train_step, variables["batch_stats"], batches)
-    stats = variables["batch_stats"]
-    jitted_step = jax.jit(train_step)
-    for batch in batches:
-        stats, _ = jitted_step(stats, batch)
-    for key, value in flat(scanned).items():
-        np.testing.assert_allclose(value, flat(stats)[key], rtol=1e-5, atol=1e-6)
 
 
 def test_torch_initialisation_fills_its_range():
@@ -279,11 +254,8 @@ def test_apply_explains_what_is_wrong(small):
         bundle.apply(variables, x, 1)
 
 
-def test_odd_image_sizes_work_where_they_can():
-    for name, options in (("small_resnet", {}), ("resnet20", {"shortcut": "A"})):
-        bundle = models.create(name, 3, (9, 11, 1), **options)
-        logits, _ = jax.eval_shape(
-            lambda x, b=bundle: b.apply(b.init(jax.random.key(0)), x, False),
-            jax.ShapeDtypeStruct((2, 9, 11, 1), jnp.float32),
-        )
-        assert logits.shape == (2, 3)
+@pytest.mark.parametrize(
+    ("name", "options"), [("small_resnet", {}), ("resnet20", {"shortcut": "A"})]
+)
+def test_odd_image_sizes_work_where_they_can(name, options):
+    assert logits_shape(models.create(name, 3, (9, 11, 1), **options)) == (2, 3)
