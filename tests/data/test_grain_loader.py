@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ GRAIN = data.Reading("grain", prefetch=2)
 
 
 def both(folder):
-    readings = data.Reading(), GRAIN
-    return [data.load("folder", folder, reading=reading) for reading in readings]
+    return [
+        data.load("folder", folder, reading=reading).train for reading in (data.Reading(), GRAIN)
+    ]
 
 
 def assert_same_batch(one, other):
@@ -40,8 +42,8 @@ def source(dataset, process=(0, 1), total=12, **kwargs):
 def test_same_batches_for_any_number_of_hosts(folder, last_batch, start):
     memory, lazy = both(folder)
     for hosts in (1, 2, 4):
-        want = source(memory.train, last_batch=last_batch)
-        got = [source(lazy.train, (p, hosts), last_batch=last_batch) for p in range(hosts)]
+        want = source(memory, last_batch=last_batch)
+        got = [source(lazy, (p, hosts), last_batch=last_batch) for p in range(hosts)]
         for one in got:
             one.restore(start, {"next_index": start} if start else None)
         for step in range(start, 12):
@@ -55,7 +57,7 @@ def test_same_batches_for_any_number_of_hosts(folder, last_batch, start):
 
 def test_any_step_can_be_asked_for_but_a_state_of_another_one_is_refused(folder):
     memory, lazy = both(folder)
-    want, got = source(memory.train), source(lazy.train)
+    want, got = source(memory), source(lazy)
     for step in (3, 4, 0, 11, 11, 5):
         assert_same_batch(want.next(step), got.next(step))
     with pytest.raises(data.DataError, match="next_index.*delete"):
@@ -63,34 +65,30 @@ def test_any_step_can_be_asked_for_but_a_state_of_another_one_is_refused(folder)
     got.close()
 
 
-def test_reads_this_hosts_part_ahead_but_not_further(folder, monkeypatch):
-    lazy = data.load("folder", folder, reading=GRAIN).train
-    read, real = [], image_files.Files.read
-
-    def spy(self, row):
-        read.append(row)
-        return real(self, row)
-
-    monkeypatch.setattr(image_files.Files, "read", spy)
+def test_reads_this_hosts_part_ahead_but_not_further(folder):
+    lazy = both(folder)[1]
     mine = source(lazy, (1, 2), last_batch="drop", batch_size=8)
-    mine.next(0)
-    wait_while(lambda: len(read) < 12)
-    time.sleep(0.2)  # for one too many to show
-    # The batch asked for and two more, each of 4 images: half of 8.
-    expected = [batching.batch_indices(len(lazy), 8, 5, step)[4:] for step in range(3)]
-    assert sorted(read) == sorted(np.concatenate(expected).tolist())
+    real = image_files.Files.read
+    with mock.patch.object(image_files.Files, "read", autospec=True, side_effect=real) as read:
+        mine.next(0)
+        wait_while(lambda: read.call_count < 12)
+        time.sleep(0.2)  # for one too many to show
+        # The batch asked for and two more, each of 4 images: half of 8.
+        expected = [batching.batch_indices(len(lazy), 8, 5, step)[4:] for step in range(3)]
+        rows = [call.args[1] for call in read.mock_calls]
+    assert sorted(rows) == sorted(np.concatenate(expected).tolist())
     mine.close()
 
 
 def test_evaluation_batches_and_an_abandoned_evaluation(folder):
     memory, lazy = both(folder)
     for process in ((0, 1), (1, 2)):
-        want = list(batching.eval_batches(memory.train, 12, *process))
-        got = list(batching.eval_batches(lazy.train, 12, *process))
+        want = list(batching.eval_batches(memory, 12, *process))
+        got = list(batching.eval_batches(lazy, 12, *process))
         assert len(want) == len(got) == 4
         for one, other in zip(want, got, strict=True):
             assert_same_batch(one, other)
-    stream = batching.eval_batches(lazy.train, 12)
+    stream = batching.eval_batches(lazy, 12)
     next(stream)
     stream.close()
     wait_while(_prefetching)
@@ -124,9 +122,8 @@ def test_a_damaged_image_is_named_at_its_step(folder):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_worker_processes_give_the_same_and_end(folder):
-    memory = data.load("folder", folder).train
     lazy = data.load("folder", folder, reading=data.Reading("grain", workers=2)).train
-    want, got = source(memory), source(lazy)
+    want, got = source(both(folder)[0]), source(lazy)
     got.restore(3, {"next_index": 3})
     for step in range(3, 10):
         assert_same_batch(want.next(step), got.next(step))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -115,20 +116,18 @@ def test_same_parameters_and_accuracies_bit_for_bit(tmp_path, digits_folder, mon
         train.run(built["grain"])
     crashing = False
     assert last_state(built["grain"])[1]["data"] == {"next_index": 6}
-    restored = []
-    real_restore = TrainBatches.restore
-    monkeypatch.setattr(
-        TrainBatches, "restore", lambda self, *a: (restored.append(a), real_restore(self, *a))
-    )
-    train.run(built["grain"])
-    assert (6, {"next_index": 6}) in restored
+    with mock.patch.object(
+        TrainBatches, "restore", autospec=True, side_effect=TrainBatches.restore
+    ) as spy:
+        train.run(built["grain"])
+    assert (6, {"next_index": 6}) in [call.args[1:] for call in spy.mock_calls]
     (want, _), (got, meta) = last_state(built["memory"]), last_state(built["grain"])
     jax.tree.map(np.testing.assert_array_equal, want, got)
     assert meta["data"] == {"next_index": meta["step"]} == {"next_index": 12}
-    results = [
+    one, other = (
         json.loads((train.workdir_of(e) / "evaluation.json").read_text()) for e in built.values()
-    ]
-    assert results[0]["nets"] == results[1]["nets"]
+    )
+    assert one["nets"] == other["nets"]
 
 
 RUN = """
@@ -169,19 +168,16 @@ def peak_memory(workdir, loader, folder):
 @pytest.mark.multiprocess
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_stays_far_below_the_decoded_size(tmp_path):
-    side, count = 512, 480
+    side, count, rng = 512, 480, np.random.default_rng(0)
     decoded = count * side * side * 3 / 2**20  # 360 MiB
-    rng = np.random.default_rng(0)
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
         path = tmp_path / "set" / ("test" if i < 16 else "train") / "ab"[i % 2] / f"{i:04}.jpeg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((side, side)).save(path)
-    used = {
-        loader: peak_memory(tmp_path / loader, loader, tmp_path / "set")
-        for loader in ("memory", "grain")
-    }
-    print(f"decoded {decoded:.0f} MiB; used at most {used}")
+    grain, memory = (
+        peak_memory(tmp_path / loader, loader, tmp_path / "set") for loader in ("grain", "memory")
+    )
     # Both compile the same programs and hold the same activations. Beside that, memory has the decoded
     # images and grain a few batches of 6 MiB; the rest of the margin is for the allocator.
-    assert used["grain"] < used["memory"] - 0.6 * decoded
+    assert grain < memory - 0.6 * decoded

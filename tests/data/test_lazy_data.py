@@ -109,19 +109,24 @@ def test_no_image_and_changed_image(folder, write_image):
 
 
 def test_image_size_cuts_the_centred_square_and_scales_it(tmp_path, write_image):
-    sizes = {"a": [(8, 8, 3), (8, 12, 3), (16, 16, 3)], "b": [(9, 9, 1), (8, 8, 3), (30, 20, 3)]}
+    shapes = {
+        "a0": (8, 8, 3),
+        "a1": (8, 12, 3),
+        "a2": (16, 16, 3),
+        "b0": (9, 9, 1),
+        "b1": (30, 20, 3),
+    }
     pixels = {
-        (name, i): write_image(tmp_path / part / name / f"{i}.png", shape, i)
+        name: write_image(tmp_path / part / name[0] / f"{name}.png", shape, i)
         for part in ("train", "test")
-        for name, shapes in sizes.items()
-        for i, shape in enumerate(shapes)
+        for i, (name, shape) in enumerate(shapes.items())
     }
     memory, lazy = both("folder", tmp_path, image_size=8)
     assert_same(memory, lazy)
     assert lazy.train.image_shape == (8, 8, 3)  # RGB, as not all are gray
-    np.testing.assert_array_equal(lazy.train.images[0], pixels["a", 0])  # of the size: untouched
-    np.testing.assert_array_equal(lazy.train.images[1], pixels["a", 1][:, 2:10])  # only cut
-    half = Image.fromarray(pixels["a", 2]).resize((8, 8), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(lazy.train.images[0], pixels["a0"])  # of the size: untouched
+    np.testing.assert_array_equal(lazy.train.images[1], pixels["a1"][:, 2:10])  # only cut
+    half = Image.fromarray(pixels["a2"]).resize((8, 8), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(lazy.train.images[2], np.asarray(half))
     with pytest.raises(data.DataError, match="one size"):
         data.load("folder", tmp_path, reading=GRAIN)

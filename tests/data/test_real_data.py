@@ -28,6 +28,7 @@ def test_cifar10(shared_data):
     assert splits.train.class_names[:3] == ("airplane", "automobile", "bird")
 
 
+@pytest.mark.slow
 def test_cifar100_has_fine_labels(shared_data):
     splits = data.load("cifar100", shared_data / "tfds")
     assert np.bincount(splits.train.labels).tolist() == [40] * 100
