@@ -5,6 +5,8 @@ import io
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -115,38 +117,29 @@ def test_not_prepared_gives_the_command(tmp_path, exists, no_tensorflow):
     assert f"tfds.builder('cifar100', data_dir='{root}', file_format='array_record')" in words[6]
 
 
-class FakeTfds:
-    """In place of TensorFlow: its builder writes a prepared directory."""
+def fake_builder(monkeypatch, prepare):
+    """In place of TensorFlow: a builder that prepares the directory this way."""
+    import tensorflow_datasets as tfds
 
-    def __init__(self, monkeypatch, prepare):
-        import tensorflow_datasets as tfds
-
-        self.calls = []
-        set_tensorflow(monkeypatch, True)
-
-        def builder(name, data_dir, file_format):
-            self.calls.append((name, data_dir, file_format))
-            return self
-
-        self.download_and_prepare = prepare
-        monkeypatch.setattr(tfds, "builder", builder)
+    set_tensorflow(monkeypatch, True)
+    builder = mock.Mock(return_value=SimpleNamespace(download_and_prepare=prepare))
+    monkeypatch.setattr(tfds, "builder", builder)
+    return builder
 
 
 def test_prepares_where_tensorflow_is_installed(tmp_path, monkeypatch):
-    fake = FakeTfds(monkeypatch, lambda: write_prepared(tmp_path))
-    assert len(data.load("cifar10", tmp_path).train) == 10
-    assert len(data.load("cifar10", tmp_path).train) == 10
-    assert fake.calls == [("cifar10", str(tmp_path), "array_record")]
+    fake = fake_builder(monkeypatch, lambda: write_prepared(tmp_path))
+    for _ in range(2):
+        assert len(data.load("cifar10", tmp_path).train) == 10
+    options = {"data_dir": str(tmp_path), "file_format": "array_record"}
+    fake.assert_called_once_with("cifar10", **options)
 
 
 def test_failed_preparation_and_a_mistyped_path_that_starts_none(tmp_path, monkeypatch):
-    def offline():
-        raise OSError("no network")
-
-    fake = FakeTfds(monkeypatch, offline)
+    fake = fake_builder(monkeypatch, mock.Mock(side_effect=OSError("no network")))
     with pytest.raises(data.DataError, match="no such directory.*mkdir -p"):
         data.load("cifar10", tmp_path / "typo")
-    assert fake.calls == []
+    fake.assert_not_called()
     with pytest.raises(data.DataError, match=r"could not be prepared \(OSError: no network\)"):
         data.load("cifar10", tmp_path)
 

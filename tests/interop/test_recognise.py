@@ -245,8 +245,7 @@ def test_a_model_said_by_hand():
         with pytest.raises(ValueError, match=message):
             recognise.recognise(state, model=model, kwargs=kwargs)
 
-
-def test_a_model_said_by_hand_decides_what_tensors_do_not_tell():
+    # It decides what tensors do not tell.
     options = {"widths": (4, 8), "blocks": 1}
     state = shapes_only("small_resnet", **options)
     assert recognise.recognise(state).kwargs == options
@@ -254,23 +253,20 @@ def test_a_model_said_by_hand_decides_what_tensors_do_not_tell():
     assert recognise.recognise(state, model="small_resnet", kwargs=kwargs).kwargs == kwargs
 
 
-def test_damaged_values_are_refused():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bn1.bias": np.full(8, np.nan, np.float32)}, "bn1.bias contains NaN"),
+        ({"fc.bias": np.full(10, 1e300)}, "fc.bias contains NaN or infinite"),
+        ({"bn2.bias": np.ones(16, np.int8)}, "bn2.bias is of dtype int8"),
+        ({"9.weight": np.ones((2, 2), np.float32)}, "not part of it 9.weight"),
+    ],
+)
+def test_convert_checks_names_and_values(change, message):
     state = filled("small_cnn")
     found = recognise.recognise(state)
-    for name, value, message in (
-        ("bn1.bias", np.full(8, np.nan, np.float32), "bn1.bias contains NaN"),
-        ("fc.bias", np.full(10, 1e300), "fc.bias contains NaN or infinite"),
-        ("bn2.bias", np.ones(16, np.int8), "bn2.bias is of dtype int8"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            recognise.convert({**state, name: value}, found)
-
-
-def test_convert_checks_again():
-    state = filled("small_cnn")
-    found = recognise.recognise(state)
-    with pytest.raises(ValueError, match="not part of it 9.weight"):
-        recognise.convert({**state, "9.weight": np.ones((2, 2), np.float32)}, found)
+    with pytest.raises(ValueError, match=message):
+        recognise.convert(state | change, found)
     other = dataclasses.replace(found, num_classes=100)
     with pytest.raises(ValueError, match=r"fc\.weight is \(10, 16\) but must be \(100, 16\)"):
         recognise.convert(state, other)

@@ -28,18 +28,6 @@ def test_layouts():
     np.testing.assert_array_equal(stats["bn2"]["var"], state["bn2.running_var"])
 
 
-def test_result_has_the_structure_of_init_and_owns_its_memory():
-    state = random_state("small_resnet", **OPTIONS)
-    assert "layer2.0.shortcut.0.weight" in state
-    variables = interop.from_torch("small_resnet", state, **OPTIONS)
-    bundle = models.create("small_resnet", **OPTIONS)
-    expected = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
-    assert jax.tree.structure(variables) == jax.tree.structure(expected)
-    before = variables["params"]["linear"]["bias"].copy()
-    state["linear.bias"][:] = -1
-    np.testing.assert_array_equal(variables["params"]["linear"]["bias"], before)
-
-
 def test_what_is_dropped():
     state = random_state("wrn_10_1", **OPTIONS)
     plain = interop.from_torch("wrn_10_1", state, **OPTIONS)
@@ -60,6 +48,8 @@ def test_both_directions_are_exact(name):
     bundle = models.create(name, **options)
     state = random_state(name, **options)
     variables = interop.from_torch(name, state, **options)
+    expected = jax.eval_shape(bundle.init, jax.random.key(0))
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
     back = interop.to_torch(bundle, variables)
     assert back.keys() == state.keys()
     for key, value in back.items():
@@ -67,12 +57,14 @@ def test_both_directions_are_exact(name):
         np.testing.assert_array_equal(value, state[key])
 
 
-def test_to_torch_copies_and_checks():
+def test_copies_and_to_torch_checks():
     bundle = models.create("small_cnn", **OPTIONS)
-    variables = interop.from_torch("small_cnn", random_state("small_cnn", **OPTIONS), **OPTIONS)
-    state = interop.to_torch(bundle, variables)
-    state["bn1.bias"][:] = -1
+    given = random_state("small_cnn", **OPTIONS)
+    variables = interop.from_torch("small_cnn", given, **OPTIONS)
+    for state in (given, interop.to_torch(bundle, variables)):
+        state["bn1.bias"][:] = state["fc.bias"][:] = -1
     assert np.all(variables["params"]["bn1"]["bias"] > 0)
+    assert np.all(variables["params"]["fc"]["bias"] > 0)
     other = models.create("small_cnn", **{**OPTIONS, "num_classes": 4})
     with pytest.raises(ValueError, match=r"not those of small_cnn.*bias.* is \(3,\) but must be"):
         interop.to_torch(other, variables)
