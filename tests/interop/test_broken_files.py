@@ -7,11 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from torch_file_writer import LEGACY_HEADER, simple
+from torch_file_writer import KINDS, LEGACY_HEADER, simple
 
 from ard_jax.interop import files
 
-KINDS = ["torch zip", "torch legacy"]
 ALL_KINDS = [*KINDS, "haiku npy", "npz", "safetensors"]
 
 

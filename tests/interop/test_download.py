@@ -133,35 +133,33 @@ def test_checksum_or_its_beginning(server, tmp_path, sha256):
     assert fetch(server, tmp_path / "teacher.pt", sha256=sha256).is_file()
 
 
-def test_wrong_checksum(server, tmp_path):
-    target = tmp_path / "teacher.pt"
-    with pytest.raises(download.DownloadError, match=f"{SHA}, but 00000000 was expected"):
-        fetch(server, target, sha256="00000000")
-    assert not target.exists() and leftovers(target) == set()
+@pytest.mark.parametrize(
+    ("refuse", "options", "message"),
+    [
+        ([], {"sha256": "00000000"}, f"{SHA}, but 00000000 was expected"),
+        ([404], {}, "404 .*--file=PATH"),
+        ([], {"max_bytes": 1000}, "300000 bytes, more than the limit of 1000"),
+    ],
+)
+def test_what_asking_again_would_not_mend(server, tmp_path, refuse, options, message):
+    target, server.refuse = tmp_path / "teacher.pt", refuse
+    with pytest.raises(download.DownloadError, match=message):
+        fetch(server, target, **options)
+    assert not target.exists() and leftovers(target) == set() and len(server.asked) == 1
 
 
-def test_missing_file(server, tmp_path):
-    server.refuse = [404]
-    with pytest.raises(download.DownloadError, match="404 .*--file=PATH"):
-        fetch(server, tmp_path / "teacher.pt")
-    assert len(server.asked) == 1  # asking again would not help
-
-
-def test_size_is_bounded(server, tmp_path):
-    with pytest.raises(download.DownloadError, match="300000 bytes, more than the limit of 1000"):
-        fetch(server, tmp_path / "teacher.pt", max_bytes=1000)
-    assert leftovers(tmp_path / "teacher.pt") == set()
-
-
-def test_nobody_answers(tmp_path):
-    with pytest.raises(download.DownloadError, match="2 times in a row"):
-        download.fetch("http://127.0.0.1:9/x", tmp_path / "x", attempts=2, wait=0.01, timeout=2)
-
-
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "teacher.pt"])
-def test_only_http(url, tmp_path):
-    with pytest.raises(download.DownloadError, match="only http and https"):
-        download.fetch(url, tmp_path / "x")
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:9/x", "2 times in a row"),
+        ("file:///etc/passwd", "only http and https"),
+        ("ftp://host/x", "only http and https"),
+        ("teacher.pt", "only http and https"),
+    ],
+)
+def test_addresses_that_give_nothing(url, message, tmp_path):
+    with pytest.raises(download.DownloadError, match=message):
+        download.fetch(url, tmp_path / "x", attempts=2, wait=0.01, timeout=2)
 
 
 def test_find_local(tmp_path):

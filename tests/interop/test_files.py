@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from torch_file_writer import (
+    KINDS,
     call,
     mapping,
     name,
@@ -15,13 +16,13 @@ from torch_file_writer import (
     storage,
     tensor,
     value,
+    view_of,
     write,
     write_legacy,
-)
+)  # fmt: skip
 
 from ard_jax.interop import files
 
-KINDS = ["torch zip", "torch legacy"]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -49,17 +50,12 @@ DTYPES = {
 }  # fmt: skip
 
 
-def whole_view(kind):
-    """What a legacy file, and it alone, says of a storage that is no part of another one."""
-    return (None,) if kind == "torch legacy" else ()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_dtype_also_of_a_gpu(tmp_path, kind, use_torch):
     blocks = {
         name: np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype) for name, dtype in DTYPES.items()
     }
-    view, shape = whole_view(kind), (2, 3)
+    view, shape = view_of(kind), (2, 3)
     entries = {d: tensor(storage(d, 6, f"torch.{d}Storage", "cuda:0", view), shape) for d in DTYPES}
     path = write(tmp_path / "all", kind, mapping(entries), blocks)
     assert_same(files.read(path, use_torch=use_torch).tensors, blocks)
@@ -68,7 +64,7 @@ def test_every_dtype_also_of_a_gpu(tmp_path, kind, use_torch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_of_one_storage(tmp_path, kind, use_torch):
     block = np.arange(24, dtype=np.float32)
-    where = storage("0", 24, view=whole_view(kind))
+    where = storage("0", 24, view=view_of(kind))
     entries = {
         "whole": tensor(where, (4, 6)),
         "transposed": tensor(where, (6, 4), (1, 6)),
@@ -123,7 +119,7 @@ def test_parameters_and_tensors_with_a_dtype_of_their_own(tmp_path, use_torch):
 )
 def test_nested_with_scalars_beside_it(tmp_path, kind, key, use_torch):
     scalars = {"epoch": 200, "best_prec1": 91.5, "arch": "resnet20"}
-    view = whole_view(kind)
+    view = view_of(kind)
 
     def around(body):
         entries = {name: value(scalar) for name, scalar in (scalars | {"none": None}).items()}

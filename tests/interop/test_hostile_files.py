@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from torch_file_writer import (
+    KINDS,
     LEGACY_HEADER,
     call,
     mapping,
@@ -16,14 +17,13 @@ from torch_file_writer import (
     storage,
     tensor,
     value,
+    view_of,
     write,
     write_legacy,
     write_zip,
-)
+)  # fmt: skip
 
 from ard_jax.interop import files
-
-KINDS = ["torch zip", "torch legacy"]
 
 
 def refuse(path, message, **kwargs):
@@ -123,7 +123,7 @@ REACHES_OUT = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensors_outside_of_their_storage(tmp_path, kind, case, use_torch):
     shape, stride, offset = REACHES_OUT[case]
-    where = storage("0", 6, view=(None,) if kind == "torch legacy" else ())
+    where = storage("0", 6, view=view_of(kind))
     body = mapping({"w": tensor(where, shape, stride, offset)})
     write(tmp_path / "x", kind, body, {"0": SIX})
     refuse(tmp_path / "x", "truncated or damaged", use_torch=use_torch)
@@ -133,7 +133,7 @@ def test_tensors_outside_of_their_storage(tmp_path, kind, case, use_torch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_declared_size_of_a_storage(tmp_path, kind, size, use_torch):
     """PyTorch allocates a legacy storage at its declared size."""
-    where = storage("0", size, view=(None,) if kind == "torch legacy" else ())
+    where = storage("0", size, view=view_of(kind))
     write(tmp_path / "x", kind, mapping({"w": tensor(where, (2, 2))}), {"0": SIX})
     refuse(tmp_path / "x", f"storage 0 must have.*{4 * size:,} bytes", use_torch=use_torch)
 

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 
+KINDS = ["torch zip", "torch legacy"]
 LEGACY_HEADER = (
     pickle.dumps(0x1950A86A20F9469CFC6C, 2)
     + pickle.dumps(1001, 2)
@@ -41,6 +42,11 @@ def state_dict(entries):
 def storage(key, size, kind="torch.FloatStorage", location="cpu", view=()):
     parts = [value("storage"), name(kind), value(key), value(location), value(size)]
     return b"(" + b"".join(parts) + b"".join(map(value, view)) + b"tQ"
+
+
+def view_of(kind):
+    """What a legacy file, and it alone, says of a storage that is no part of another one."""
+    return (None,) if kind == "torch legacy" else ()
 
 
 def tensor(where, shape, stride=None, offset=0):
@@ -79,7 +85,7 @@ def write(path, kind, body, blocks):
 
 def simple(kind, path, around=None):
     """A file with one small layer; around(opcodes of the state dict) -> opcodes of the whole."""
-    view = (None,) if kind == "torch legacy" else ()
+    view = view_of(kind)
     weight, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(2, np.float32)
     tensors = [tensor(storage("0", 6, view=view), (2, 3)), tensor(storage("1", 2, view=view), (2,))]
     body = state_dict(dict(zip(("fc.weight", "fc.bias"), tensors, strict=True)))

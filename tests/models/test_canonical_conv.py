@@ -123,17 +123,6 @@ def test_other_backends_get_the_stock_convolution(monkeypatch, groups):
     assert primitives() == ["conv_general_dilated"]
 
 
-def test_vmap_over_kernels():
-    x, w = operands((2, 6, 6, 3), 3, 4)
-    kernels = jnp.stack([w, 2 * w])
-
-    def loss(x, w):
-        return jnp.sum(canonical_conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC) ** 2)
-
-    batched = jax.vmap(jax.grad(loss), (None, 0))(x, kernels)
-    np.testing.assert_allclose(batched[1], 4 * batched[0], rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("side", "stride", "dtype", "parts"),
     [
