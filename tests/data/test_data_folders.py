@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import zlib
 
@@ -9,18 +10,11 @@ from ard_jax import data
 
 def write_folder(root, write_image, parts, classes=("cat", "dog"), n=5, **kwargs):
     """root/<part>/<class>/<i>.png; returns {(part, class): [pixels]}."""
-    return {
-        (part, name): [
-            write_image(
-                root / part / name / f"{i}.png",
-                seed=zlib.crc32(f"{part}{name}{i}".encode()),
-                **kwargs,
-            )
-            for i in range(n)
-        ]
-        for part in parts
-        for name in classes
-    }
+    pixels, seeds = {}, itertools.count(zlib.crc32(str(parts).encode()))
+    for part, name in itertools.product(parts, classes):
+        files = [root / part / name / f"{i}.png" for i in range(n)]
+        pixels[part, name] = [write_image(f, seed=next(seeds), **kwargs) for f in files]
+    return pixels
 
 
 def test_train_and_test_folders(tmp_path, write_image):
