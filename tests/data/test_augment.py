@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from ard_jax.data import augment as aug
+from ard_jax.runtime import sharding
 
 EVERY_VALUE = np.arange(256, dtype=np.uint8)
+JITTED = jax.jit(aug.augment, static_argnames=("kind", "pad"))
 
 
 @pytest.fixture(scope="module")
 def images():
-    # No zeros inside, so that the padding can be told from the image.
+    # No zeros inside, so that the padding is told from the image.
     return np.random.default_rng(0).integers(1, 256, (64, 12, 10, 3), np.uint8)
 
 
@@ -32,10 +34,9 @@ def reference_crops(image, pad):
     }
 
 
-@pytest.mark.parametrize("pad", [0, 1, 4])
-@pytest.mark.parametrize("kind", ["crop", "crop_flip"])
+@pytest.mark.parametrize(("kind", "pad"), [("crop", 1), ("crop_flip", 0), ("crop_flip", 4)])
 def test_each_result_is_a_crop_of_its_own_image(images, kind, pad):
-    out = np.asarray(aug.augment(jax.random.key(1), images, kind=kind, pad=pad))
+    out = np.asarray(JITTED(jax.random.key(1), images, kind=kind, pad=pad))
     assert out.shape == images.shape and out.dtype == np.float32
     places, flips = set(), set()
     for image, got in zip(images, np.round(out * 255).astype(np.uint8), strict=True):
@@ -56,35 +57,20 @@ def test_frequencies():
     """Offsets are uniform and flips are fair: 4,000 images, five standard deviations."""
     ramp = np.arange(1, 10, dtype=np.uint8).reshape(1, 3, 3, 1)
     n = 4000
-    out = np.asarray(aug.augment(jax.random.key(0), np.repeat(ramp, n, 0), pad=1)) * 255
+    out = np.asarray(JITTED(jax.random.key(0), np.repeat(ramp, n, 0), pad=1)) * 255
     out = np.round(out).astype(int).reshape(n, 9)
     patterns, counts = np.unique(out, axis=0, return_counts=True)
     assert len(patterns) == 18
     assert np.abs(counts - n / 18).max() < 5 * np.sqrt(n / 18)
 
 
-def test_same_key_same_result_other_key_other_result(images):
-    a, b, c = (np.asarray(aug.augment(jax.random.key(k), images)) for k in (0, 0, 1))
-    assert (a == b).all() and (a != c).any()
-
-
-def test_inside_a_jitted_step(images):
-    step = jax.jit(lambda key, x: aug.augment(key, x, kind="crop_flip"))
-    key = jax.random.key(2)
-    assert (np.asarray(step(key, images)) == np.asarray(aug.augment(key, images))).all()
-
-
 @pytest.mark.multidevice
-def test_sharded_batch_gives_the_same_result(images):
-    if jax.device_count() < 4:
-        pytest.skip("needs 4 devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)")
-    mesh = jax.make_mesh(
-        (4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4]
-    )
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    key = jax.random.key(0)
-    got = aug.augment(key, jax.device_put(images, sharding))
-    assert (np.asarray(got) == np.asarray(aug.augment(key, images))).all()
+def test_the_key_decides_also_inside_jit_and_on_several_devices(images):
+    want, other = (np.asarray(JITTED(jax.random.key(k), images)) for k in (0, 1))
+    assert (want != other).any()
+    split = jax.device_put(images, sharding.split_batch(sharding.make_mesh(4)))
+    for augment, batch in ((aug.augment, images), (JITTED, split)):
+        assert (np.asarray(augment(jax.random.key(0), batch)) == want).all()
 
 
 @pytest.mark.parametrize(

@@ -33,16 +33,13 @@ def test_second_time_comes_from_disk(source, cache_dir):
     assert [p.name for p in source.file.parent.iterdir()] == ["a.bin"]
 
 
-@pytest.mark.parametrize("change", ["content", "mtime"])
-def test_changed_original_is_read_again_and_replaces_the_cache(source, cache_dir, change):
+def test_changed_original_is_read_again_and_replaces_the_cache(source, cache_dir):
     source()
-    if change == "content":
-        source.file.write_bytes(b"\x07\x08\x09\x0a")
-        assert source() == [7, 8, 9, 10]
-    else:
-        os.utime(source.file, ns=(1, 1))
-        assert source() == [1, 2, 3]
-    assert len(source.built) == 2 and len(list(cache_dir.iterdir())) == 1
+    os.utime(source.file, ns=(1, 1))
+    assert source() == [1, 2, 3] and len(source.built) == 2
+    source.file.write_bytes(b"\x07\x08\x09\x0a")
+    assert source() == [7, 8, 9, 10] and len(source.built) == 3
+    assert len(list(cache_dir.iterdir())) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other keys"])
@@ -64,29 +61,29 @@ def test_unwritable_cache_is_no_error(source, cache_dir):
     assert source() == source() == [1, 2, 3] and len(source.built) == 2
 
 
-def test_failed_write_leaves_nothing(source, cache_dir, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+def fail(*args, **kwargs):
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+
+def test_failed_write_leaves_nothing(source, cache_dir, monkeypatch):
+    monkeypatch.setattr(np, "savez", fail)
     assert source() == [1, 2, 3]
     assert list(cache_dir.iterdir()) == []
 
 
 def test_errors_of_the_source_are_passed_on_and_not_stored(source, cache_dir):
-    def fail():
-        raise ValueError("bad original")
-
-    with pytest.raises(ValueError, match="bad original"):
+    with pytest.raises(OSError, match="No space left"):
         cache_folder.cached("toy", source.file.parent, [source.file], {"x"}, fail)
     assert not cache_dir.exists()
 
 
 def test_places(monkeypatch, tmp_path):
     assert cache_folder.cache_dir() == tmp_path / "cache"
-    monkeypatch.delenv("ARD_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(cache_folder.cache_dir()) == "/xdg/ard_jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(cache_folder.cache_dir()) == "/home/me/.cache/ard_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    for name, found in (
+        ("ARD_CACHE_DIR", "/xdg/ard_jax"),
+        ("XDG_CACHE_HOME", "/home/me/.cache/ard_jax"),
+    ):
+        monkeypatch.delenv(name)
+        assert str(cache_folder.cache_dir()) == found

@@ -1,3 +1,4 @@
+import itertools
 import shutil
 import zlib
 
@@ -9,18 +10,11 @@ from ard_jax import data
 
 def write_folder(root, write_image, parts, classes=("cat", "dog"), n=5, **kwargs):
     """root/<part>/<class>/<i>.png; returns {(part, class): [pixels]}."""
-    return {
-        (part, name): [
-            write_image(
-                root / part / name / f"{i}.png",
-                seed=zlib.crc32(f"{part}{name}{i}".encode()),
-                **kwargs,
-            )
-            for i in range(n)
-        ]
-        for part in parts
-        for name in classes
-    }
+    pixels, seeds = {}, itertools.count(zlib.crc32(str(parts).encode()))
+    for part, name in itertools.product(parts, classes):
+        files = [root / part / name / f"{i}.png" for i in range(n)]
+        pixels[part, name] = [write_image(f, seed=next(seeds), **kwargs) for f in files]
+    return pixels
 
 
 def test_train_and_test_folders(tmp_path, write_image):
@@ -54,97 +48,77 @@ def test_without_parts_a_fixed_fifth_is_the_test_split(tmp_path, write_image):
     assert sorted(got) == sorted(i.tobytes() for group in pixels.values() for i in group)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "jpeg", "webp", "PNG"])
-def test_formats(tmp_path, write_image, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "shape", "mode", "channels"),
+    [
+        *((suffix, (6, 5, 3), None, 3) for suffix in ("png", "bmp", "ppm", "jpeg", "webp", "PNG")),
+        ("png", (6, 5, 1), None, 1),
+        ("png", (6, 5, 1), "1", 1),  # bilevel
+        ("png", (6, 5, 3), "P", 3),  # palette
+    ],
+)
+def test_formats(tmp_path, write_image, suffix, shape, mode, channels):
     for name in ("a", "b"):
         for i in range(3):
-            pixels = write_image(tmp_path / name / f"{i}.{suffix}", shape=(6, 5, 3))
-    splits = data.load("folder", tmp_path)
-    assert splits.train.image_shape == (6, 5, 3)
-    if suffix not in ("jpeg", "webp"):
-        assert (splits.train.images == pixels).all()
+            pixels = write_image(tmp_path / name / f"{i}.{suffix}", shape, mode=mode)
+    train = data.load("folder", tmp_path).train
+    assert train.image_shape == (6, 5, channels) and len(np.unique(train.images)) > 1
+    if suffix not in ("jpeg", "webp") and mode is None:
+        assert (train.images == pixels).all()
 
 
-@pytest.mark.parametrize(
-    ("shape", "mode", "channels"), [((6, 6, 1), None, 1), ((6, 6, 1), "1", 1), ((6, 6, 3), "P", 3)]
-)
-def test_gray_bilevel_and_palette(tmp_path, write_image, shape, mode, channels):
-    write_folder(tmp_path, write_image, ("",), shape=shape, mode=mode)
-    splits = data.load("folder", tmp_path)
-    assert splits.train.image_shape == (6, 6, channels) and len(np.unique(splits.train.images)) > 1
+def assert_refused(name, root, path, words):
+    """The message begins with, or names, the path under the root, and says all the words."""
+    with pytest.raises(data.DataError) as error:
+        data.load(name, root)
+    for word in (str(root / path), *words):
+        assert word in str(error.value)
 
 
-def bad_folder(case, root, write_image):
-    """Spoils a good folder; returns what the message must name and say."""
-    victim = root / "train" / "cat" / "2.png"
-    if case == "wrong path":
-        return root / "nowhere", ["nowhere", "is not a directory"]
-    if case == "no classes":
-        (root / "empty").mkdir()
-        return root / "empty", ["0 class folders"]
-    if case == "only train":
-        shutil.rmtree(root / "test")
-        return root, ["neither test/ nor val/", str(root / "train")]
-    if case == "only test":
-        shutil.rmtree(root / "train")
-        return root, ["no train/"]
-    if case == "class of test not in train":
-        write_image(root / "test" / "eel" / "0.png")
-        return root, [str(root / "test" / "eel"), "does not have"]
-    if case == "class of train not in test":
-        write_image(root / "train" / "eel" / "0.png")
-        return root, [str(root / "test" / "eel"), "does not exist"]
-    if case == "empty class":
-        shutil.rmtree(root / "train" / "dog")
-        (root / "train" / "dog").mkdir()
-        return root, [str(root / "train" / "dog"), "no images"]
-    if case == "truncated":
-        victim.write_bytes(victim.read_bytes()[:-60])
-        return root, [str(victim), "truncated"]
-    if case == "empty file":
-        victim.write_bytes(b"")
-        return root, [str(victim), "cannot be decoded"]
-    if case == "not an image":
-        victim.write_bytes(b"<html>404</html>")
-        return root, [str(victim), "cannot be decoded"]
-    if case == "other size":
-        write_image(victim, shape=(8, 9, 3))
-        return root, [str(victim), "9x8 with 3 channels", "8x8 with 3 channels", "resize"]
-    if case == "other size in test":
-        for file in (root / "test").glob("*/*.png"):
-            write_image(file, shape=(4, 4, 3))
-        return root, [str(root), "(4, 4, 3)", "(8, 8, 3)"]
-    if case == "other channels":
-        write_image(victim, shape=(8, 8, 1))
-        return root, [str(victim), "8x8 with 1 channel ", "8x8 with 3 channels"]
-    if case == "alpha":
-        write_image(victim, mode="RGBA")
-        return root, [str(victim), "mode RGBA", "convert"]
-    raise AssertionError(case)
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
-FOLDER_CASES = (
-    "wrong path,no classes,only train,only test,class of test not in train,"
-    "class of train not in test,empty class,truncated,empty file,not an image,other size,"
-    "other size in test,other channels,alpha"
-).split(",")
+def shorten(path, end):
+    path.write_bytes(path.read_bytes()[:end])
 
 
-@pytest.mark.parametrize("case", FOLDER_CASES)
+VICTIM = "train/cat/2.png"
+# What spoils a good folder (of its root and write_image) -> the path and words of the message.
+BAD_FOLDERS = {
+    "no classes": (lambda r, w: [empty(r / "train"), empty(r / "test")], "train", ["0 class folders"]),
+    "only train": (lambda r, w: shutil.rmtree(r / "test"), "train", ["neither test/ nor val/"]),
+    "only test": (lambda r, w: shutil.rmtree(r / "train"), "", ["no train/"]),
+    "class of test not in train": (lambda r, w: w(r / "test/eel/0.png"), "test/eel", ["does not have"]),
+    "class of train not in test": (lambda r, w: w(r / "train/eel/0.png"), "test/eel", ["does not exist"]),
+    "empty class": (lambda r, w: empty(r / "train/dog"), "train/dog", ["no images"]),
+    "truncated": (lambda r, w: shorten(r / VICTIM, -60), VICTIM, ["truncated"]),
+    "empty file": (lambda r, w: shorten(r / VICTIM, 0), VICTIM, ["cannot be decoded"]),
+    "not an image": (lambda r, w: (r / VICTIM).write_text("<html>"), VICTIM, ["cannot be decoded"]),
+    "other size": (lambda r, w: w(r / VICTIM, (8, 9, 3)), VICTIM,
+                   ["9x8 with 3 channels", "8x8 with 3 channels", "resize"]),
+    "other size in test": (lambda r, w: [w(f, (4, 4, 3)) for f in (r / "test").glob("*/*.png")], "",
+                           ["(4, 4, 3)", "(8, 8, 3)"]),
+    "other channels": (lambda r, w: w(r / VICTIM, (8, 8, 1)), VICTIM,
+                       ["8x8 with 1 channel ", "8x8 with 3 channels"]),
+    "alpha": (lambda r, w: w(r / VICTIM, mode="RGBA"), VICTIM, ["mode RGBA", "convert"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
 def test_bad_folder(case, tmp_path, write_image):
     write_folder(tmp_path, write_image, ("train", "test"))
-    path, words = bad_folder(case, tmp_path, write_image)
-    with pytest.raises(data.DataError) as error:
-        data.load("folder", path)
-    for word in words:
-        assert word in str(error.value)
+    spoil, path, words = BAD_FOLDERS[case]
+    spoil(tmp_path, write_image)
+    assert_refused("folder", tmp_path, path, words)
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path, write_image):
     write_folder(tmp_path, write_image, ("",))
     write_image(tmp_path / "eel" / "0.png")
-    with pytest.raises(data.DataError, match="class 'eel' has a single image"):
-        data.load("folder", tmp_path)
+    assert_refused("folder", tmp_path, "", ["class 'eel' has a single image"])
+    assert_refused("folder", tmp_path / "nowhere", "", ["is not a directory"])
 
 
 WNIDS = ("n03", "n01", "n02")  # not in alphabetical order, like the original
@@ -198,78 +172,53 @@ def test_tiny_imagenet_with_reorganised_val(tiny, inner):
     after = data.load("tiny_imagenet", tiny).test  # with the empty val/images left behind
     (tiny / "val/images").rmdir()
     assert (data.load("tiny_imagenet", tiny).test.images == after.images).all()
-    pairs = [
-        sorted(
-            (int(label), image.tobytes()) for label, image in zip(s.labels, s.images, strict=True)
-        )
+    one, other = (
+        sorted((int(y), x.tobytes()) for y, x in zip(s.labels, s.images, strict=True))
         for s in (before, after)
-    ]
-    assert pairs[0] == pairs[1]
+    )
+    assert one == other
 
 
-def bad_tiny(case, root, write_image):
-    annotations = root / "val/val_annotations.txt"
-    rows = annotations.read_text().splitlines()
-    if case == "wrong path":
-        (root / "wnids.txt").unlink()
-        return [str(root / "wnids.txt"), "tiny-imagenet-200"]
-    if case == "wnids empty":
-        (root / "wnids.txt").write_text("\n")
-        return [str(root / "wnids.txt"), "empty"]
-    if case == "wnids twice":
-        (root / "wnids.txt").write_text("n01\nn02\nn03\nn02\n")
-        return [str(root / "wnids.txt"), "n02 twice"]
-    if case == "missing class":
-        shutil.rmtree(root / "train/n02")
-        return [str(root / "train/n02"), "does not exist"]
-    if case == "unknown class":
-        write_image(root / "train/n09/images/a.JPEG", (64, 64, 3))
-        return [str(root / "train/n09"), "does not list"]
-    if case == "empty class":
-        for file in (root / "train/n02/images").iterdir():
-            file.unlink()
-        return [str(root / "train/n02/images"), "no images"]
-    if case == "no val":
-        shutil.rmtree(root / "val")
-        return [str(root / "val"), "does not exist"]
-    if case == "no annotations":
-        annotations.unlink()
-        return [str(annotations), "does not exist"]
-    if case == "bad annotation":
-        annotations.write_text("\n".join([*rows[:2], "val_3.JPEG\tn77\t0", *rows[3:]]))
-        return [str(annotations), "line 3", "n77"]
-    if case == "val image missing":
-        (root / "val/images/val_3.JPEG").unlink()
-        return [str(root / "val/images/val_3.JPEG"), "does not exist"]
-    if case == "val image without label":
-        annotations.write_text("\n".join(rows[1:]))
-        return [str(root / "val/images/val_5.JPEG"), "not listed"]
-    if case == "class without val image":
-        for name in ("val_4.JPEG", "val_5.JPEG"):
-            (root / "val/images" / name).unlink()
-        annotations.write_text("\n".join(rows[2:]))
-        return [str(annotations), "no image of class n02"]
-    if case == "truncated":
-        file = root / "val/images/val_3.JPEG"
-        file.write_bytes(file.read_bytes()[:900])
-        return [str(file), "truncated"]
-    if case == "other size":
-        write_image(root / "val/images/val_3.JPEG", (64, 32, 3))
-        return [str(root / "val/images/val_3.JPEG"), "32x64", "64x64"]
-    raise AssertionError(case)
+NOTES, IMAGE = "val/val_annotations.txt", "val/images/val_3.JPEG"
 
 
-TINY_CASES = (
-    "wrong path,wnids empty,wnids twice,missing class,unknown class,empty class,no val,"
-    "no annotations,bad annotation,val image missing,val image without label,"
-    "class without val image,truncated,other size"
-).split(",")
+def rewrite(change):
+    """Applies it to the list of lines of the annotations."""
+
+    def spoil(root, _):
+        (root / NOTES).write_text("\n".join(change((root / NOTES).read_text().splitlines())))
+
+    return spoil
 
 
-@pytest.mark.parametrize("case", TINY_CASES)
+def no_image_of_n02(root, _):
+    for name in ("val_4.JPEG", "val_5.JPEG"):
+        (root / "val/images" / name).unlink()
+    rewrite(lambda rows: rows[2:])(root, _)
+
+
+BAD_TINY = {
+    "wrong path": (lambda r, w: (r / "wnids.txt").unlink(), "wnids.txt", ["tiny-imagenet-200"]),
+    "wnids empty": (lambda r, w: (r / "wnids.txt").write_text("\n"), "wnids.txt", ["empty"]),
+    "wnids twice": (lambda r, w: (r / "wnids.txt").write_text("n01\nn02\nn03\nn02\n"), "wnids.txt",
+                    ["n02 twice"]),
+    "missing class": (lambda r, w: shutil.rmtree(r / "train/n02"), "train/n02", ["does not exist"]),
+    "unknown class": (lambda r, w: w(r / "train/n09/images/a.JPEG"), "train/n09", ["does not list"]),
+    "empty class": (lambda r, w: empty(r / "train/n02/images"), "train/n02/images", ["no images"]),
+    "no val": (lambda r, w: shutil.rmtree(r / "val"), "val", ["does not exist"]),
+    "no annotations": (lambda r, w: (r / NOTES).unlink(), NOTES, ["does not exist"]),
+    "bad annotation": (rewrite(lambda rows: [*rows[:2], "val_3.JPEG\tn77\t0", *rows[3:]]), NOTES,
+                       ["line 3", "n77"]),
+    "val image missing": (lambda r, w: (r / IMAGE).unlink(), IMAGE, ["does not exist"]),
+    "val image without label": (rewrite(lambda rows: rows[1:]), "val/images/val_5.JPEG", ["not listed"]),
+    "class without val image": (no_image_of_n02, NOTES, ["no image of class n02"]),
+    "truncated": (lambda r, w: shorten(r / IMAGE, 900), IMAGE, ["truncated"]),
+    "other size": (lambda r, w: w(r / IMAGE, (64, 32, 3)), IMAGE, ["32x64", "64x64"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TINY)
 def test_bad_tiny_imagenet(case, tiny, write_image):
-    words = bad_tiny(case, tiny, write_image)
-    with pytest.raises(data.DataError) as error:
-        data.load("tiny_imagenet", tiny)
-    for word in words:
-        assert word in str(error.value)
+    spoil, path, words = BAD_TINY[case]
+    spoil(tiny, write_image)
+    assert_refused("tiny_imagenet", tiny, path, words)

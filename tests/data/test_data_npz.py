@@ -33,18 +33,15 @@ def test_train_and_test(load):
     assert (splits.train.images == arrays["train_images"]).all()
     assert (splits.test.labels == arrays["test_labels"]).all()
     assert splits.train.class_names == ("0", "1", "2") and splits.validation is None
+    assert load(arrays | {"class_names": np.array(list("xyz"))}).test.class_names == tuple("xyz")
 
 
 def test_medmnist_form(load):
     """Gray [N,H,W], labels [N,1] uint8, and a validation part."""
-    arrays = {
-        f"{part}_{kind}": value
-        for part in ("train", "val", "test")
-        for kind, value in (
-            ("images", RNG.integers(0, 256, (6, 5, 5), np.uint8)),
-            ("labels", (np.arange(6) % 2).astype(np.uint8)[:, None]),
-        )
-    }
+    arrays = {}
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_images"] = RNG.integers(0, 256, (6, 5, 5), np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(6) % 2).astype(np.uint8)[:, None]
     splits = load(arrays, holdout=0.5)
     assert splits.train.image_shape == (5, 5, 1) and len(splits.train) == 6
     assert (splits.validation.images[..., 0] == arrays["val_images"]).all()
@@ -52,7 +49,7 @@ def test_medmnist_form(load):
     assert load(arrays).validation is None
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_floating_point_images(load, dtype):
     pixels = RNG.integers(0, 256, (12, 6, 6, 3), np.uint8)
     splits = load(good(train_images=(pixels / 255).astype(dtype)))
@@ -65,11 +62,6 @@ def test_images_and_labels_alone(load):
     assert (a.test.images == b.test.images).all() and len(a.test) == 4 and len(a.train) == 16
     got = np.concatenate([a.train.images, a.test.images])
     assert sorted(i.tobytes() for i in got) == sorted(i.tobytes() for i in arrays["images"])
-
-
-def test_class_names(load):
-    splits = load(good(class_names=np.array(["x", "y", "z"])))
-    assert splits.test.class_names == ("x", "y", "z")
 
 
 FLOAT = np.full((12, 6, 6, 3), 0.5)
@@ -109,20 +101,19 @@ def test_bad_arrays(load, change, message):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(data.DataError, match=r"none\.npz is not a file"):
-        data.load("npz", tmp_path / "none.npz")
-    with pytest.raises(data.DataError, match="is not a file"):
-        data.load("npz", tmp_path)
     np.savez(tmp_path / "cut.npz", **good())
     whole = (tmp_path / "cut.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(data.DataError, match=r"cut\.npz.* truncated"):
-        data.load("npz", tmp_path / "cut.npz")
     flipped = bytearray(whole)
     flipped[len(whole) // 3] ^= 1  # the zip's own checksum finds it
     (tmp_path / "flip.npz").write_bytes(flipped)
-    with pytest.raises(data.DataError, match=r"flip\.npz, train_images: cannot be read"):
-        data.load("npz", tmp_path / "flip.npz")
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(data.DataError, match=r"one\.npy is one array"):
-        data.load("npz", tmp_path / "one.npy")
+    for name, message in (
+        ("none.npz", r"none\.npz is not a file"),
+        (".", "is not a file"),
+        ("cut.npz", r"cut\.npz.* truncated"),
+        ("flip.npz", r"flip\.npz, train_images: cannot be read"),
+        ("one.npy", r"one\.npy is one array"),
+    ):
+        with pytest.raises(data.DataError, match=message):
+            data.load("npz", tmp_path / name)

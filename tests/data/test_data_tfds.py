@@ -5,6 +5,8 @@ import io
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,28 +32,23 @@ def record(example_id, label, pixels):
     return example.SerializeToString()
 
 
-def write_prepared(root, damage_image=None, labels=10):
+def write_prepared(root, damage_image=None):
     """A prepared cifar10 of 10 + 10 examples in shuffled order; returns the pixels in id order."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     directory = root / "cifar10" / "3.0.2"
     directory.mkdir(parents=True)
-    module = "tensorflow_datasets.core.features"
+
+    def feature(name, **content):
+        return {"pythonClassName": f"tensorflow_datasets.core.features.{name}", **content}
+
+    image = {"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}}
     features = {
-        "id": {"pythonClassName": f"{module}.text_feature.Text", "text": {}},
-        "image": {
-            "image": {"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}},
-            "pythonClassName": f"{module}.image_feature.Image",
-        },
-        "label": {
-            "classLabel": {"numClasses": "10"},
-            "pythonClassName": f"{module}.class_label_feature.ClassLabel",
-        },
+        "id": feature("text_feature.Text", text={}),
+        "image": feature("image_feature.Image", image=image),
+        "label": feature("class_label_feature.ClassLabel", classLabel={"numClasses": "10"}),
     }
-    top = {
-        "featuresDict": {"features": features},
-        "pythonClassName": f"{module}.features_dict.FeaturesDict",
-    }
+    top = feature("features_dict.FeaturesDict", featuresDict={"features": features})
     (directory / "features.json").write_text(json.dumps(top))
     (directory / "label.labels.txt").write_text("".join(f"class{i}\n" for i in range(10)))
     splits, all_pixels = [], {}
@@ -64,54 +61,44 @@ def write_prepared(root, damage_image=None, labels=10):
             name = f"cifar10-{split}.array_record-{shard:05d}-of-{SHARDS:05d}"
             writer = ArrayRecordWriter(str(directory / name), "group_size:1")
             for i in order[shard * PER_SHARD : (shard + 1) * PER_SHARD]:
-                content = record(f"{split}_{i:05d}", int(i) % labels, pixels[i])
+                content = record(f"{split}_{i:05d}", int(i), pixels[i])
                 if damage_image == (split, i):
                     at = content.index(b"IDAT") + 200
                     content = content[:at] + bytes(100) + content[at + 100 :]
                 writer.write(content)
             writer.close()
-        splits.append(
-            {
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "name": split,
-                "numBytes": "1000",
-                "shardLengths": [str(PER_SHARD)] * SHARDS,
-            }
-        )
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        splits.append({"filepathTemplate": template, "name": split, "numBytes": "1000",
+                       "shardLengths": [str(PER_SHARD)] * SHARDS})  # fmt: skip
     info = {"fileFormat": "array_record", "name": "cifar10", "version": "3.0.2", "splits": splits}
     (directory / "dataset_info.json").write_text(json.dumps(info))
     return all_pixels
 
 
-@pytest.fixture
-def no_tensorflow(monkeypatch):
+def set_tensorflow(monkeypatch, found):
+    """Makes the search for TensorFlow end with it."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *a: None if name == "tensorflow" else real(name, *a),
+        importlib.util, "find_spec", lambda n, *a: found if n == "tensorflow" else real(n, *a)
     )
 
 
-def test_original_order_and_cache(tmp_path, cache_dir):
+@pytest.fixture
+def no_tensorflow(monkeypatch):
+    set_tensorflow(monkeypatch, None)
+
+
+def test_original_order_and_the_second_load_does_not_decode(tmp_path, cache_dir, monkeypatch):
     pixels = write_prepared(tmp_path)
-    first, second = data.load("cifar10", tmp_path), data.load("cifar10", str(tmp_path))
-    for splits in (first, second):
+    first = data.load("cifar10", tmp_path)
+    monkeypatch.setattr(tfds_source, "_decode_split", None)
+    for splits in (first, data.load("cifar10", str(tmp_path))):
         assert (splits.train.images == pixels["train"]).all()
         assert (splits.test.images == pixels["test"]).all()
         assert splits.train.labels.tolist() == list(range(10))
         assert splits.test.class_names == tuple(f"class{i}" for i in range(10))
-    assert sorted(p.name.rsplit("-", 1)[0] for p in cache_dir.iterdir()) == [
-        "cifar10-test",
-        "cifar10-train",
-    ]
-
-
-def test_second_load_does_not_decode(tmp_path, monkeypatch):
-    write_prepared(tmp_path)
-    data.load("cifar10", tmp_path)
-    monkeypatch.setattr(tfds_source, "_decode_split", None)
-    assert len(data.load("cifar10", tmp_path).train) == 10
+    stored = sorted(p.name.rsplit("-", 1)[0] for p in cache_dir.iterdir())
+    assert stored == ["cifar10-test", "cifar10-train"]
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -130,88 +117,61 @@ def test_not_prepared_gives_the_command(tmp_path, exists, no_tensorflow):
     assert f"tfds.builder('cifar100', data_dir='{root}', file_format='array_record')" in words[6]
 
 
-class FakeTfds:
-    """In place of TensorFlow: its builder writes a prepared directory."""
+def fake_builder(monkeypatch, prepare):
+    """In place of TensorFlow: a builder that prepares the directory this way."""
+    import tensorflow_datasets as tfds
 
-    def __init__(self, monkeypatch, prepare):
-        import tensorflow_datasets as tfds
-
-        self.calls = []
-        real = importlib.util.find_spec
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda n, *a: True if n == "tensorflow" else real(n, *a)
-        )
-
-        def builder(name, data_dir, file_format):
-            self.calls.append((name, data_dir, file_format))
-            return self
-
-        self.download_and_prepare = prepare
-        monkeypatch.setattr(tfds, "builder", builder)
+    set_tensorflow(monkeypatch, True)
+    builder = mock.Mock(return_value=SimpleNamespace(download_and_prepare=prepare))
+    monkeypatch.setattr(tfds, "builder", builder)
+    return builder
 
 
 def test_prepares_where_tensorflow_is_installed(tmp_path, monkeypatch):
-    fake = FakeTfds(monkeypatch, lambda: write_prepared(tmp_path))
-    assert len(data.load("cifar10", tmp_path).train) == 10
-    assert len(data.load("cifar10", tmp_path).train) == 10
-    assert fake.calls == [("cifar10", str(tmp_path), "array_record")]
+    fake = fake_builder(monkeypatch, lambda: write_prepared(tmp_path))
+    for _ in range(2):
+        assert len(data.load("cifar10", tmp_path).train) == 10
+    options = {"data_dir": str(tmp_path), "file_format": "array_record"}
+    fake.assert_called_once_with("cifar10", **options)
 
 
-def test_failed_preparation(tmp_path, monkeypatch):
-    def offline():
-        raise OSError("no network")
-
-    FakeTfds(monkeypatch, offline)
+def test_failed_preparation_and_a_mistyped_path_that_starts_none(tmp_path, monkeypatch):
+    fake = fake_builder(monkeypatch, mock.Mock(side_effect=OSError("no network")))
+    with pytest.raises(data.DataError, match="no such directory.*mkdir -p"):
+        data.load("cifar10", tmp_path / "typo")
+    fake.assert_not_called()
     with pytest.raises(data.DataError, match=r"could not be prepared \(OSError: no network\)"):
         data.load("cifar10", tmp_path)
 
 
-def test_mistyped_path_starts_no_download(tmp_path, monkeypatch):
-    fake = FakeTfds(monkeypatch, lambda: None)
-    with pytest.raises(data.DataError, match="no such directory.*mkdir -p"):
-        data.load("cifar10", tmp_path / "typo")
-    assert fake.calls == []
-
-
-@pytest.mark.parametrize("half", [0.5, 0.9, 0.0])
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_truncated_shard(tmp_path, split, half):
+def test_damaged_shards(tmp_path, split):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
     write_prepared(tmp_path)
     shard = tmp_path / f"cifar10/3.0.2/cifar10-{split}.array_record-00001-of-00002"
     content = shard.read_bytes()
-    shard.write_bytes(content[: int(len(content) * half)])
-    with pytest.raises(data.DataError) as error:
-        data.load("cifar10", tmp_path)
-    assert str(error.value).startswith(f"{shard} is truncated or damaged")
-    assert "prepare it again:\n  pip install" in str(error.value)
-
-
-def test_damaged_and_missing_and_short_shards(tmp_path):
-    write_prepared(tmp_path)
-    shard = tmp_path / "cifar10/3.0.2/cifar10-train.array_record-00001-of-00002"
-    content = shard.read_bytes()
     flipped = bytearray(content)
     flipped[8000] ^= 255  # inside a compressed image; the file is mostly padding
-    shard.write_bytes(flipped)
-    with pytest.raises(data.DataError, match="00001-of-00002 is truncated or damaged"):
-        data.load("cifar10", tmp_path)
-    shard.unlink()
-    with pytest.raises(data.DataError, match="00001-of-00002 is missing"):
-        data.load("cifar10", tmp_path)
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(str(shard), "group_size:1")
+    writer = ArrayRecordWriter(str(tmp_path / "short"), "group_size:1")
     writer.write(b"")
     writer.close()
-    with pytest.raises(data.DataError, match="00001-of-00002 is truncated or damaged"):
+    cut = [content[: int(len(content) * part)] for part in (0.0, 0.5, 0.9)]
+    for damaged in (*cut, flipped, (tmp_path / "short").read_bytes()):
+        shard.write_bytes(damaged)
+        with pytest.raises(data.DataError) as error:
+            data.load("cifar10", tmp_path)
+        assert str(error.value).startswith(f"{shard} is truncated or damaged")
+        assert "prepare it again:\n  pip install" in str(error.value)
+    shard.unlink()
+    with pytest.raises(data.DataError, match="00001-of-00002 is missing"):
         data.load("cifar10", tmp_path)
 
 
 def test_damaged_image_is_named_by_its_id(tmp_path):
     write_prepared(tmp_path, damage_image=("test", 3))
-    with pytest.raises(
-        data.DataError, match=r"example test_00003 of the test split in .* cannot be decoded"
-    ):
+    message = r"example test_00003 of the test split in .* cannot be decoded"
+    with pytest.raises(data.DataError, match=message):
         data.load("cifar10", tmp_path)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ GRAIN = data.Reading("grain", prefetch=2)
 
 
 def both(folder):
-    readings = data.Reading(), GRAIN
-    return [data.load("folder", folder, reading=reading) for reading in readings]
+    return [
+        data.load("folder", folder, reading=reading).train for reading in (data.Reading(), GRAIN)
+    ]
 
 
 def assert_same_batch(one, other):
@@ -36,13 +38,12 @@ def source(dataset, process=(0, 1), total=12, **kwargs):
     return train_batches.TrainBatches(dataset, total=total, process=process, **options)
 
 
-@pytest.mark.parametrize("last_batch", ["keep", "drop"])
-@pytest.mark.parametrize("start", [0, 4])
+@pytest.mark.parametrize(("last_batch", "start"), [("keep", 4), ("drop", 0)])
 def test_same_batches_for_any_number_of_hosts(folder, last_batch, start):
     memory, lazy = both(folder)
     for hosts in (1, 2, 4):
-        want = source(memory.train, last_batch=last_batch)
-        got = [source(lazy.train, (p, hosts), last_batch=last_batch) for p in range(hosts)]
+        want = source(memory, last_batch=last_batch)
+        got = [source(lazy, (p, hosts), last_batch=last_batch) for p in range(hosts)]
         for one in got:
             one.restore(start, {"next_index": start} if start else None)
         for step in range(start, 12):
@@ -54,56 +55,51 @@ def test_same_batches_for_any_number_of_hosts(folder, last_batch, start):
             one.close()
 
 
-def test_any_step_can_be_asked_for(folder):
+def test_any_step_can_be_asked_for_but_a_state_of_another_one_is_refused(folder):
     memory, lazy = both(folder)
-    want, got = source(memory.train), source(lazy.train)
+    want, got = source(memory), source(lazy)
     for step in (3, 4, 0, 11, 11, 5):
         assert_same_batch(want.next(step), got.next(step))
+    with pytest.raises(data.DataError, match="next_index.*delete"):
+        got.restore(4, {"next_index": 3})
     got.close()
 
 
-def test_state_of_another_step_is_refused(folder):
-    lazy = data.load("folder", folder, reading=GRAIN).train
-    with pytest.raises(data.DataError, match="next_index.*delete"):
-        source(lazy).restore(4, {"next_index": 3})
-
-
-def test_reads_this_hosts_part_ahead_but_not_further(folder, monkeypatch):
-    lazy = data.load("folder", folder, reading=GRAIN).train
-    read, real = [], image_files.Files.read
-
-    def spy(self, row):
-        read.append(row)
-        return real(self, row)
-
-    monkeypatch.setattr(image_files.Files, "read", spy)
+def test_reads_this_hosts_part_ahead_but_not_further(folder):
+    lazy = both(folder)[1]
     mine = source(lazy, (1, 2), last_batch="drop", batch_size=8)
-    mine.next(0)
-    deadline = time.monotonic() + 20
-    while len(read) < 12 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)  # for one too many to show
-    # The batch asked for and two more, each of 4 images: half of 8.
-    expected = [batching.batch_indices(len(lazy), 8, 5, step)[4:] for step in range(3)]
-    assert sorted(read) == sorted(np.concatenate(expected).tolist())
+    real = image_files.Files.read
+    with mock.patch.object(image_files.Files, "read", autospec=True, side_effect=real) as read:
+        mine.next(0)
+        wait_while(lambda: read.call_count < 12)
+        time.sleep(0.2)  # for one too many to show
+        # The batch asked for and two more, each of 4 images: half of 8.
+        expected = [batching.batch_indices(len(lazy), 8, 5, step)[4:] for step in range(3)]
+        rows = [call.args[1] for call in read.mock_calls]
+    assert sorted(rows) == sorted(np.concatenate(expected).tolist())
     mine.close()
 
 
 def test_evaluation_batches_and_an_abandoned_evaluation(folder):
     memory, lazy = both(folder)
     for process in ((0, 1), (1, 2)):
-        want = list(batching.eval_batches(memory.train, 12, *process))
-        got = list(batching.eval_batches(lazy.train, 12, *process))
+        want = list(batching.eval_batches(memory, 12, *process))
+        got = list(batching.eval_batches(lazy, 12, *process))
         assert len(want) == len(got) == 4
         for one, other in zip(want, got, strict=True):
             assert_same_batch(one, other)
-    stream = batching.eval_batches(lazy.train, 12)
+    stream = batching.eval_batches(lazy, 12)
     next(stream)
     stream.close()
-    deadline = time.monotonic() + 20
-    while _prefetching() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_while(_prefetching)
     assert not _prefetching()
+
+
+def wait_while(condition):
+    """Until it is over, at most 30 seconds."""
+    deadline = time.monotonic() + 30
+    while condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _prefetching():
@@ -126,9 +122,8 @@ def test_a_damaged_image_is_named_at_its_step(folder):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_worker_processes_give_the_same_and_end(folder):
-    memory = data.load("folder", folder).train
     lazy = data.load("folder", folder, reading=data.Reading("grain", workers=2)).train
-    want, got = source(memory), source(lazy)
+    want, got = source(both(folder)[0]), source(lazy)
     got.restore(3, {"next_index": 3})
     for step in range(3, 10):
         assert_same_batch(want.next(step), got.next(step))
@@ -144,7 +139,7 @@ def test_worker_processes_give_the_same_and_end(folder):
 WORKERS_PARENT = """
 import sys, time
 from ard_jax import data
-from ard_jax.data.batches import TrainBatches
+from ard_jax.data.train_batches import TrainBatches
 if __name__ == "__main__":
     train = data.load("folder", sys.argv[1], reading=data.Reading("grain", workers=2)).train
     source = TrainBatches(train, batch_size=4, seed=0, last_batch="drop", total=10**6)
@@ -177,9 +172,7 @@ def test_workers_outlive_signals_and_end_with_a_killed_parent(folder, tmp_path):
     finally:
         parent.kill()
         parent.wait()
-    deadline = time.monotonic() + 30
-    while any(map(_alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_while(lambda: any(map(_alive, workers)))
     assert not any(map(_alive, workers))
 
 

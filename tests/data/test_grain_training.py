@@ -1,10 +1,12 @@
 """Whole runs on an image folder: loader=grain trains what loader=memory trains, in less memory."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -64,44 +66,34 @@ def comparable(built):
     ("loader", "change", "refused"),
     [
         ("grain", {"workers": 2, "prefetch": 7}, ""),  # how it is read
-        ("memory", {"workers": 2, "prefetch": 7}, ""),
         ("memory", {"image_size": 8}, ""),  # the images have this size already
         ("grain", {"image_size": 4}, "net.image_shape.*train_split"),  # what is read
-        ("memory", {"image_size": 4}, "net.image_shape.*train_split"),
         ("memory", {"loader": "grain"}, "train_split"),  # known by its files in place of its pixels
     ],
 )
 def test_a_run_continues_with_what_it_began_with(tmp_path, digits_folder, loader, change, refused):
-    before = experiment(tmp_path, digits_folder, loader=loader)
-    after = experiment(tmp_path, digits_folder, **({"loader": loader} | change))
-    found = []
-    for built in (before, after):
-        found.append(json.loads(json.dumps(comparable(built))))
-    if not refused:
-        resume.compare_configs(tmp_path, *found)
-        return
-    with pytest.raises(resume.ConfigChangedError, match=f"(?s){refused}"):
+    found = [
+        json.loads(json.dumps(comparable(experiment(tmp_path, digits_folder, **options))))
+        for options in ({"loader": loader}, {"loader": loader} | change)
+    ]
+    expected = pytest.raises(resume.ConfigChangedError, match=f"(?s){refused}")
+    with expected if refused else contextlib.nullcontext():
         resume.compare_configs(tmp_path, *found)
 
 
-@pytest.mark.parametrize(
-    ("change", "same"),
-    [
-        ({"workers": 2, "prefetch": 7}, True),
-        ({"loader": "grain"}, True),
-        ({"image_size": 4}, False),
-    ],
-)
-def test_a_finished_run_stays_finished_however_its_data_is_read(
-    tmp_path, digits_folder, change, same
-):
+def test_a_finished_run_stays_finished_however_its_data_is_read(tmp_path, digits_folder):
     built = experiment(tmp_path, digits_folder)
     folder = train.workdir_of(built)
     folder.mkdir()
     record = json.dumps({"config": parse.to_dict(built)})
     (folder / "evaluation.json").write_text(record)
-    found = train.finished(experiment(tmp_path, digits_folder, **change))
-    assert (found is not None) is same
+    for change, same in (
+        ({"workers": 2, "prefetch": 7}, True),
+        ({"loader": "grain"}, True),
+        ({"image_size": 4}, False),
+    ):
+        found = train.finished(experiment(tmp_path, digits_folder, **change))
+        assert (found is not None) is same
 
 
 @pytest.mark.slow
@@ -124,27 +116,26 @@ def test_same_parameters_and_accuracies_bit_for_bit(tmp_path, digits_folder, mon
         train.run(built["grain"])
     crashing = False
     assert last_state(built["grain"])[1]["data"] == {"next_index": 6}
-    restored = []
-    real_restore = TrainBatches.restore
-    monkeypatch.setattr(
-        TrainBatches, "restore", lambda self, *a: (restored.append(a), real_restore(self, *a))
-    )
-    train.run(built["grain"])
-    assert (6, {"next_index": 6}) in restored
+    with mock.patch.object(
+        TrainBatches, "restore", autospec=True, side_effect=TrainBatches.restore
+    ) as spy:
+        train.run(built["grain"])
+    assert (6, {"next_index": 6}) in [call.args[1:] for call in spy.mock_calls]
     (want, _), (got, meta) = last_state(built["memory"]), last_state(built["grain"])
     jax.tree.map(np.testing.assert_array_equal, want, got)
     assert meta["data"] == {"next_index": meta["step"]} == {"next_index": 12}
-    results = [
+    one, other = (
         json.loads((train.workdir_of(e) / "evaluation.json").read_text()) for e in built.values()
-    ]
-    assert results[0]["nets"] == results[1]["nets"]
+    )
+    assert one["nets"] == other["nets"]
 
 
 RUN = """
 import sys
 import jax
 jax.config.update("jax_platforms", "cpu")
-from ard_jax import config, train
+from ard_jax.cli import train
+from ard_jax.config import parse
 from configs import digits
 
 raw = digits.get_config("natural")
@@ -155,7 +146,7 @@ raw.student.kwargs.update(widths=(2,), blocks=1, stem_stride=8)  # cheap on larg
 raw.eval.update(attacks=("fgsm",), select_attack="fgsm", batch_size=8, max_examples=8, eps_sweep=())
 raw.eval.update(max_selection_examples=8, grid=0)
 raw.run.update(devices=1, tensorboard=False, compilation_cache="off")
-train.run(config.build(raw))
+train.run(parse.to_experiment(raw))
 # Not getrusage: its maximum begins with that of the process that started this one.
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
@@ -177,19 +168,16 @@ def peak_memory(workdir, loader, folder):
 @pytest.mark.multiprocess
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_stays_far_below_the_decoded_size(tmp_path):
-    side, count = 512, 480
+    side, count, rng = 512, 480, np.random.default_rng(0)
     decoded = count * side * side * 3 / 2**20  # 360 MiB
-    rng = np.random.default_rng(0)
     for i in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
         path = tmp_path / "set" / ("test" if i < 16 else "train") / "ab"[i % 2] / f"{i:04}.jpeg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((side, side)).save(path)
-    used = {
-        loader: peak_memory(tmp_path / loader, loader, tmp_path / "set")
-        for loader in ("memory", "grain")
-    }
-    print(f"decoded {decoded:.0f} MiB; used at most {used}")
+    grain, memory = (
+        peak_memory(tmp_path / loader, loader, tmp_path / "set") for loader in ("grain", "memory")
+    )
     # Both compile the same programs and hold the same activations. Beside that, memory has the decoded
     # images and grain a few batches of 6 MiB; the rest of the margin is for the allocator.
-    assert used["grain"] < used["memory"] - 0.6 * decoded
+    assert grain < memory - 0.6 * decoded

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 
@@ -12,68 +10,47 @@ def toy(n):
     return ArrayDataset(images, (np.arange(n) % 3).astype(np.int32), "abc", "toy", "train")
 
 
-SIZES = [(10, 10), (10, 3), (97, 8), (64, 16), (7, 1)]
-
-
-@pytest.mark.parametrize(("n", "batch"), SIZES)
-@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
-def test_keep_covers_each_example_once_per_epoch(n, batch, seed):
-    steps = batching.steps_per_epoch(n, batch, "keep")
+@pytest.mark.parametrize(("n", "batch"), [(10, 10), (10, 3), (97, 8), (64, 16), (7, 1)])
+@pytest.mark.parametrize(("last", "seed"), [("keep", 0), ("keep", 2**64 - 1), ("drop", 0)])
+def test_an_epoch_has_each_example_at_most_once_and_with_keep_all(n, batch, last, seed):
+    rest = [n % batch] if last == "keep" and n % batch else []
+    steps = batching.steps_per_epoch(n, batch, last)
     for epoch in (0, 1, 5):
         batches = [
-            batching.batch_indices(n, batch, seed, epoch * steps + i, "keep") for i in range(steps)
+            batching.batch_indices(n, batch, seed, epoch * steps + i, last) for i in range(steps)
         ]
-        assert sorted(np.concatenate(batches)) == list(range(n))
-        assert [len(b) for b in batches] == [batch] * (n // batch) + [n % batch] * (n % batch > 0)
+        assert [len(b) for b in batches] == [batch] * (n // batch) + rest
+        seen = np.concatenate(batches).tolist()
+        assert len(set(seen)) == len(seen) and set(seen) <= set(range(n))
         assert batches[0].dtype == np.int64
 
 
-@pytest.mark.parametrize(("n", "batch"), SIZES)
-def test_drop_gives_full_batches_without_repeats(n, batch):
-    steps = batching.steps_per_epoch(n, batch)
-    assert steps == n // batch
-    for epoch in (0, 3):
-        batches = [batching.batch_indices(n, batch, 0, epoch * steps + i) for i in range(steps)]
-        assert {len(b) for b in batches} == {batch}
-        assert len(set(np.concatenate(batches).tolist())) == steps * batch
-
-
-def test_what_is_dropped_differs_between_epochs():
+def test_epochs_and_seeds_differ_and_so_does_what_is_dropped():
+    orders = {
+        tuple(batching.batch_indices(50, 50, seed, epoch))
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(orders) == 16
     left = [set(range(10)) - set(batching.batch_indices(10, 9, 0, e).tolist()) for e in range(20)]
     assert len(set(map(frozenset, left))) > 3
 
 
-def test_epochs_and_seeds_differ():
-    orders = [
-        tuple(batching.batch_indices(50, 50, seed, epoch))
-        for seed in range(4)
-        for epoch in range(4)
-    ]
-    assert len(set(orders)) == len(orders)
-
-
-def test_any_step_can_be_asked_for_first():
+def test_any_step_can_be_asked_for_first_and_the_cached_order_cannot_be_spoilt():
     forward = [batching.batch_indices(50, 8, 3, s, "keep") for s in range(30)]
     batching._epoch_order.cache_clear()
-    for step in reversed(range(30)):
-        np.testing.assert_array_equal(batching.batch_indices(50, 8, 3, step, "keep"), forward[step])
-
-
-def test_the_caller_cannot_spoil_the_cached_order():
-    first = batching.batch_indices(50, 8, 0, 0)
-    want = first.copy()
-    first[:] = 0
-    np.testing.assert_array_equal(batching.batch_indices(50, 8, 0, 0), want)
+    for step in (*reversed(range(30)), 0):
+        found = batching.batch_indices(50, 8, 3, step, "keep")
+        np.testing.assert_array_equal(found, forward[step])
+        found[:] = 0
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-@pytest.mark.parametrize("last_batch", ["drop", "keep"])
-def test_hosts_together_make_the_same_global_batch(hosts, last_batch):
-    for step in range(12):
-        whole = batching.batch_indices(52, 16, 0, step, last_batch)
-        parts = [batching.host_slice(whole, p, hosts) for p in range(hosts)]
-        assert len({len(p) for p in parts}) == 1
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
+def test_hosts_together_make_the_same_global_batch(hosts):
+    whole = batching.batch_indices(52, 16, 0, 1)
+    parts = [batching.host_slice(whole, p, hosts) for p in range(hosts)]
+    assert len({len(p) for p in parts}) == 1
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_get_batch():
@@ -88,7 +65,7 @@ def test_get_batch():
     assert batch["label"].tolist() == [0, 2, 0] and batch["index"].tolist() == [3, 17, 3]
 
 
-@pytest.mark.parametrize(("n", "batch", "hosts"), [(10, 4, 1), (10, 4, 4), (8, 8, 2), (3, 8, 4)])
+@pytest.mark.parametrize(("n", "batch", "hosts"), [(10, 4, 1), (8, 8, 2), (3, 8, 4)])
 def test_eval_batches_cover_each_example_once_in_order(n, batch, hosts):
     dataset = toy(n)
     per_host = [list(batching.eval_batches(dataset, batch, p, hosts)) for p in range(hosts)]
@@ -130,5 +107,5 @@ def test_bad_sizes(call, message):
 
 
 def test_check_sharding_accepts_what_divides():
-    for last, shards in itertools.product(("drop", "keep"), (1, 2, 4, 8, 16)):
-        batching.check_sharding(50000, 128, shards, last)  # the paper's CIFAR: a last batch of 80
+    for last in ("drop", "keep"):
+        batching.check_sharding(50000, 128, 16, last)  # the paper's CIFAR: a last batch of 80

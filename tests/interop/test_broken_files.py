@@ -7,19 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from torch_file_writer import LEGACY_HEADER, simple
+from torch_file_writer import KINDS, LEGACY_HEADER, simple
 
 from ard_jax.interop import files
 
-KINDS = ["torch zip", "torch legacy"]
 ALL_KINDS = [*KINDS, "haiku npy", "npz", "safetensors"]
-
-
-@pytest.fixture(params=[False, True], ids=["numpy", "torch"])
-def use_torch(request):
-    if request.param:
-        pytest.importorskip("torch", reason="PyTorch is not installed")
-    return request.param
 
 
 def zip_of(**entries):
@@ -40,19 +32,10 @@ def tar_of_nothing():
 SCRIPT = {"a/data.pkl": b"\x80\x02N.", "a/constants.pkl": b"\x80\x02).", "a/code/__torch__.py": b""}
 OTHER_FILES = {
     "nothing": (b"", "is empty"),
-    "web page": (
-        b"\n<!DOCTYPE html><html><title>Google Drive - Virus scan warning",
-        "web page.*Google Drive",
-    ),
+    "web page": (b"\n<!DOCTYPE html><html><title>Google Drive - Virus", "web page.*Google Drive"),
     "bare web page": (b"<html lang=en>", "web page"),
-    "error in XML": (
-        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>",
-        "web page.*failed download",
-    ),
-    "Git LFS": (
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-        "git lfs pull",
-    ),
+    "error in XML": (b"<?xml version='1.0'?><Error><Code>Denied</Code>", "web page.*failed download"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull"),
     "text": (b'{"message": "Not Found"}', "text file.*Not Found.*failed download"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5 file .Keras or TensorFlow"),
     "gzip": (b"\x1f\x8b\x08" + bytes(64), "gzip; unpack it first"),
@@ -64,17 +47,11 @@ OTHER_FILES = {
     "pickle": (pickle.dumps({"w": 1}, 4), "bare Python pickle"),
     "TorchScript": (zip_of(**SCRIPT), "TorchScript archive.*torch.jit.load"),
     "Keras 3": (zip_of(**{"config.json": b"", "model.weights.h5": b""}), "Keras model"),
-    "other zip": (
-        zip_of(**{"best.pth": b"", "readme.txt": b""}),
-        "it holds best.pth, readme.txt.*unpack it",
-    ),
-    "two networks": (
-        zip_of(**{"a/data.pkl": b"", "b/data.pkl": b""}),
-        "neither of torch.save nor of",
-    ),
+    "other zip": (zip_of(**{"a.pth": b"", "b.txt": b""}), "it holds a.pth, b.txt.*unpack it"),
+    "two networks": (zip_of(**{"a/data.pkl": b"", "b/data.pkl": b""}), "neither of torch.save nor of"),
     "noise": (bytes(range(200, 256)), "no known kind.*c8 c9"),
     "start of a legacy file": (LEGACY_HEADER[:5], "truncated after a few bytes"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OTHER_FILES)
@@ -119,7 +96,7 @@ def test_truncated_anywhere(tmp_path, kind):
     honest_file(kind, path)
     content = path.read_bytes()
     files.read(path, use_torch=False)
-    for length in range(0, len(content), 7):
+    for length in range(0, len(content), 17):
         path.write_bytes(content[:length])
         with pytest.raises(files.FileError):
             files.read(path, use_torch=False)
@@ -137,7 +114,7 @@ def test_damaged_anywhere(tmp_path, kind):
     content = np.frombuffer(path.read_bytes(), np.uint8)
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(150):
+    for _ in range(100):
         damaged = content.copy()
         damaged[rng.integers(0, len(content), 3)] = rng.integers(0, 256, 3)
         path.write_bytes(damaged.tobytes())

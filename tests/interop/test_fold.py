@@ -1,22 +1,26 @@
 import jax
 import numpy as np
 import pytest
-from exported_networks import ALL, TOLERANCE, logits, make, relative, untrained
+from exported_networks import ALL, SIZE, TOLERANCE, logits, make, relative, untrained
 
 from ard_jax import models
 from ard_jax.interop import fold
 from ard_jax.models.norm import BatchNorm
 
-IMAGES = np.random.default_rng(1).random((8, 32, 32, 3), dtype=np.float32)
+
+def images(bundle):
+    return np.random.default_rng(1).random((8, *bundle.image_shape), dtype=np.float32)
 
 
 @pytest.mark.parametrize("name, kwargs", ALL)
 def test_same_logits(name, kwargs):
     bundle, variables = make(name, **kwargs)
-    expected = logits(bundle, variables, IMAGES)
+    before, x = jax.tree.map(np.copy, variables), images(bundle)
+    expected = logits(bundle, variables, x)
     plain, folded = fold.inference(bundle, variables), fold.fold_batchnorm(bundle, variables)
-    assert relative(np.asarray(jax.jit(plain)(IMAGES)), expected) < TOLERANCE
-    assert relative(np.asarray(jax.jit(folded.predict)(IMAGES)), expected) < TOLERANCE
+    assert relative(np.asarray(jax.jit(plain)(x)), expected) < TOLERANCE
+    assert relative(np.asarray(jax.jit(folded.predict)(x)), expected) < TOLERANCE
+    jax.tree.map(np.testing.assert_array_equal, before, variables)  # left alone
 
 
 # Blocks, and BatchNorms that follow a convolution of their own block: all in post-activation networks;
@@ -24,11 +28,11 @@ def test_same_logits(name, kwargs):
 @pytest.mark.parametrize(
     "name, folded, left",
     [
-        ("resnet18", 20, 0),
-        ("mobilenet_v2", 57, 0),
+        pytest.param("resnet18", 20, 0, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", 57, 0, marks=pytest.mark.slow),
         ("resnet20", 21, 0),
         ("small_cnn", 2, 0),
-        ("preact_resnet18", 8, 9),
+        pytest.param("preact_resnet18", 8, 9, marks=pytest.mark.slow),
         ("wrn_10_1", 3, 4),
         ("dm_wrn_10_1", 3, 4),
     ],
@@ -39,33 +43,22 @@ def test_what_is_folded(name, folded, left):
     assert (len(result.folded), len(result.left)) == (folded, left)
 
 
-@pytest.mark.slow
 def test_folded_batchnorms_leave_no_product():
-    def multiplications(function):
-        text = str(jax.make_jaxpr(function)(IMAGES))
-        return text.count("= mul ")
+    bundle, variables = make("small_resnet", **SIZE)
 
-    bundle, variables = make("small_resnet")
-    norms = sum(path[-1].key == "scale" for path, _ in _leaves(variables["params"]))
+    def multiplications(function):
+        return str(jax.make_jaxpr(function)(images(bundle))).count("= mul ")
+
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    norms = sum(path[-1].key == "scale" for path, _ in leaves)
     assert multiplications(fold.inference(bundle, variables)) == norms
     assert multiplications(fold.fold_batchnorm(bundle, variables).predict) == 0
 
 
-def test_variables_are_left_alone():
-    bundle, variables = make("small_cnn")
-    before = jax.tree.map(np.copy, variables)
-    fold.fold_batchnorm(bundle, variables)
-    jax.tree.map(np.testing.assert_array_equal, before, variables)
-
-
 def test_a_tiny_variance_is_folded_exactly_enough():
-    bundle, variables = make("small_cnn")
+    bundle, variables = make("small_cnn", **SIZE)
     stats = variables["batch_stats"]["bn1"]
     stats["var"] = np.full_like(stats["var"], BatchNorm.epsilon / 100)
     folded = fold.fold_batchnorm(bundle, variables)
-    expected = logits(bundle, variables, IMAGES)
-    assert relative(np.asarray(folded.predict(IMAGES)), expected) < TOLERANCE
-
-
-def _leaves(tree):
-    return jax.tree_util.tree_leaves_with_path(tree)
+    expected = logits(bundle, variables, images(bundle))
+    assert relative(np.asarray(folded.predict(images(bundle))), expected) < TOLERANCE

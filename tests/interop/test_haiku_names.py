@@ -49,16 +49,11 @@ def images_and_tree():
     for name, shape in sorted(layout().items()):
         leaf = name.rsplit("/", 1)[1]
         u = rng.uniform(-1, 1, shape)
-        if leaf == "counter":
-            tree[name] = np.full(shape, 5, np.int32)
-            continue
         if leaf == "w":
             u = u * np.sqrt(4.5 / np.prod(shape[:-1]))
-        elif leaf == "scale" or "var_ema" in name:
-            u = 1 + 0.5 * u
         else:
-            u = 0.2 * u
-        tree[name] = u.astype(np.float32)
+            u = 1 + 0.5 * u if leaf == "scale" or "var_ema" in name else 0.2 * u
+        tree[name] = np.full(shape, 5, np.int32) if leaf == "counter" else u.astype(np.float32)
     return images, tree
 
 
@@ -86,10 +81,7 @@ def test_names_without_the_constructor_mark():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "params/wide_res_net/~/init_conv/kernel",
-            "init_conv/kernel is not a tensor of DeepMind's",
-        ),
+        ("params/wide_res_net/~/init_conv/kernel", "init_conv/kernel is not a tensor of DeepMind"),
         ("state/wide_res_net/~/batchnorm/~/mean_ema/median", "mean_ema/median is not a tensor"),
         ("params/wide_res_net/init_conv/w", "two tensors of the Haiku file mean init_conv.weight"),
         ("params/wide_res_net/~/extra/w", r"nearest is dm_wrn_10_2 .*not part of it extra\.weight"),

@@ -24,9 +24,6 @@ def test_the_best_when_it_is_clearly_ahead():
     # 10 images for the best, none for the other: 10 > 3 sqrt(10) = 9.49.
     chosen, how = fn.choose([RAW, CIFAR], [right((0, 60)), right((10, 60))], 3, 10)
     assert chosen is CIFAR and how == "clearly the best of 2 on 1000 training images"
-
-
-def test_ahead_but_not_clearly():
     # 9 images: 9 = 3 sqrt(9) is not more than three standard errors.
     with pytest.raises(NormalizationError, match="do not tell these apart.*CIFAR-10; raw"):
         fn.choose([RAW, CIFAR], [right((0, 59)), right((9, 59))], 3, 10)
@@ -49,6 +46,7 @@ def test_the_source_decides_among_alike_ones():
 
 @pytest.mark.parametrize("candidate", fn.candidates(3), ids=lambda c: c.title)
 def test_which_ones_are_alike(candidate):
+    # Raw pixels are far from CIFAR's constants: which one it is makes a difference under attack.
     alike = "raw" not in candidate.title and "[-1, 1]" not in candidate.title
     tried = [own(CIFAR), candidate]
     correct = [right((0, 50)), right((0, 49))]
@@ -57,12 +55,6 @@ def test_which_ones_are_alike(candidate):
     else:
         with pytest.raises(NormalizationError, match="do not tell these apart"):
             fn.choose(tried, correct, 3, 10)
-
-
-def test_the_source_does_not_decide_against_raw_pixels():
-    # Raw pixels are far from CIFAR's constants: which one it is makes a difference under attack.
-    with pytest.raises(NormalizationError, match="do not tell these apart"):
-        fn.choose([RAW, own(CIFAR)], [right((0, 50)), right((0, 52))], 3, 10)
 
 
 def test_measurement_overrules_the_source():
@@ -78,15 +70,9 @@ def test_not_better_than_chance():
 
 
 def test_candidates():
-    titles = [c.title for c in fn.candidates(3)]
-    assert titles == [
-        "raw pixels",
-        "CIFAR-10",
-        "CIFAR-100",
-        "ImageNet",
-        "CIFAR-10, smaller std",
-        "pixels in [-1, 1]",
-    ]
+    assert [c.title for c in fn.candidates(3)] == [
+        "raw pixels", "CIFAR-10", "CIFAR-100", "ImageNet", "CIFAR-10, smaller std", "pixels in [-1, 1]",
+    ]  # fmt: skip
     assert [c.title for c in fn.candidates(1)] == ["raw pixels", "pixels in [-1, 1]"]
     assert not any(c.own for c in fn.candidates(3))
 
@@ -99,14 +85,8 @@ def test_the_sources_own_is_a_candidate_once():
     assert len(nearly) == 6 and nearly[0].normalization["mean"] == mean
     new = fn.candidates(3, own={"mean": [0.1] * 3, "std": [1.0] * 3})
     assert len(new) == 7 and new[0].title == "stated (the source's own)"
-
-
-def test_given_comes_first():
-    tried = fn.candidates(3, own="cifar10", given="none")
-    assert tried[0].title == "given by --normalization" and len(tried) == 6
-
-
-def test_constants_that_do_not_fit_the_images():
+    given = fn.candidates(3, own="cifar10", given="none")  # comes before it
+    assert given[0].title == "given by --normalization" and len(given) == 6
     with pytest.raises(ValueError, match="1 channel"):
         fn.candidates(1, own="cifar10")
 

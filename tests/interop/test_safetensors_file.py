@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from exported_networks import logits, make
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -24,17 +25,21 @@ DESCRIPTION = {
 }
 
 
-def network(description=DESCRIPTION):
-    bundle = described.from_description(description)
-    return bundle, jax.jit(bundle.init)(jax.random.key(0))
+METADATA = {"description": json.dumps(DESCRIPTION)}
+
+
+def network():
+    return make("small_resnet", num_classes=3, image_shape=(8, 8, 1), widths=(4, 6), blocks=1,
+                normalization=DESCRIPTION["normalization"])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     bundle, variables = network()
     path = tmp_path_factory.mktemp("safetensors") / "student.safetensors"
-    metadata = {"description": json.dumps(DESCRIPTION), "made_by": "a test"}
-    assert safetensors_file.export(bundle, variables, path, metadata) == path
+    assert (
+        safetensors_file.export(bundle, variables, path, METADATA | {"made_by": "a test"}) == path
+    )
     return path, variables
 
 
@@ -46,8 +51,8 @@ def test_loading_gives_the_network_back_exactly(exported):
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     images = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
     bundle = described.from_description(description)
-    expected = network()[0].apply(variables, images, False)[0]
-    np.testing.assert_array_equal(bundle.apply(loaded, images, False)[0], expected)
+    expected = logits(network()[0], variables, images)
+    np.testing.assert_array_equal(logits(bundle, loaded, images), expected)
 
 
 def test_names_and_header_are_as_documented(exported):
@@ -64,7 +69,7 @@ def test_transposed_views_are_written_in_order(tmp_path):
     kernel = np.asarray(variables["params"]["linear"]["kernel"])
     variables["params"]["linear"]["kernel"] = np.asfortranarray(kernel)
     path = tmp_path / "x.safetensors"
-    safetensors_file.export(bundle, variables, path, {"description": json.dumps(DESCRIPTION)})
+    safetensors_file.export(bundle, variables, path, METADATA)
     loaded = safetensors_file.load(path)[1]
     np.testing.assert_array_equal(loaded["params"]["linear"]["kernel"], kernel)
 
@@ -82,7 +87,7 @@ def test_transposed_views_are_written_in_order(tmp_path):
 )
 def test_bad_metadata(tmp_path, change, message):
     bundle, variables = network()
-    metadata = {"description": json.dumps(DESCRIPTION)}
+    metadata = dict(METADATA)
     change(metadata)
     with pytest.raises(ValueError, match=message):
         safetensors_file.export(bundle, variables, tmp_path / "x", metadata)
@@ -92,23 +97,17 @@ def test_bad_metadata(tmp_path, change, message):
 def test_variables_of_another_network(tmp_path):
     bundle, variables = network()
     other = models.create("small_resnet", 3, (8, 8, 1), widths=(4, 7))
-    metadata = {"description": json.dumps(DESCRIPTION)}
     with pytest.raises(ValueError, match="variables are not those of small_resnet: .*layer2__0"):
-        safetensors_file.export(other, variables, tmp_path / "x", metadata)
+        safetensors_file.export(other, variables, tmp_path / "x", METADATA)
     del variables["params"]["conv1"]
     with pytest.raises(ValueError, match="params/conv1/kernel"):
-        safetensors_file.export(bundle, variables, tmp_path / "x", metadata)
+        safetensors_file.export(bundle, variables, tmp_path / "x", METADATA)
     assert not list(tmp_path.iterdir())
 
 
 def test_files_that_are_not_ours(exported, tmp_path):
     whole = exported[0].read_bytes()
-    for name, data in {
-        "cut": whole[:-4],
-        "short": whole[:40],
-        "empty": b"",
-        "page": b"<html>",
-    }.items():
+    for name, data in dict(cut=whole[:-4], short=whole[:40], empty=b"", page=b"<html>").items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=f"{name} is not a complete safetensors file"):
             safetensors_file.load(tmp_path / name)

@@ -5,7 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from exported_networks import ALL, TOLERANCE, logits, make, relative, untrained
+from exported_networks import ALL, SIZE, TOLERANCE, logits, make, relative, untrained
 
 from ard_jax import models
 from ard_jax.interop import stablehlo
@@ -19,19 +19,19 @@ def test_same_logits_at_any_batch_size(name, kwargs, tmp_path):
     bundle, variables = make(name, **kwargs)
     stablehlo.export(bundle, variables, tmp_path / "net")
     run = stablehlo.load(tmp_path / "net")
-    images = RNG.random((64, 32, 32, 3), dtype=np.float32)
+    images = RNG.random((64, *bundle.image_shape), dtype=np.float32)
     expected = logits(bundle, variables, images)
     for size in (1, 7, 64):
         assert relative(np.asarray(run(images[:size])), expected[:size]) < TOLERANCE
 
 
 def test_one_file_for_all_platforms(tmp_path):
-    bundle, variables = make("small_cnn")
+    bundle, variables = make("small_cnn", **SIZE)
     stablehlo.export(bundle, variables, tmp_path / "net", fold_batchnorm=True)
     exported = jax.export.deserialize(bytearray((tmp_path / "net").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     (images,), (out,) = exported.in_avals, exported.out_avals
-    assert str(images.shape) == "(B, 32, 32, 3)" and str(out.shape) == "(B, 10)"
+    assert str(images.shape) == "(B, 8, 8, 3)" and str(out.shape) == "(B, 10)"
 
 
 @pytest.mark.slow
@@ -47,10 +47,10 @@ def test_depthwise_convolutions_are_those_of_the_platform(tmp_path):
 
 
 def test_the_loader_beside_it_needs_no_ard_jax(tmp_path):
-    bundle, variables = make("small_cnn")
+    bundle, variables = make("small_cnn", **SIZE)
     stablehlo.export(bundle, variables, tmp_path / "student.stablehlo")
     stablehlo.write_loader(tmp_path / "load_stablehlo.py")
-    images = RNG.random((3, 32, 32, 3), dtype=np.float32)
+    images = RNG.random((3, 8, 8, 3), dtype=np.float32)
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys; sys.modules['ard_jax'] = None\n"
@@ -63,7 +63,7 @@ def test_the_loader_beside_it_needs_no_ard_jax(tmp_path):
 
 
 def test_a_file_that_is_none(tmp_path):
-    bundle, variables = make("small_cnn")
+    bundle, variables = make("small_cnn", **SIZE)
     path = tmp_path / "net"
     with pytest.raises(stablehlo.StableHloError, match="net cannot be read as StableHLO"):
         stablehlo.load(path)

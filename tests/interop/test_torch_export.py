@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 
+import exported_networks
 import jax
 import numpy as np
 import pytest
@@ -43,25 +44,15 @@ GLOBALS = {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections
 
 
 def trained(model, kwargs, shape, classes, normalization=None):
-    """(bundle, variables, description) with statistics as after training, so that every one matters."""
-    bundle = models.create(model, classes, shape, normalization=normalization, **kwargs)
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        kind = path[-1].key
-        if kind == "kernel":
-            fan_in = np.prod(leaf.shape[:-1])
-            return (rng.normal(size=leaf.shape) * np.sqrt(2 / fan_in)).astype(np.float32)
-        if kind in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        return rng.normal(0, 0.2, leaf.shape).astype(np.float32)
-
-    shapes = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
+    """(bundle, variables, description) of an architecture."""
+    bundle, variables = exported_networks.make(
+        model, num_classes=classes, image_shape=shape, normalization=normalization, **kwargs
+    )
     description = {
         "model": model, "kwargs": kwargs, "num_classes": classes, "image_shape": list(shape),
         "class_names": [f"class {i}" for i in range(classes)],
     }  # fmt: skip
-    return bundle, jax.tree_util.tree_map_with_path(fill, shapes), description
+    return bundle, variables, description
 
 
 def load_module(path):
@@ -79,15 +70,11 @@ def exported(tmp_path_factory):
     return folder, torch_export.export(bundle, variables, folder, description)
 
 
-def test_the_files_are_named_in_order(exported):
+def test_the_two_files_of_which_model_py_needs_only_torch(exported):
     folder, paths = exported
     assert paths == [folder / "student.pt", folder / "model.py"]
     assert sorted(p.name for p in folder.iterdir()) == ["model.py", "student.pt"]
-
-
-def test_model_py_needs_only_torch(exported):
-    tree = ast.parse(exported[1][1].read_text())
-    names = set()
+    tree, names = ast.parse(paths[1].read_text()), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
@@ -97,12 +84,8 @@ def test_model_py_needs_only_torch(exported):
 
 
 def test_exporting_does_not_import_torch():
-    code = """
-import sys
-sys.modules["torch"] = None  # any import of it fails now
-from ard_jax.interop import torch_export
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    without = "import sys; sys.modules['torch'] = None; from ard_jax.interop import torch_export"
+    subprocess.run([sys.executable, "-c", without], check=True)
 
 
 def test_the_pickle_asks_only_for_what_weights_only_admits(exported):

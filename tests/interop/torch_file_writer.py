@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 
+KINDS = ["torch zip", "torch legacy"]
 LEGACY_HEADER = (
     pickle.dumps(0x1950A86A20F9469CFC6C, 2)
     + pickle.dumps(1001, 2)
@@ -43,27 +44,25 @@ def storage(key, size, kind="torch.FloatStorage", location="cpu", view=()):
     return b"(" + b"".join(parts) + b"".join(map(value, view)) + b"tQ"
 
 
+def view_of(kind):
+    """What a legacy file, and it alone, says of a storage that is no part of another one."""
+    return (None,) if kind == "torch legacy" else ()
+
+
 def tensor(where, shape, stride=None, offset=0):
     if stride is None:
         stride = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
     sizes = value(offset) + value(shape) + value(stride)
-    return call(
-        "torch._utils._rebuild_tensor_v2",
-        where,
-        sizes,
-        value(False),
-        call("collections.OrderedDict"),
-    )
+    hooks = value(False) + call("collections.OrderedDict")
+    return call("torch._utils._rebuild_tensor_v2", where, sizes, hooks)
 
 
 def write_zip(path, body, blocks, root="archive", extra=(), compression=zipfile.ZIP_STORED):
-    """body: opcodes of the objects; blocks: key -> array or bytes; extra: further (name, bytes)."""
+    """body: opcodes of the objects; blocks: key -> array; extra: further (name, bytes)."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr(f"{root}/data.pkl", b"\x80\x02" + body + b".")
         for key, block in blocks.items():
-            archive.writestr(
-                f"{root}/data/{key}", block if isinstance(block, bytes) else block.tobytes()
-            )
+            archive.writestr(f"{root}/data/{key}", block.tobytes())
         archive.writestr(f"{root}/version", "3\n")
         for entry, content in extra:
             archive.writestr(entry, content)
@@ -86,13 +85,9 @@ def write(path, kind, body, blocks):
 
 def simple(kind, path, around=None):
     """A file with one small layer; around(opcodes of the state dict) -> opcodes of the whole."""
-    view = (None,) if kind == "torch legacy" else ()
+    view = view_of(kind)
     weight, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(2, np.float32)
-    body = state_dict(
-        {
-            "fc.weight": tensor(storage("0", 6, view=view), (2, 3)),
-            "fc.bias": tensor(storage("1", 2, view=view), (2,)),
-        }
-    )
+    tensors = [tensor(storage("0", 6, view=view), (2, 3)), tensor(storage("1", 2, view=view), (2,))]
+    body = state_dict(dict(zip(("fc.weight", "fc.bias"), tensors, strict=True)))
     write(path, kind, around(body) if around else body, {"0": weight, "1": bias})
     return {"fc.weight": weight, "fc.bias": bias}

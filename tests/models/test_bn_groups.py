@@ -18,12 +18,12 @@ SHAPE, BATCH = (8, 8, 1), 16
 
 
 def network(groups):
-    return models.create("small_resnet", 10, SHAPE, widths=(4, 8), blocks=1, bn_groups=groups)
+    return models.create("small_resnet", 10, SHAPE, widths=(4,), blocks=1, bn_groups=groups)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    return network(1).init(jax.random.key(0))
+    return jax.jit(network(1).init)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,9 @@ def forward_and_gradient(groups, variables, images):
     return logits, stats, gradient
 
 
+once = jax.jit(forward_and_gradient, static_argnums=0)
+
+
 def assert_close(found, expected):
     # The same sums in another order: rounding relative to the largest entry of each array.
     jax.tree.map(
@@ -56,9 +59,8 @@ def assert_close(found, expected):
 def test_groups_are_separate_passes_and_the_first_one_moves_the_running_statistics(
     variables, images
 ):
-    once = jax.jit(forward_and_gradient, static_argnums=0)
-    logits, stats, gradient = once(4, variables, images)
-    parts = [once(1, variables, part) for part in jnp.split(images, 4)]
+    logits, stats, gradient = once(2, variables, images)
+    parts = [once(1, variables, part) for part in jnp.split(images, 2)]
     np.testing.assert_allclose(logits, jnp.concatenate([z for z, _, _ in parts]), atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stats, parts[0][1])
     assert_close(gradient, jax.tree.map(lambda *g: sum(g), *(g for _, _, g in parts)))
@@ -70,25 +72,25 @@ def test_groups_are_separate_passes_and_the_first_one_moves_the_running_statisti
 
 def test_evaluation_and_the_variables_know_no_groups(variables, images):
     one, four = network(1), network(4)
-    assert jax.tree.structure(variables) == jax.tree.structure(four.init(jax.random.key(0)))
+    assert jax.tree.structure(variables) == jax.tree.structure(
+        jax.eval_shape(four.init, jax.random.key(0))
+    )
     odd = images[:3]  # does not divide by 4
-    expected = one.apply(variables, odd, False)[0]
-    np.testing.assert_array_equal(four.apply(variables, odd, False)[0], expected)
+    predict = jax.jit(lambda b: b.apply(variables, odd, False)[0], static_argnums=0)
+    np.testing.assert_array_equal(predict(four), predict(one))
 
 
 def test_each_group_needs_images_and_all_the_same_number(variables, images):
     with pytest.raises(ValueError, match="bn_groups=4: a batch of 6 images does not divide"):
         network(4).apply(variables, images[:6], True)
-    norm = BatchNorm(groups=2)
     with pytest.raises(ValueError, match="2 group.*at least 2 images for each"):
-        norm.init(jax.random.key(0), jnp.ones((2, 1, 1, 3)), True)
+        BatchNorm(groups=2).init(jax.random.key(0), jnp.ones((2, 1, 1, 3)), True)
     with pytest.raises(ValueError, match="bn_groups=0: at least 1"):
         network(0)
 
 
-@pytest.mark.parametrize("groups", [4, 8])
 def test_where_groups_fit_the_devices_only_gradients_and_one_groups_statistics_travel(
-    groups, variables, images
+    variables, images
 ):
     mesh = sharding.make_mesh(4)
     same, split = sharding.replicated(mesh), sharding.split_batch(mesh)
@@ -101,18 +103,18 @@ def test_where_groups_fit_the_devices_only_gradients_and_one_groups_statistics_t
         program = jax.jit(on_four, in_shardings=(same, split), out_shardings=same)
         return collectives(program.lower(variables, images).compile().as_text())
 
-    local = travelling(groups)
-    assert {c.kind for c in local} == {"all-reduce"}
-    assert numbers(local) == sum(x.size for x in jax.tree.leaves(variables))
-    assert len(local) <= 2  # none waits for a layer: all go at the end
+    for groups in (4, 8):
+        local = travelling(groups)
+        assert {c.kind for c in local} == {"all-reduce"}
+        assert numbers(local) == sum(x.size for x in jax.tree.leaves(variables))
+        assert len(local) <= 2  # none waits for a layer: all go at the end
     # Layer after layer waits otherwise: mean, variance, and the gradient through both.
-    assert len(travelling(1)) > 2 * 6
+    assert len(travelling(1)) > 2 * 3
 
 
 def test_the_result_is_the_same_on_any_number_of_devices(variables, images):
-    once = jax.jit(forward_and_gradient, static_argnums=0)
     expected = once(2, variables, images)
-    for devices in (2, 4, 8):  # also more devices than groups
+    for devices in (2, 8):  # also more devices than groups
         mesh = sharding.make_mesh(devices)
         placed = jax.device_put(images, sharding.split_batch(mesh))
         assert_close(once(2, sharding.put_replicated(mesh, variables), placed), expected)

@@ -15,13 +15,9 @@ def random_state(name, **options):
 
 def test_layouts():
     state = random_state("small_cnn", **OPTIONS)
-    assert list(sorted(state)) == sorted(
-        [
-            *("conv1.weight", "conv2.weight", "fc.weight", "fc.bias"),
-            *(f"bn{i}.{n}" for i in (1, 2) for n in ("weight", "bias")),
-            *(f"bn{i}.running_{n}" for i in (1, 2) for n in ("mean", "var")),
-        ]
-    )
+    norm = ("weight", "bias", "running_mean", "running_var")
+    others = {"conv1.weight", "conv2.weight", "fc.weight", "fc.bias"}
+    assert set(state) == others | {f"bn{i}.{n}" for i in (1, 2) for n in norm}
     variables = interop.from_torch("small_cnn", state, **OPTIONS)
     params, stats = variables["params"], variables["batch_stats"]
     kernel = params["conv2"]["kernel"]
@@ -30,20 +26,6 @@ def test_layouts():
     np.testing.assert_array_equal(params["fc"]["kernel"], state["fc.weight"].T)
     np.testing.assert_array_equal(params["bn1"]["scale"], state["bn1.weight"])
     np.testing.assert_array_equal(stats["bn2"]["var"], state["bn2.running_var"])
-
-
-def test_result_has_the_structure_of_init_and_owns_its_memory():
-    state = random_state("small_resnet", **OPTIONS)
-    assert "layer2.0.shortcut.0.weight" in state
-    variables = interop.from_torch("small_resnet", state, **OPTIONS)
-    bundle = models.create("small_resnet", **OPTIONS)
-    expected = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
-    assert jax.tree.structure(variables) == jax.tree.structure(expected)
-    before = variables["params"]["linear"]["bias"].copy()
-    state["linear.bias"][:] = -1
-    np.testing.assert_array_equal(variables["params"]["linear"]["bias"], before)
-    logits, _ = bundle.apply(variables, np.zeros((1, 8, 8, 2), np.float32), False)
-    assert np.all(np.isfinite(logits))
 
 
 def test_what_is_dropped():
@@ -60,28 +42,29 @@ def test_what_is_dropped():
         assert jax.tree.all(jax.tree.map(np.array_equal, variables, plain))
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "small_resnet", "resnet20", "dm_wrn_10_1"])
+@pytest.mark.parametrize("name", ["small_cnn", "small_resnet", "dm_wrn_10_1"])
 def test_both_directions_are_exact(name):
     options = {**OPTIONS, "image_shape": (8, 8, 3), "normalization": "none"}
     bundle = models.create(name, **options)
     state = random_state(name, **options)
     variables = interop.from_torch(name, state, **options)
+    expected = jax.eval_shape(bundle.init, jax.random.key(0))
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
     back = interop.to_torch(bundle, variables)
     assert back.keys() == state.keys()
     for key, value in back.items():
         assert value.dtype == np.float32 and value.flags.c_contiguous
         np.testing.assert_array_equal(value, state[key])
-    again = interop.from_torch(name, back, **options)
-    assert jax.tree.structure(again) == jax.tree.structure(variables)
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
 
 
-def test_to_torch_copies_and_checks():
+def test_copies_and_to_torch_checks():
     bundle = models.create("small_cnn", **OPTIONS)
-    variables = interop.from_torch("small_cnn", random_state("small_cnn", **OPTIONS), **OPTIONS)
-    state = interop.to_torch(bundle, variables)
-    state["bn1.bias"][:] = -1
+    given = random_state("small_cnn", **OPTIONS)
+    variables = interop.from_torch("small_cnn", given, **OPTIONS)
+    for state in (given, interop.to_torch(bundle, variables)):
+        state["bn1.bias"][:] = state["fc.bias"][:] = -1
     assert np.all(variables["params"]["bn1"]["bias"] > 0)
+    assert np.all(variables["params"]["fc"]["bias"] > 0)
     other = models.create("small_cnn", **{**OPTIONS, "num_classes": 4})
     with pytest.raises(ValueError, match=r"not those of small_cnn.*bias.* is \(3,\) but must be"):
         interop.to_torch(other, variables)
@@ -91,34 +74,9 @@ def test_to_torch_copies_and_checks():
         interop.to_torch(bundle, {"params": variables["params"], "batch_stats": {}})
 
 
-def broken(state, change):
-    state = dict(state)
-    if change == "missing":
-        del state["bn1.running_var"]
-    elif change == "extra":
-        state["conv9.weight"] = np.ones((1, 1, 3, 3), np.float32)
-    elif change == "shape":
-        state["fc.weight"] = state["fc.weight"].T
-    return state
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("missing", r"missing bn1\.running_var \(8,\)"),
-        ("extra", r"not part of it conv9\.weight"),
-        ("shape", r"fc\.weight is \(16, 3\) but must be \(3, 16\)"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused(change, message):
-    state = random_state("small_cnn", **OPTIONS)
-    with pytest.raises(ValueError, match=message):
-        interop.from_torch("small_cnn", broken(state, change), **OPTIONS)
-
-
 def test_a_completely_different_network_gives_a_short_message():
     with pytest.raises(ValueError, match="and [0-9]+ more") as error:
-        interop.from_torch("resnet56", random_state("small_cnn", **OPTIONS), **OPTIONS)
+        interop.from_torch("resnet20", random_state("small_cnn", **OPTIONS), **OPTIONS)
     assert len(str(error.value)) < 1000
 
 

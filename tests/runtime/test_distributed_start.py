@@ -35,6 +35,11 @@ def plain(monkeypatch):
     return monkeypatch
 
 
+def set_environment(plain, values):
+    for name, value in values.items():
+        plain.setenv(name, value)
+
+
 @pytest.fixture
 def joined(plain):
     """Records the arguments of jax.distributed.initialize and of the meeting instead of doing either."""
@@ -58,6 +63,9 @@ def port():
         return one.getsockname()[1]
 
 
+SLURM_FOUND = {"cluster_detection_method": "slurm", "num_processes": 2}
+MPI_FOUND = {"cluster_detection_method": "ompi", "num_processes": 2}
+ALL_GPUS = {"local_device_ids": []}
 ON_A_TPU = {"jax_platforms": "tpu,cpu"}
 
 
@@ -68,16 +76,13 @@ ON_A_TPU = {"jax_platforms": "tpu,cpu"}
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "2"}, {}, None),  # a shell in a larger job
         ({k: v for k, v in SLURM.items() if "STEP" not in k}, {}, None),  # a batch script, without srun
         # One task per node has all of its GPUs.
-        (SLURM, {}, {"cluster_detection_method": "slurm", "num_processes": 2, "local_device_ids": []}),
+        (SLURM, {}, SLURM_FOUND | ALL_GPUS),
         # Two tasks on one node: each the GPU of its number ...
-        (SLURM | {"SLURM_STEP_NUM_NODES": "1"}, {},
-         {"cluster_detection_method": "slurm", "num_processes": 2}),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "1"}, {}, SLURM_FOUND),
         # ... unless each sees just one, as with --gpus-per-task=1.
-        (SLURM | {"SLURM_STEP_NUM_NODES": "1", "CUDA_VISIBLE_DEVICES": "1"}, {},
-         {"cluster_detection_method": "slurm", "num_processes": 2, "local_device_ids": []}),
-        (MPI_4, {}, {"cluster_detection_method": "ompi", "num_processes": 2}),
-        (MPI_4 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, {},
-         {"cluster_detection_method": "ompi", "num_processes": 2, "local_device_ids": []}),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "1", "CUDA_VISIBLE_DEVICES": "1"}, {}, SLURM_FOUND | ALL_GPUS),
+        (MPI_4, {}, MPI_FOUND),
+        (MPI_4 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, {}, MPI_FOUND | ALL_GPUS),
         (MPI | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, {}, None),
         ({}, ON_A_TPU, {}),  # JAX asks the metadata
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, ON_A_TPU, {}),
@@ -90,8 +95,7 @@ ON_A_TPU = {"jax_platforms": "tpu,cpu"}
     ],
 )  # fmt: skip
 def test_auto(joined, plain, environment, config, expected):
-    for name, value in environment.items():
-        plain.setenv(name, value)
+    set_environment(plain, environment)
     if config:
         fake = SimpleNamespace(config=SimpleNamespace(**config), distributed=jax.distributed)
         plain.setattr(distributed, "jax", fake)
@@ -111,8 +115,7 @@ def test_auto(joined, plain, environment, config, expected):
     ],
 )
 def test_given_coordinator(joined, plain, setting, environment):
-    for name, value in environment.items():
-        plain.setenv(name, value)
+    set_environment(plain, environment)
     distributed.start(setting, 10)
     assert joined.meeting == ("h:1234", 2, 1, 10)
     assert joined.arguments == {
@@ -122,8 +125,7 @@ def test_given_coordinator(joined, plain, setting, environment):
 
 
 def test_off_ignores_everything(joined, plain):
-    for name, value in (SLURM | {"ARD_COORDINATOR": "h:1"}).items():
-        plain.setenv(name, value)
+    set_environment(plain, SLURM | {"ARD_COORDINATOR": "h:1"})
     distributed.start("off")
     assert joined.arguments is None
 
@@ -144,8 +146,7 @@ def test_off_ignores_everything(joined, plain):
     ],
 )
 def test_mistakes(joined, plain, setting, environment, message):
-    for name, value in environment.items():
-        plain.setenv(name, value)
+    set_environment(plain, environment)
     plain.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message):
         distributed.start(setting)
@@ -155,8 +156,7 @@ def test_mistakes(joined, plain, setting, environment, message):
 
 def test_jax_used_before(plain):
     jax.devices()
-    for name, value in SLURM.items():
-        plain.setenv(name, value)
+    set_environment(plain, SLURM)
     with pytest.raises(ValueError, match="Slurm: JAX was used before.*distributed=off"):
         distributed.start()
 
@@ -167,8 +167,7 @@ def test_errors_of_the_detection_are_told(joined, plain):
 
     plain.setattr(jax.distributed, "initialize", initialize)
     plain.setattr("importlib.util.find_spec", lambda name: True)
-    for name, value in (POD | {"JOB_COMPLETION_INDEX": "0"}).items():
-        plain.setenv(name, value)
+    set_environment(plain, POD | {"JOB_COMPLETION_INDEX": "0"})
     with pytest.raises(ValueError, match="Kubernetes: .*403.*ARD_COORDINATOR"):
         distributed.start()
 
@@ -231,17 +230,15 @@ def test_missing_processes_are_named(port):
 
 @pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
 def test_unreachable_coordinator(port, host):
-    with pytest.raises(
-        ValueError, match=f"did not reach process 0 at {host}:{port} within 1 s.*firewall"
-    ):
-        rendezvous.meet(f"{host}:{port}", 2, 1, 1)
+    message = f"did not reach process 0 at {host}:{port} within 0.3 s.*firewall"
+    with pytest.raises(ValueError, match=message):
+        rendezvous.meet(f"{host}:{port}", 2, 1, 0.3)
 
 
 def test_port_is_taken(port):
+    message = f"cannot listen on port {port}.*taken.*choose another port"
     with socket.create_server(("", port)):
-        with pytest.raises(
-            ValueError, match=f"cannot listen on port {port}.*taken.*choose another port"
-        ):
+        with pytest.raises(ValueError, match=message):
             rendezvous.meet(f"localhost:{port}", 2, 0, 5)
 
 
@@ -259,7 +256,7 @@ def test_something_else_answers(port, reply):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         with pytest.raises(ValueError, match="something else|closed the connection|did not reach"):
-            rendezvous.meet(f"localhost:{port}", 2, 1, 1)
+            rendezvous.meet(f"localhost:{port}", 2, 1, 0.3)
         server.shutdown(socket.SHUT_RDWR)
         thread.join(5)
 
@@ -282,7 +279,7 @@ WORKER = """
 import sys
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
-from ard_jax import distributed
+from ard_jax.runtime import distributed
 try:
     distributed.start(sys.argv[1], float(sys.argv[2]))
 except ValueError as error:
@@ -320,13 +317,14 @@ def start_workers(told, *more):
 def found(outputs):
     """What the workers printed, without gloo's own lines."""
     lines = [
-        line
-        for code, out, err in outputs
-        for line in out.splitlines()
-        if line.split(" ")[0].isdigit()
+        line for _, out, _ in outputs for line in out.splitlines() if line.split(" ")[0].isdigit()
     ]
     assert [code for code, _, _ in outputs] == [0] * len(outputs), outputs
     return sorted(lines)
+
+
+def given_numbers(port):
+    return [(f"localhost:{port},2,{index}", 60, {}) for index in range(2)]
 
 
 @pytest.mark.slow
@@ -334,15 +332,12 @@ def found(outputs):
 @pytest.mark.parametrize("by", ["setting", "environment", "slurm", "open mpi"])
 def test_two_processes_become_one(plain, port, by):
     told = []
-    for index in range(2):
+    for index, setting in enumerate(given_numbers(port)):
         numbers = {"ARD_NUM_PROCESSES": "2", "ARD_PROCESS_ID": str(index)}
-        rank = {
-            "SLURM_PROCID": str(index),
-            "OMPI_COMM_WORLD_RANK": str(index),
-            "JAX_COORDINATOR_PORT": str(port),
-        }
+        rank = {"SLURM_PROCID": str(index), "OMPI_COMM_WORLD_RANK": str(index),
+                "JAX_COORDINATOR_PORT": str(port)}  # fmt: skip
         told.append({
-            "setting": (f"localhost:{port},2,{index}", 60, {}),
+            "setting": setting,
             "environment": ("auto", 60, {"ARD_COORDINATOR": f"localhost:{port}", **numbers}),
             "slurm": ("auto", 60, SLURM | rank),  # found by JAX itself
             "open mpi": ("auto", 60, MPI_4 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"} | rank),
@@ -367,9 +362,8 @@ def test_messages_instead_of_stack_traces(plain, port):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_one_that_failed_does_not_wait_for_the_others(port):
-    told = [(f"localhost:{port},2,{index}", 60, {}) for index in range(2)]
     began = time.monotonic()
-    (first, *_), (second, *_) = start_workers(told, "1")
+    (first, *_), (second, *_) = start_workers(given_numbers(port), "1")
     # Process 0 waits in the barrier at the end, until it learns that process 1 is gone.
     assert second == 7 and first not in (0, 7)
     assert time.monotonic() - began < 75
@@ -378,9 +372,8 @@ def test_one_that_failed_does_not_wait_for_the_others(port):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_all_failing_together_end_in_order(port):
-    told = [(f"localhost:{port},2,{index}", 60, {}) for index in range(2)]
     began = time.monotonic()
-    outputs = start_workers(told, "01")
+    outputs = start_workers(given_numbers(port), "01")
     assert [code for code, *_ in outputs] == [7, 7]
     assert not any("Check failure" in err for *_, err in outputs)
     assert time.monotonic() - began < 20
