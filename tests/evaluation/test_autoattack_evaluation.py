@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from experiments import tiny
 
-from ard_jax import data, evaluate
+from ard_jax import attacks, data, evaluate
 from ard_jax.checkpoints import networks
 from ard_jax.cli import train
 from ard_jax.config import build, parse
@@ -133,8 +133,8 @@ def test_evaluate_again_with_transfer_from_another_run(finished, tmp_path):
 
 
 def settings_of(experiment, names, **changes):
-    changed = dataclasses.replace(experiment.eval, **changes)
-    return build.evaluation_settings(dataclasses.replace(experiment, eval=changed), names)
+    changed = experiment.eval.replace(**changes)
+    return build.evaluation_settings(experiment.replace(eval=changed), names)
 
 
 def test_only_the_chosen_networks_are_attacked(finished, monkeypatch):
@@ -227,7 +227,7 @@ def test_few_classes_leave_out_what_is_undefined():
     assert autoattack.defined_members("apgd_t", 3)[0] == ()
 
 
-UNTARGETED = dataclasses.make_dataclass("Spec", ["loss"])("cross_entropy")
+UNTARGETED = attacks.make("pgd_sat")
 
 
 def clean_results(count=50):
@@ -248,7 +248,7 @@ def test_noise_stays_in_the_ball_and_above_is_told():
     above_clean, above_noise = diagnostics.warnings("net", results, net, {"weak": UNTARGETED})
     assert "under weak is above clean accuracy" in above_clean
     assert "above that under uniform noise" in above_noise
-    targeted = dataclasses.replace(UNTARGETED, loss="least_likely")
+    targeted = attacks.make("tpgd")
     assert diagnostics.warnings("net", results, net, {"weak": targeted}) == []
 
 

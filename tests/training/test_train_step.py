@@ -8,7 +8,8 @@ import pytest
 from ard_jax.methods import Method
 from ard_jax.runtime import sharding
 from ard_jax.state import NetState, RunState
-from ard_jax.training import run, train_step
+from ard_jax.training import train_step
+from ard_jax.training.run import EvaluationEpochs
 
 
 def counting_method():
@@ -72,7 +73,7 @@ def test_epochs_count_from_one_and_seeds_differ():
 
 
 def test_evaluated_epochs_need_no_memory():
-    epochs = run.EvaluationEpochs(10**6, every=10, dense_from=10**6 - 3)
+    epochs = EvaluationEpochs(10**6, every=10, dense_from=10**6 - 3)
     assert [e for e in range(1, 32) if e in epochs] == [1, 10, 20, 30]
     assert [10**6 - 4 + i in epochs for i in range(5)] == [False, True, True, True, True]
-    assert [e for e in range(1, 8) if e in run.EvaluationEpochs(7, every=5)] == [1, 5, 7]
+    assert [e for e in range(1, 8) if e in EvaluationEpochs(7, every=5)] == [1, 5, 7]
