@@ -51,7 +51,7 @@ def _masking(results: ExampleResults, names: list[str]) -> list[str]:
     gap = shares[strongest] - robust
     if gap <= diagnostics.MASKING_GAP:
         return []
-    name = registry.ATTACKS.get(strongest, {}).get("label", strongest)
+    name = registry.label_of(strongest)
     after_ce = results.suites["autoattack"].stages.get("apgd-ce", results.correct["clean"])
     weak = float(after_ce.mean()) - robust <= diagnostics.MASKING_GAP
     return [diagnostics.masking_text(name, gap, weak)]
