@@ -56,13 +56,13 @@ def watch():
         seen["image_sum"].append(batch["image"].astype(np.int64).sum((1, 2, 3)))
 
     building = []
-    wrap(loop.pipeline, "get_batch", after=record)
+    wrap(loop.batching, "get_batch", after=record)
     # Of data that is on the device only the indices are asked for.
     indices = TrainBatches.indices
     TrainBatches.indices = lambda self, step: loop.batching.get_batch(
         self._load.dataset, indices(self, step)
     )["index"]
-    wrap(loop._Loop, "run", before=lambda self, state: began(self.phase.title))
+    wrap(loop._Loop, "run", before=lambda self, state: began(self.training.title))
     wrap(
         loop._Loop,
         "boundary",
@@ -91,7 +91,7 @@ def watch():
         if "index" in local and "margin" not in local:
             attacked.append(local["index"][local["index"] >= 0])
 
-    evaluator.pipeline.eval_batches = batches_of(evaluator.pipeline.eval_batches)
+    evaluator.batching.eval_batches = batches_of(evaluator.batching.eval_batches)
     wrap(evaluator.sharding, "put_batch", before=place)
 
     def began(title):
