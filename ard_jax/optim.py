@@ -21,12 +21,16 @@ from ard_jax.io.options import AtLeastOne, Count, Options, Share
 class OptimConfig(Options):
     """SGD and its schedule."""
 
-    lr: Annotated[float, Field(gt=0, le=100)] = Field(0.1, description="Base learning rate.")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum, 0 for none.")
-    nesterov: bool = Field(False, description="Nesterov momentum.")
-    weight_decay: Share = Field(2e-4, description="Coupled L2 on all parameters.")
+    lr: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=0.1, description="Base learning rate."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.9, description="Momentum, 0 for none."
+    )
+    nesterov: bool = Field(default=False, description="Nesterov momentum.")
+    weight_decay: Share = Field(default=2e-4, description="Coupled L2 on all parameters.")
     schedule: Literal["constant", "multistep", "cosine", "ciard"] = Field(
-        "constant",
+        default="constant",
         description=(
             "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
             "lr to 0 over the run, after `warmup` epochs of linear increase); `ciard` (`lr` before "
@@ -34,13 +38,15 @@ class OptimConfig(Options):
         ),
     )
     boundaries: tuple[AtLeastOne, ...] = Field(
-        (), description="First epochs (counted from 1) at each lower rate, for `multistep`."
+        default=(), description="First epochs (counted from 1) at each lower rate, for `multistep`."
     )
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Factor of `multistep`.")
-    warmup: Count = Field(0, description="Epochs of linear warm-up, for `cosine`.")
-    start: AtLeastOne = Field(1, description="Epoch at which the `ciard` cosine begins.")
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1, description="Factor of `multistep`."
+    )
+    warmup: Count = Field(default=0, description="Epochs of linear warm-up, for `cosine`.")
+    start: AtLeastOne = Field(default=1, description="Epoch at which the `ciard` cosine begins.")
     idle_before_start: bool = Field(
-        False,
+        default=False,
         description="For `ciard`, rate 0 before `start` (robust teacher) instead of `lr` (student).",
     )
 
@@ -108,7 +114,7 @@ def make(config: OptimConfig, epochs: int) -> Optimizer:
         parts.append(optax.trace(decay=config.momentum, nesterov=config.nesterov))
     transform = optax.chain(*parts)
 
-    def update(grads, opt_state, params, lr):
+    def update(grads: Any, opt_state: Any, params: Any, lr: jax.Array):
         updates, opt_state = transform.update(grads, opt_state, params)
         return jax.tree.map(lambda p, u: p - lr * u, params, updates), opt_state
 

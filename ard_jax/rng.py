@@ -25,7 +25,7 @@ def stream(root_key: jax.Array, name: str, step: int | jax.Array | None = None) 
     Raises:
       ValueError: `root_key` is not a typed key.
     """
-    if not jnp.issubdtype(getattr(root_key, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(root_key, "dtype", float), jax.dtypes.prng_key):
         raise ValueError(
             f"root_key must be a typed key, made by jax.random.key(seed); got {root_key!r}"
         )

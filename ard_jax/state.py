@@ -6,8 +6,7 @@ import jax
 from flax import struct
 
 
-@struct.dataclass
-class NetState:
+class NetState(struct.PyTreeNode):
     """One network: the student or a teacher.
 
     Attributes:
@@ -31,8 +30,7 @@ class NetState:
         return cls(variables["params"], variables["batch_stats"], opt_state)
 
 
-@struct.dataclass
-class RunState:
+class RunState(struct.PyTreeNode):
     """A whole run. Student and teachers alternate inside one step, so they are saved together.
 
     Attributes:

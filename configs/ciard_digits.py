@@ -16,7 +16,7 @@ def get_config(variant: str = ""):
     return protocol.digits("ciard", variant, baselines)
 
 
-def baseline(config, name: str) -> None:
+def baseline(config: common.Config, name: str) -> None:
     config.name = f"{name}_digits"
     config.method = common.config_dict(name=name)
     config.attack = common.attack("pgd_sat", steps=10)

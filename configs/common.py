@@ -3,17 +3,21 @@
 A config file changes some of them; the command line changes any: `--config.method.itt_start=10`.
 """
 
+from typing import Any
+
 import ml_collections
 
 from ard_jax.config import schema
 
+Config = Any  # an ml_collections.ConfigDict, whose attributes are typed as one large union
 
-def config_dict(**values) -> ml_collections.ConfigDict:
+
+def config_dict(**values: Any) -> Config:
     """A group of values."""
     return ml_collections.ConfigDict(values)
 
 
-def group(record, **values) -> ml_collections.ConfigDict:
+def group(record: type[schema.Options], **values: Any) -> Config:
     """Every field of a record of the schema: the value given, or its default."""
     fields = record.model_fields.items()
     defaults = {n: f.get_default(call_default_factory=True) for n, f in fields if n not in values}
@@ -21,17 +25,17 @@ def group(record, **values) -> ml_collections.ConfigDict:
     return config_dict(**plain | values)
 
 
-def sgd(**values) -> ml_collections.ConfigDict:
+def sgd(**values: Any) -> Config:
     """SGD, momentum 0.9, weight decay 2e-4, constant rate 0.1."""
     return group(schema.OptimConfig, **values)
 
 
-def attack(name: str, **values) -> ml_collections.ConfigDict:
+def attack(name: str, **values: Any) -> Config:
     """An inner attack; 0 and "" mean the named attack's own value."""
     return group(schema.AttackConfig, name=name, **values)
 
 
-def dpgd_options() -> ml_collections.ConfigDict:
+def dpgd_options() -> Config:
     """DPGD's own options (`ard_jax.attacks.dpgd`), with its defaults."""
     return config_dict(
         lambda_schedule="paper",
@@ -45,35 +49,37 @@ def dpgd_options() -> ml_collections.ConfigDict:
     )
 
 
-def net(model: str, **kwargs) -> ml_collections.ConfigDict:
+def net(model: str, **kwargs: Any) -> Config:
     """A network; kwargs go to the architecture."""
     return group(schema.NetConfig, model=model, kwargs=kwargs)
 
 
-def teacher(network, recipe, min_clean: float) -> ml_collections.ConfigDict:
+def teacher(network: Config, recipe: Config, min_clean: float) -> Config:
     """A teacher: trained by its recipe unless `checkpoint` names one of ours."""
     return group(schema.TeacherConfig, net=network, recipe=recipe, min_clean=min_clean)
 
 
-def natural_recipe(epochs: int, batch_size: int = 128, **optim) -> ml_collections.ConfigDict:
+def natural_recipe(epochs: int, batch_size: int = 128, **optim: Any) -> Config:
     """Natural training: SGD, cosine."""
     return _recipe(
         "natural", epochs, batch_size, attack("pgd_sat"), sgd(schedule="cosine", **optim)
     )
 
 
-def trades_recipe(epochs: int, batch_size: int = 128, steps: int = 0, **optim):
+def trades_recipe(epochs: int, batch_size: int = 128, steps: int = 0, **optim: Any):
     """TRADES, beta 6; PGD-10 unless `steps` says otherwise."""
     return _recipe("trades", epochs, batch_size, attack("trades_train", steps=steps), sgd(**optim))
 
 
-def sat_recipe(epochs: int, batch_size: int = 128, steps: int = 10, **optim):
+def sat_recipe(epochs: int, batch_size: int = 128, steps: int = 10, **optim: Any):
     """PGD adversarial training."""
     inner = attack("pgd_sat", steps=steps)
     return _recipe("sat", epochs, batch_size, inner, sgd(schedule="cosine", **optim))
 
 
-def _recipe(method, epochs, batch_size, inner, optim) -> ml_collections.ConfigDict:
+def _recipe(
+    method: str, epochs: int, batch_size: int, inner: Config | None, optim: dict[str, Any]
+) -> Config:
     return group(
         schema.RecipeConfig,
         method=method,
@@ -84,7 +90,7 @@ def _recipe(method, epochs, batch_size, inner, optim) -> ml_collections.ConfigDi
     )
 
 
-def base() -> ml_collections.ConfigDict:
+def base() -> Config:
     """CIARD's networks, teachers and evaluation on CIFAR-10; `protocol` adds name, method and attack."""
     return group(
         schema.Experiment,
@@ -115,7 +121,7 @@ def base() -> ml_collections.ConfigDict:
     )
 
 
-def digits() -> ml_collections.ConfigDict:
+def digits() -> Config:
     """`base` on scikit-learn's handwritten digits (8x8), eps 0.2, small networks."""
     config = base()
     config.epochs = 40
@@ -142,7 +148,7 @@ def digits() -> ml_collections.ConfigDict:
     return config
 
 
-def cpu_teachers(config) -> None:
+def cpu_teachers(config: Config) -> None:
     """CIFAR-10 teachers that 2 CPU cores train in minutes."""
     network = net("small_resnet", widths=(24, 48, 96), stem_stride=2)
     # PGD-5 with longer steps: half the cost of PGD-10.

@@ -102,7 +102,7 @@ def ciard_run(name: str, epochs: int):
     return config
 
 
-def shorten(config, epochs: int) -> None:
+def shorten(config: common.Config, epochs: int) -> None:
     """Trains `epochs` epochs on a cosine; what the method does at an epoch moves to the same share."""
     before, config.epochs = config.epochs, epochs
     config.student_optim = common.sgd(schedule="cosine", weight_decay=5e-4)

@@ -22,16 +22,16 @@ The full experiment has not been run by this project.
 from configs import common, protocol
 
 
-def paper_compat(config) -> None:
+def paper_compat(config: common.Config) -> None:
     config.method.update(labels="offline", offline_view="augmented_once", tau="double_softmax")
     config.attack.update(bn="train", bn_stats="keep")
 
 
-def strong(config) -> None:
+def strong(config: common.Config) -> None:
     config.attack.init = "uniform"
 
 
-def resnet56_teacher(config) -> None:
+def resnet56_teacher(config: common.Config) -> None:
     recipe = common.sat_recipe(110, weight_decay=5e-4)
     recipe.attack = common.attack("dpgd")
     recipe.optim.update(schedule="multistep", boundaries=(83, 100))

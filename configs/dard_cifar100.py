@@ -12,12 +12,12 @@ constant rate. No cell of the paper's CIFAR-100 table is known; the experiment h
 from configs import common, dard_cifar10, protocol
 
 
-def fused(config) -> None:
+def fused(config: common.Config) -> None:
     config.method.objective = "fused"
     config.attack.options.lambda_schedule = "cad"
 
 
-def paper_compat(config) -> None:
+def paper_compat(config: common.Config) -> None:
     fused(config)
     dard_cifar10.paper_compat(config)
 

@@ -99,7 +99,7 @@ def _near(name: str) -> list[str]:
     """The methods, the most similar name first."""
     match = difflib.SequenceMatcher(b=name)
 
-    def distance(known):
+    def distance(known: str):
         match.set_seq1(known)
         return -match.ratio()
 
@@ -177,14 +177,14 @@ def attack(name: str):
     return group
 
 
-def drop_unused_teachers(config, name: str) -> None:
+def drop_unused_teachers(config: common.Config, name: str) -> None:
     """None for the roles that the method does not take."""
     for role in ("robust", "clean"):
         if role not in methods.TEACHERS[name]:
             config.teachers[role] = None
 
 
-def scale_epochs(config, of: int) -> None:
+def scale_epochs(config: common.Config, of: int) -> None:
     """Moves what the method does at certain epochs of `of` to the same shares of config.epochs."""
     options = config.method
     for name in ("begin_epoch", "itt_start"):
@@ -195,7 +195,7 @@ def scale_epochs(config, of: int) -> None:
         options.decay_epochs = tuple(sorted(scaled))
 
 
-def small_updates(config) -> None:
+def small_updates(config: common.Config) -> None:
     """For runs of few updates: a KL that is a mean over classes too (a tenth) is too small a step."""
     if "kl_scale" in config.method:
         config.method.kl_scale = 10.0
@@ -203,7 +203,7 @@ def small_updates(config) -> None:
         config.method.temp_rate = 5e-3
 
 
-def pick_variant(config, name: str, variant: str, more: dict) -> None:
+def pick_variant(config: common.Config, name: str, variant: str, more: dict) -> None:
     """Applies a variant of a config file.
 
     Args:
@@ -222,7 +222,7 @@ def pick_variant(config, name: str, variant: str, more: dict) -> None:
         known[variant](config)
 
 
-def released(config) -> None:
+def released(config: common.Config) -> None:
     """What the released code does where it differs from the paper."""
     if "variant" in config.method:
         config.method.variant = "released"
@@ -230,21 +230,21 @@ def released(config) -> None:
         config.student_optim.boundaries = config.student_optim.boundaries[:1]
 
 
-def _decays_once(config) -> bool:
+def _decays_once(config: common.Config) -> bool:
     return config.method.name in ONE_DECAY and config.student_optim.schedule == "multistep"
 
 
-def mobilenet_v2(config) -> None:
+def mobilenet_v2(config: common.Config) -> None:
     """The other student of the papers."""
     config.student = common.net("mobilenet_v2")
 
 
-def select_on_test(config) -> None:
+def select_on_test(config: common.Config) -> None:
     """The best checkpoint by the test set, all training images, as the authors of CIARD do."""
     config.select_on, config.data.holdout = "test", 0.0
 
 
-def cpu(config, name: str) -> None:
+def cpu(config: common.Config, name: str) -> None:
     """Small networks, five epochs: about as much as 2 CPU cores can do in half an hour."""
     before = config.epochs
     config.data.last_batch = "drop"

@@ -1,6 +1,9 @@
 """CPU with 8 simulated devices and quick compilation, set before jax is imported anywhere."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,11 @@ os.environ["XLA_FLAGS"] = (
 # Most tests run their programs once or twice, so that optimising them costs more than it saves. Tests of
 # exact numbers ask for `optimised_programs`, and everything outside pytest compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# All processes of a session share what they compile; a folder of one's own serves later sessions too.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ard_jax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the same options

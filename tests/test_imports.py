@@ -84,7 +84,7 @@ def test_only_the_runtime_knows_devices(path):
 
 
 def test_configs_know_of_the_package_the_schema_and_the_methods_alone():
-    standard = {"dataclasses", "difflib", "importlib"}
+    standard = {"dataclasses", "difflib", "importlib", "typing"}
     for path in (PACKAGE.parent / "configs").glob("*.py"):
         for name in imports(path):
             known = name.split(".")[0] in {"ml_collections", "configs"} | standard

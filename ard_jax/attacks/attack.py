@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 
@@ -35,6 +35,7 @@ class Attack(abc.ABC):
     takes_state = False
     needs_teacher = ""
     targeted = False
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # what every subclass has
 
     @property
     def program(self) -> Hashable:
@@ -49,6 +50,12 @@ class Attack(abc.ABC):
     def with_eps(self, eps: float) -> Self:
         """Returns the same attack at another radius."""
         return dataclasses.replace(self, eps=eps)
+
+    def own_start(
+        self, images: jax.Array, key: jax.Array | None, eps: float | jax.Array | None = None
+    ) -> jax.Array:
+        """The first iterate [B,H,W,C] that `run` takes with this key; tileable attacks have one."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def run(

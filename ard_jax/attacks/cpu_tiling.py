@@ -58,7 +58,7 @@ def run(
     rows = {"images": images, "labels": labels, "teacher_logits": teacher_logits, "start": start}
     rows = {name: v for name, v in rows.items() if v is not None}
 
-    def one(tile):
+    def one(tile: dict[str, Any]):
         return spec.run(predict, tile.pop("images"), tile.pop("labels", None), **tile, **options)
 
     return over(one, rows, tiles, devices)
@@ -81,11 +81,11 @@ def over(
     if tiles == 1:
         return one(rows)
 
-    def cut(v):
+    def cut(v: jax.Array):
         """[B,...] to [tiles, devices, B / tiles / devices,...]: nothing changes its device."""
         return v.reshape(devices, tiles, -1, *v.shape[1:]).swapaxes(0, 1)
 
-    def flat(tile):
+    def flat(tile: dict[str, Any]):
         found = one({name: v.reshape(-1, *v.shape[2:]) for name, v in tile.items()})
         return found.reshape(devices, -1, *found.shape[1:])
 

@@ -40,7 +40,14 @@ def apgd_checkpoints(steps: int) -> list[int]:
     return sorted({c for c in found if 0 < c < steps})
 
 
-def cut(z, x, eps, norm, order, clip):
+def cut(
+    z: jax.Array,
+    x: jax.Array,
+    eps: float | jax.Array,
+    norm: str,
+    order: str,
+    clip: tuple[float, float],
+):
     """`z` cut back to the ball around `x` and to the range, in the given order."""
     if order == "range_then_ball":
         return threat_model.project(jnp.clip(z, *clip), x, eps, norm)
@@ -48,10 +55,10 @@ def cut(z, x, eps, norm, order, clip):
     return z if order == "range_at_end" else jnp.clip(z, *clip)
 
 
-def _sum_of(objective, batch):
+def _sum_of(objective: Callable, batch: int):
     """The objective's sum over the batch, with its shape checked."""
 
-    def total(z, state, i):
+    def total(z: jax.Array, state: Any, i: jax.Array):
         values, aux = objective(z, state, i)
         if values.shape != (batch,):
             raise ValueError(
@@ -63,7 +70,7 @@ def _sum_of(objective, batch):
     return total
 
 
-def _fixed_factors(schedule, steps):
+def _fixed_factors(schedule: str, steps: int):
     """Step-size factors c_i of the schedules that do not look at the objective."""
     i = np.arange(steps)
     if schedule == "linear":
@@ -71,7 +78,7 @@ def _fixed_factors(schedule, steps):
     return jnp.asarray((1.0 + np.cos(np.pi * i / steps)) / 2.0, jnp.float32)
 
 
-def _halved(memory, score, i, steps):
+def _halved(memory: tuple[jax.Array, ...], score: jax.Array, i: jax.Array, steps: int):
     """Auto-PGD's halving per image. memory = (factor, last score, gains since the checkpoint)."""
     factor, last, gains = memory
     gains = gains + (score > last)
@@ -83,7 +90,7 @@ def _halved(memory, score, i, steps):
     return factor, score, jnp.where(length > 0, 0.0, gains)
 
 
-def _channel_mask(gradient, rho):
+def _channel_mask(gradient: jax.Array, rho: float):
     """1 for the channels whose mean |gradient| is at least rho times that of the largest one."""
     size = jnp.mean(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim - 1)), keepdims=True)
     kept = size >= rho * jnp.max(size, axis=-1, keepdims=True)
@@ -138,7 +145,7 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
     total, clip, batch = _sum_of(objective, x.shape[0]), (clip_min, clip_max), x.shape[0]
     per_image = (batch,) + (1,) * (x.ndim - 1)
 
-    def one_step(carry, i):
+    def one_step(carry: tuple, i: jax.Array):
         z, state, memory = carry
         gradient, (score, state) = jax.grad(total, has_aux=True)(z, state, i)
         # The attack is a constant for whoever differentiates through its caller.
@@ -210,7 +217,7 @@ def pgd_loop(
       ValueError: bad static values, or an objective that does not return [B].
     """
 
-    def stateless(z, state, i):
+    def stateless(z: jax.Array, state: Any, i: jax.Array):
         values = objective(z)
         return values, (values, state)
 

@@ -33,7 +33,7 @@ def program(spec: PgdAttack) -> tuple[Any, ...]:
     return ("merged", spec.norm, spec.clip_min, spec.clip_max)
 
 
-def settings_of(spec: PgdAttack) -> dict[str, np.ndarray]:
+def settings_of(spec: PgdAttack) -> dict[str, Any]:
     """Returns the program's scalar arguments: float32 or, for steps, loss and order, int32."""
     real = {"eps": spec.eps, "step_size": spec.step_size, "confidence": spec.confidence}
     whole = {
@@ -75,12 +75,12 @@ def run(
         for loss in _LOSSES
     ]
 
-    def total(z):
+    def total(z: jax.Array):
         logits = predict(z).astype(jnp.float32)
         values = [value_of(logits) for value_of in values_of]
         return jnp.sum(jax.lax.select_n(settings["loss"], *values))
 
-    def step(_, z):
+    def step(_: Any, z: jax.Array):
         z = z + step_size * threat_model.ascent_direction(jax.grad(total)(z), norm)
         cuts = [loop.cut(z, images, eps, norm, order, clip) for order in threat_model.ORDERS]
         return jax.lax.select_n(settings["order"], *cuts)

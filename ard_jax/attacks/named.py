@@ -6,11 +6,12 @@ as traced values. Options are the fields of `projected_gradient.PgdAttack` and t
 `PgdAttack.run`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 
 from ard_jax.attacks.attack import Predict
+from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.attacks.registry import make
 
 # Arguments of `PgdAttack.run`; every other option is a field of the record.
@@ -30,7 +31,8 @@ def _run(
     if "start" in options and not isinstance(options["start"], str):
         arguments["start"] = options.pop("start")
     if isinstance(eps, jax.Array):  # traced, or to be: the record holds Python numbers
-        return make(name, **options).run(predict, images, labels, key, eps=eps, **arguments)
+        attack = cast(PgdAttack, make(name, **options))
+        return attack.run(predict, images, labels, key, eps=eps, **arguments)
     return make(name, eps=eps, **options).run(predict, images, labels, key, **arguments)
 
 

@@ -66,7 +66,13 @@ def check_dice_options(options: dict[str, Any]) -> None:
     threat_model.check_number("smoothing", options["smoothing"])
 
 
-def check_available(loss: str, labels, teacher_logits, teacher, dice: str = "batch") -> None:
+def check_available(
+    loss: str,
+    labels: jax.Array | None,
+    teacher_logits: jax.Array | None,
+    teacher: Callable | None,
+    dice: str = "batch",
+) -> None:
     """Raises ValueError when an argument that the loss needs is None."""
     threat_model.check_choice("attack loss", loss, LOSSES)
     if labels is None and loss not in WITHOUT_LABELS:
@@ -82,7 +88,14 @@ def check_available(loss: str, labels, teacher_logits, teacher, dice: str = "bat
         )
 
 
-def of_logits(loss, clean_logits, labels, confidence=50.0, targets=None, teacher_logits=None):
+def of_logits(
+    loss: str,
+    clean_logits: Callable[[], jax.Array],
+    labels: Any,
+    confidence: float | jax.Array = 50.0,
+    targets: jax.Array | None = None,
+    teacher_logits: Any = None,
+):
     """Returns z(x') -> [B] for a loss that is a function of the logits alone; see `make_objective`.
 
     `clean_logits()` gives those of the clean images; only the losses that read them call it.
@@ -149,15 +162,16 @@ def make_objective(
     options = DICE_OPTIONS | (dice_options or {})
     check_available(loss, labels, teacher_logits, teacher, options["dice"])
 
-    def apply(x, state):
+    def apply(x: jax.Array, state: Any):
         logits, state = (predict(x), None) if state is None else predict(x, state)
         return logits.astype(jnp.float32), state
 
     if loss == "dice":
         return _dice_objective(apply, labels, steps, teacher_logits, **options)
     if loss == "teacher_moving_kl":
+        assert teacher is not None  # `check_available`
 
-        def moving(x, state, i):
+        def moving(x: jax.Array, state: Any, i: Any):
             logits, state = apply(x, state)
             values = losses.trades_kl(teacher(x).astype(jnp.float32), logits)
             return values, (values, state)
@@ -167,7 +181,7 @@ def make_objective(
         loss, lambda: apply(images, state)[0], labels, confidence, targets, teacher_logits
     )
 
-    def objective(x, state, i):
+    def objective(x: jax.Array, state: Any, i: Any):
         logits, state = apply(x, state)
         values = value_of(logits)
         return values, (values, state)
@@ -176,8 +190,8 @@ def make_objective(
 
 
 def _dice_objective(
-    apply, labels, steps, teacher_logits, *,
-    lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing,
+    apply: Callable, labels: Any, steps: int, teacher_logits: Any, *, lambda_schedule: str,
+    lambda_value: float, dice: str, dice_form: str, dice_groups: int, smoothing: float,
 ):  # fmt: skip
     """DPGD's J in shares of the images; the score is the Dice loss of each image on its own."""
     lambdas = jnp.asarray(lambda_values(lambda_schedule, max(steps, 1), lambda_value))
@@ -186,13 +200,13 @@ def _dice_objective(
         teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(jnp.float32))
     alone = "per_sample" if dice == "batch" else dice
 
-    def objective(x, state, i):
+    def objective(x: jax.Array, state: Any, i: Any):
         logits, state = apply(x, state)
         values = losses.dpgd_objective(
             logits, labels, lambdas[i], dice=dice, form=dice_form, smoothing=smoothing,
             groups=dice_groups, targets=teacher,
         )  # fmt: skip
-        if dice == "soft":
+        if teacher is not None:
             score = losses.soft_dice(logits, teacher, smoothing, dice_form)
         else:
             score = losses.dice_loss(

@@ -12,7 +12,7 @@ from ard_jax.attacks import loop, objectives, threat_model
 from ard_jax.attacks.attack import Attack, Predict
 
 
-def _keep_worst(predict, objective, candidates, labels):
+def _keep_worst(predict: Predict, objective: Callable, candidates: jax.Array, labels: jax.Array):
     """Of [R,B,...] candidates the worst per example: misclassified first, then the largest loss."""
     logits = jax.vmap(predict)(candidates)
     loss = jax.vmap(lambda x: objective(x, None, 0)[1][0])(candidates)  # the scores
@@ -151,7 +151,7 @@ class PgdAttack(Attack):
         """The same attack at another radius, the step size scaled with it."""
         return dataclasses.replace(self, eps=eps, step_size=self._scaled_step(eps))
 
-    def _scaled_step(self, eps):
+    def _scaled_step(self, eps: float | jax.Array):
         if self.eps == 0:
             raise ValueError(
                 f"attack {self.name!r} has eps=0, so its step size cannot be scaled to eps={eps}; "
@@ -228,6 +228,7 @@ class PgdAttack(Attack):
         )  # fmt: skip
         starts = self._starts(start, key, images, eps)
         if self.restarts > 1:
+            assert labels is not None  # `_check_combination`
             ends = jax.vmap(lambda s: climb(s)[0])(starts)
             return _keep_worst(predict, objective, ends, labels)
         x_adv, state = climb(starts[0], state)

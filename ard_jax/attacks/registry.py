@@ -17,7 +17,7 @@ from ard_jax.attacks.projected_gradient import PgdAttack
 
 
 def _create(
-    kind: type[Attack], name: str, eps: float, norm: str, /, overrides: Any, **values: Any
+    kind: type[Any], name: str, eps: float, norm: str, /, overrides: Any, **values: Any
 ) -> Attack:
     """Returns the attack of a registry line, with `overrides` of its record's fields.
 

@@ -5,6 +5,7 @@ means 8 grey levels). For "linf" the ball is per pixel and channel, for "l2" per
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,13 +116,15 @@ def random_start(
     return start if clip is None else jnp.clip(start, *clip)
 
 
-def check_choice(name: str, value, choices) -> None:
+def check_choice(name: str, value: Any, choices: Any) -> None:
     """Raises ValueError, with the choices, unless `value` is one of them."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
 
 
-def check_number(name: str, value, lowest: float = 0.0, highest: float = math.inf, fix="") -> None:
+def check_number(
+    name: str, value: Any, lowest: float = 0.0, highest: float = math.inf, fix: str = ""
+) -> None:
     """Raises ValueError when a Python or NumPy number is outside [lowest, highest] or not finite.
 
     JAX arrays and tracers pass: reading them would block, or is impossible.
@@ -134,13 +137,15 @@ def check_number(name: str, value, lowest: float = 0.0, highest: float = math.in
         raise ValueError(f"{name}={value}: must be a finite number in [{lowest}, {highest}]{fix}")
 
 
-def check_count(name: str, value, lowest: int) -> None:
+def check_count(name: str, value: Any, lowest: int) -> None:
     """Raises ValueError unless `value` is a Python int >= lowest (loops have static length)."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
         raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
 
 
-def check_threat(eps, step_size, steps, norm, clip_min=0.0, clip_max=1.0) -> None:
+def check_threat(
+    eps: Any, step_size: Any, steps: int, norm: str, clip_min: float = 0.0, clip_max: float = 1.0
+) -> None:
     """Checks the numbers of a threat model; traced eps and step_size are let through.
 
     Raises:

@@ -103,7 +103,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Until every save is on disk."""
         self._manager.wait_until_finished()
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Closes, except where the wait could be for another process that is gone."""
         lost = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
         if not lost or jax.process_count() == 1:

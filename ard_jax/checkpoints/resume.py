@@ -1,6 +1,6 @@
 """Where to continue: the newest usable checkpoint, if it was made with the same configuration."""
 
-from pathlib import Path
+import os
 from typing import Any
 
 from ard_jax.checkpoints.manager import CheckpointError, Checkpoints, read_meta
@@ -77,7 +77,7 @@ def best(
     )
 
 
-def _check_damaged(step_folder: Path, config: dict[str, Any]) -> None:
+def _check_damaged(step_folder: Any, config: dict[str, Any]) -> None:
     """Compares with a saved step's configuration, when that can still be read."""
     try:
         saved = read_meta(step_folder)["config"]
@@ -86,7 +86,7 @@ def _check_damaged(step_folder: Path, config: dict[str, Any]) -> None:
     compare_configs(step_folder, saved, config)
 
 
-def compare_configs(where: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+def compare_configs(where: os.PathLike, saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises ConfigChangedError with every difference shown, unless the configurations are equal."""
     saved, now = _flat(saved), _flat(now)
 

@@ -86,8 +86,9 @@ def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:
     total, durations = len(comparison.experiments), _Durations()
     done = {key: train.finished(e) for key, e in comparison.experiments.items()}
     for (method, _), evaluation in done.items():
-        if evaluation is not None:
-            durations.add(method, evaluation.timing.train_seconds)
+        timing = evaluation and evaluation.timing
+        if timing and timing.train_seconds is not None:
+            durations.add(method, timing.train_seconds)
     left = [key for key, evaluation in done.items() if evaluation is None]
     tell(f"{comparison.name}: {total} runs ({len(comparison.methods)} methods, "
          f"{len(comparison.seeds)} seeds), {total - len(left)} finished before, "

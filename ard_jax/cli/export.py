@@ -79,7 +79,7 @@ def run(
         folder that cannot be written, or an exported file whose logits are off by more than
         `export_checks.TOLERANCE`. No file is written then.
     """
-    formats = _check_formats(formats)
+    wanted = _check_formats(formats)
     if not checkpoint:
         raise ExportError("--mode=export needs --checkpoint: the folder of a run")
     network, folder = _load(checkpoint, item)
@@ -89,7 +89,7 @@ def run(
     )
     print(f"Exporting {network.bundle.name} of {folder}; comparing on {images.what}", flush=True)
     with tempfile.TemporaryDirectory(dir=out_folder, prefix=".export-") as staging:
-        rows, attacks = _write_and_check(network, Path(staging), formats, fold_batchnorm, images)
+        rows, attacks = _write_and_check(network, Path(staging), wanted, fold_batchnorm, images)
         names = sorted(p.name for p in Path(staging).iterdir() if p.is_file())
         _write_card(network, folder, Path(staging), names, rows, attacks, images)
         for name in [*names, CARD]:
@@ -167,7 +167,14 @@ def _title(name: str, folded: bool) -> str:
     return f"{name}, BatchNorm folded" if folded and name in ("onnx", "stablehlo") else name
 
 
-def _row(title, path, predict, images: Images, reference: np.ndarray, note: str) -> Row:
+def _row(
+    title: str,
+    path: Path,
+    predict: Predict | None,
+    images: Images,
+    reference: np.ndarray,
+    note: str,
+) -> Row:
     size = path.stat().st_size
     if predict is None:
         return Row(title, size, note=note)
@@ -215,9 +222,10 @@ def _reader(name: str, path: Path) -> tuple[Predict | None, str]:
 
 
 def _torch_predict(path: Path) -> Predict:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # an extra
 
     spec = importlib.util.spec_from_file_location("exported_model", path.with_name("model.py"))
+    assert spec is not None and spec.loader is not None  # it is a .py file
     module = importlib.util.module_from_spec(spec)
     sys.dont_write_bytecode, before = (
         True,
@@ -229,7 +237,7 @@ def _torch_predict(path: Path) -> Predict:
         sys.dont_write_bytecode = before
     network = module.load(path)
 
-    def predict(images):
+    def predict(images: np.ndarray):
         with torch.no_grad():
             nchw = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
             return network(nchw).numpy()
@@ -246,7 +254,15 @@ def _folded(network: Network) -> str:
     return text
 
 
-def _write_card(network, folder, staging, names, rows, attacks, images) -> None:
+def _write_card(
+    network: Network,
+    folder: Path,
+    staging: Path,
+    names: list[str],
+    rows: list[Row],
+    attacks: list[str],
+    images: Images,
+) -> None:
     bundle = network.bundle
     shared = {"threads": export_checks.threads(), "images": images.what, "attacks": attacks}
     card = Card(

@@ -6,8 +6,11 @@ written before all checks have passed.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ard_jax.config import build
 from ard_jax.config.schema import Experiment
@@ -90,7 +93,7 @@ def run(
     description = _describe(found, shape, splits, told)
     own = _own_normalization(found, entry, told, description)
     given = find_normalization.parse(normalization) if normalization else None
-    if splits:
+    if splits and experiment is not None:
         decision = _measure(description, variables, experiment, splits, own, given)
         _check_accuracy(entry, decision, force)
     else:
@@ -158,7 +161,9 @@ def _own_description(metadata: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _image_shape(splits, entry, told) -> tuple[int, int, int]:
+def _image_shape(
+    splits: Splits | None, entry: Entry | None, told: dict[str, Any] | None
+) -> tuple[int, int, int]:
     if splits:
         return splits.train.image_shape
     if entry:
@@ -166,7 +171,12 @@ def _image_shape(splits, entry, told) -> tuple[int, int, int]:
     return told["image_shape"] if told else (32, 32, 3)
 
 
-def _own_normalization(found, entry, told, description) -> Any:
+def _own_normalization(
+    found: recognise.Recognised,
+    entry: Entry | None,
+    told: dict[str, Any] | None,
+    description: dict[str, Any],
+) -> Any:
     """The source's own word on it, None where there is none."""
     if entry is not None and entry.normalization is not None:
         return entry.normalization
@@ -178,7 +188,14 @@ def _own_normalization(found, entry, told, description) -> Any:
     ).normalization
 
 
-def _recognise(tensors, model, entry, told, splits, shape) -> recognise.Recognised:
+def _recognise(
+    tensors: Mapping[str, np.ndarray],
+    model: str,
+    entry: Entry | None,
+    told: dict[str, Any] | None,
+    splits: Splits | None,
+    shape: tuple[int, int, int],
+) -> recognise.Recognised:
     known = (entry.model, entry.kwargs) if entry else ("", None)
     if told and not entry:
         known = (told["model"], told["kwargs"])
@@ -221,7 +238,12 @@ def _check_classes(path: Path, found: Any, entry: Entry | None, splits: Splits |
         )
 
 
-def _describe(found, shape, splits: Splits | None, told) -> dict[str, Any]:
+def _describe(
+    found: recognise.Recognised,
+    shape: tuple[int, int, int],
+    splits: Splits | None,
+    told: dict[str, Any] | None,
+) -> dict[str, Any]:
     """As `build.describe_network`; the classes are called by their numbers where nothing names them."""
     names = [str(i) for i in range(found.num_classes)]
     if splits:
@@ -240,7 +262,14 @@ def _describe(found, shape, splits: Splits | None, told) -> dict[str, Any]:
     }
 
 
-def _measure(description, variables, experiment, splits, own, given) -> Decision:
+def _measure(
+    description: dict[str, Any],
+    variables: Any,
+    experiment: Experiment,
+    splits: Splits,
+    own: Any,
+    given: Any,
+) -> Decision:
     """The normalisation by measurement, and the clean accuracy with it on test images."""
     channels, classes = description["image_shape"][-1], description["num_classes"]
     tried = find_normalization.candidates(channels, own, given)

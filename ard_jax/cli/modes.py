@@ -16,7 +16,8 @@ def train() -> int:
 
     if flags.CONFIG.value is None:
         raise ValueError("--config is missing; try --config=configs/ciard_digits.py")
-    train.run(_experiment())
+    if experiment := _experiment():
+        train.run(experiment)
     return 0
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -131,12 +131,12 @@ def cost(traced: Any) -> Cost:
       traced: of `jax.jit(f).trace`, called inside `exported_convolutions("stock")`: the gradients that are
         fast on CPU compute what XLA drops only later.
     """
-    found = traced.lower().cost_analysis()
+    found = cast(dict, traced.lower().cost_analysis())
     flops, in_loops, accessed = found["flops"], 0.0, found["bytes accessed"]
     for body, length in _loops(traced.jaxpr.jaxpr):
         shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in body.in_avals]
         inner = jax.jit(core.jaxpr_as_fun(body)).trace(*shapes)
-        once, whole = inner.lower().cost_analysis(), cost(inner)
+        once, whole = cast(dict, inner.lower().cost_analysis()), cost(inner)
         flops += length * whole.flops - once["flops"]
         in_loops += length * whole.flops
         accessed += length * whole.accessed - once["bytes accessed"]
@@ -369,6 +369,7 @@ def _advice(t: Traced, free: float, step: int | None) -> str:
             "The networks and optimisers alone do not fit, however many devices there are: state is "
             "replicated. Take devices with more memory or a smaller teacher."
         )
+    assert step is not None  # or the parts alone were too much
     images, size = int(t.batch * free / step), t.experiment.batch_size
     if not images:
         return "Not even one image per device fits. Take devices with more memory."

@@ -189,7 +189,7 @@ def step_time(
         return None
     compute = max(flops / (a.flops * a.utilisation), traffic / (a.bandwidth * a.bandwidth_share))
     communication = 0.0
-    if several:
+    if several and a.link is not None:
         ring = 2 * (fleet.devices - 1) / fleet.devices * reduced / (a.link * a.link_share)
         communication = ring + collectives * a.latency
     return {"compute": compute, "communication": communication, "total": compute + communication}

@@ -87,7 +87,15 @@ def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Netwo
     return run_lib.Network(bundle, net, evaluator)
 
 
-def _evaluate(experiment, workdir, splits, student, found, phase, result) -> Path:
+def _evaluate(
+    experiment: Experiment,
+    workdir: Path,
+    splits: Splits,
+    student: Any,
+    found: dict[str, teachers.Teacher],
+    phase: run_lib.TrainingRun,
+    result: loop.FitResult,
+) -> Path:
     settings = build.evaluation_settings(experiment)
     test = base.first(splits.test, settings.eval.max_examples)
     networks = _networks(student, found if settings.eval.teachers else {}, phase, result)
@@ -113,7 +121,12 @@ def _timing(phase: loop.TrainingRun, result: loop.FitResult) -> record.Timing:
     return record.Timing(**train_log.of_training(records, result.seconds, images, per_epoch))
 
 
-def _networks(student, found, phase, result) -> list[EvaluatedNetwork]:
+def _networks(
+    student: Any,
+    found: dict[str, teachers.Teacher],
+    phase: run_lib.TrainingRun,
+    result: loop.FitResult,
+) -> list[EvaluatedNetwork]:
     """The best and the last student, their averages, the teachers, and what became of trained ones."""
     bundle, _, evaluator = student
     average = "SWA" if phase.step.swa_start else "EMA"
@@ -221,7 +234,7 @@ def evaluate_checkpoint(
     root = Path(folder).parent.parent / "evaluations"
     number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
     test = base.first(splits.test, settings.eval.max_examples)
-    evaluation, path = full.evaluate_and_save(
+    evaluation, report = full.evaluate_and_save(
         settings,
         test,
         evaluated,
@@ -229,9 +242,9 @@ def evaluate_checkpoint(
         root / str(number),
         root / "unfinished",
     )
-    tell(run_page.summary_table(evaluation), f"Report: {path}")
+    tell(run_page.summary_table(evaluation), f"Report: {report}")
     barrier("the report is written")
-    return path
+    return report
 
 
 def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
@@ -247,7 +260,9 @@ def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
         )
 
 
-def _transfer_source(settings, path: str, splits: Splits, mesh: Any) -> EvaluatedNetwork:
+def _transfer_source(
+    settings: full.EvaluationSettings, path: str, splits: Splits, mesh: Any
+) -> EvaluatedNetwork:
     """The student of another run, as the source of transferred attacks."""
     bundle, variables, meta, folder = networks.load(path)
     _check_fits(meta["config"]["net"], folder, splits)

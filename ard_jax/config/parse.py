@@ -36,7 +36,7 @@ def to_experiment(config: Any, saved: bool = False) -> Experiment:
         )
 
         problems += options.unless_told(find_problems(experiment), found)
-    if problems:
+    if problems or experiment is None:
         raise ConfigError("This configuration cannot run:\n  - " + "\n  - ".join(problems))
     return experiment
 
@@ -53,7 +53,7 @@ def of_results(experiment: Experiment) -> dict[str, Any]:
     return without(to_dict(experiment), NOTHING)
 
 
-def without(raw: dict[str, Any], *marks: dict[str, str]) -> dict[str, Any]:
+def without(raw: dict[str, Any], *marks: dict[str, Any]) -> dict[str, Any]:
     """`to_dict`'s groups without the fields of the schema that have one of these marks."""
     for mark in marks:
         for *groups, name in options.fields(Experiment, mark["changes"]):

@@ -27,7 +27,9 @@ def _tables(title: str, record: type[Options]) -> Iterator[str]:
         if not record_of(field.annotation)
     ]
     if rows:
-        yield "\n".join([f"### {title}", "", record.__doc__.split("\n\n")[0], "", *_HEAD, *rows])
+        yield "\n".join(
+            [f"### {title}", "", (record.__doc__ or "").split("\n\n")[0], "", *_HEAD, *rows]
+        )
     for name, field in fields:
         if inner := record_of(field.annotation):
             yield from _tables(f"{title}.{name}", inner)

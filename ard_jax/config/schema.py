@@ -13,11 +13,10 @@ from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive
 from ard_jax.optim import OptimConfig
 
 # What a field changes, where it is not the training.
-NOTHING = {"changes": "nothing"}
-EVALUATION = {"changes": "evaluation"}  # what is measured at the end
-CONTENT = {
-    "changes": "content"
-}  # by what is found there; its checksum or identity is compared instead
+NOTHING: dict[str, Any] = {"changes": "nothing"}
+EVALUATION: dict[str, Any] = {"changes": "evaluation"}  # what is measured at the end
+# By what is found there; its checksum or identity is compared instead.
+CONTENT: dict[str, Any] = {"changes": "content"}
 
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -27,50 +26,50 @@ class DataConfig(Options):
 
     name: str = Field(description="One of `data.names()`.")
     dir: str = Field(
-        "",
+        default="",
         description="Folder or file of the data; empty for datasets that come with a package.",
         json_schema_extra=CONTENT,
     )
     holdout: NotNegative = Field(
-        0.0,
+        default=0.0,
         description="Validation images taken from the training set: a share (< 1) or a number; 0 for none.",
     )
     split_seed: Seed = Field(
-        0,
+        default=0,
         description="Which images are held out; not the run's seed: no teacher may train on them either.",
     )
     augment: Literal["none", "crop_flip", "crop"] = Field(
-        "crop_flip", description="Random augmentation of the training images."
+        default="crop_flip", description="Random augmentation of the training images."
     )
-    pad: Count = Field(4, description="Zero padding of the random crop, pixels.")
+    pad: Count = Field(default=4, description="Zero padding of the random crop, pixels.")
     last_batch: Literal["drop", "keep"] = Field(
-        "keep",
+        default="keep",
         description="Drop the epoch's last, smaller batch, or keep it (compiles the step twice).",
     )
     loader: Literal["memory", "grain"] = Field(
-        "memory",
+        default="memory",
         description="`memory` decodes all images at the start; `grain` reads them from disk as they are "
         "needed, for data that does not fit: see `data.Reading`. Both give the same batches.",
         json_schema_extra=NOTHING,
     )
     image_size: Count = Field(
-        0,
+        default=0,
         description="Side in pixels that the images of `folder` and `tfds` are cropped and scaled to; 0: as "
         "they are.",
         json_schema_extra=CONTENT,
     )
     workers: Count = Field(
-        0,
+        default=0,
         description="Of `grain`: processes that decode; 0 for this one's threads.",
         json_schema_extra=NOTHING,
     )
     prefetch: AtLeastOne = Field(
-        4,
+        default=4,
         description="Of `grain`: batches decoded ahead, by each worker.",
         json_schema_extra=NOTHING,
     )
     on_device: Literal["auto", "on", "off"] = Field(
-        "auto",
+        default="auto",
         description="The whole training split kept in the memory of each device, from where a step takes its "
         "batch; `auto`: on in a single process for at most 1 GiB of images in memory. The trained parameters "
         "are the same, bit for bit.",
@@ -97,34 +96,35 @@ class NetConfig(Options):
 
     model: str = Field(description="One of `models.names()`.")
     init: Literal["", "torch", "flax"] = Field(
-        "torch", description="Initial values as PyTorch or as Flax draws them; empty: `torch`."
+        default="torch",
+        description="Initial values as PyTorch or as Flax draws them; empty: `torch`.",
     )
     normalization: str = Field(
-        "",
+        default="",
         description="Statistics inside the network, one of `models.NORMALIZATIONS`; empty: none.",
     )
-    kwargs: dict[str, Any] = Field({}, description="Options of the architecture.")
+    kwargs: dict[str, Any] = Field(default={}, description="Options of the architecture.")
 
 
 class AttackConfig(Options):
     """The inner attack of training; 0 and an empty text mean the named attack's own value."""
 
     name: str = Field(description="One of `attacks.names()`.")
-    step_size: NotNegative = Field(0.0, description="In [0,1] pixel units.")
-    steps: Annotated[int, Field(ge=0, le=10_000)] = Field(0, description="Gradient steps.")
+    step_size: NotNegative = Field(default=0.0, description="In [0,1] pixel units.")
+    steps: Annotated[int, Field(ge=0, le=10_000)] = Field(default=0, description="Gradient steps.")
     init: Literal["", "none", "uniform", "gauss"] = Field(
-        "", description="Start; `gauss` is 0.001 N(0,1)."
+        default="", description="Start; `gauss` is 0.001 N(0,1)."
     )
     bn: Literal["eval", "train"] = Field(
-        "eval",
+        default="eval",
         description="BatchNorm of the attacked student: running statistics, or those of the batch.",
     )
     bn_stats: Literal["discard", "keep"] = Field(
-        "discard",
+        default="discard",
         description="Of bn=`train`: what becomes of the statistics that the attack leaves.",
     )
     options: dict[str, Any] = Field(
-        {}, description="Further fields of `attacks.PgdAttack`, such as DPGD's `dice`."
+        default={}, description="Further fields of `attacks.PgdAttack`, such as DPGD's `dice`."
     )
 
 
@@ -134,16 +134,16 @@ class RecipeConfig(Options):
     method: Literal["natural", "sat", "trades"] = Field(
         description="`sat` is PGD adversarial training."
     )
-    beta: NotNegative = Field(6.0, description="Of TRADES.")
+    beta: NotNegative = Field(default=6.0, description="Of TRADES.")
     epochs: Epochs = Field(description="Length.")
-    batch_size: AtLeastOne = Field(128, description="Images per update.")
+    batch_size: AtLeastOne = Field(default=128, description="Images per update.")
     seed: Seed = Field(
-        0,
+        default=0,
         description="Of initialisation, batches and augmentation; not the student's: runs share the teacher.",
     )
-    optim: OptimConfig = Field(OptimConfig(), description="SGD and its schedule.")
+    optim: OptimConfig = Field(default=OptimConfig(), description="SGD and its schedule.")
     attack: AttackConfig = Field(description="Of `sat` and `trades`.")
-    eval_every: AtLeastOne = Field(10, description="Epochs between evaluations.")
+    eval_every: AtLeastOne = Field(default=10, description="Epochs between evaluations.")
 
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""
@@ -154,7 +154,7 @@ class TeacherConfig(Options):
     """One teacher: a checkpoint of ours, or a network and the recipe that trains it."""
 
     checkpoint: str = Field(
-        "",
+        default="",
         description="Folder of a run of ours or of an imported network; empty to train by the recipe.",
     )
     net: NetConfig = Field(
@@ -162,7 +162,8 @@ class TeacherConfig(Options):
     )
     recipe: RecipeConfig = Field(description="How it is trained.")
     min_clean: Share = Field(
-        0.0, description="Clean accuracy, a share and not percent, below which the run stops."
+        default=0.0,
+        description="Clean accuracy, a share and not percent, below which the run stops.",
     )
 
 
@@ -170,90 +171,94 @@ class TeachersConfig(Options):
     """The teachers by role, None where there is none."""
 
     cache: str = Field(
-        "runs/teachers", description="Folder that keeps trained ones.", json_schema_extra=NOTHING
+        default="runs/teachers",
+        description="Folder that keeps trained ones.",
+        json_schema_extra=NOTHING,
     )
-    robust: TeacherConfig | None = Field(None, description="The robust teacher.")
-    clean: TeacherConfig | None = Field(None, description="The clean teacher.")
+    robust: TeacherConfig | None = Field(default=None, description="The robust teacher.")
+    clean: TeacherConfig | None = Field(default=None, description="The clean teacher.")
 
 
 class AwpConfig(Options):
     """Adversarial weight perturbation of the student: see `methods.awp.Awp`."""
 
-    gamma: Share = Field(0.0, description="Size of the move relative to the weights; 0 for none.")
-    start: AtLeastOne = Field(1, description="First epoch with a perturbation.")
+    gamma: Share = Field(
+        default=0.0, description="Size of the move relative to the weights; 0 for none."
+    )
+    start: AtLeastOne = Field(default=1, description="First epoch with a perturbation.")
 
 
 class MethodConfig(Options):
     """A method by name and its options (see `methods`)."""
 
     name: str = Field(description="One of `methods.names()`.")
-    options: dict[str, Any] = Field({}, description="Of the method's own record.")
+    options: dict[str, Any] = Field(default={}, description="Of the method's own record.")
 
 
 class EvalConfig(Options):
     """Evaluation while training and at the end."""
 
     attacks: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        ("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf", "autoattack"),
+        default=("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf", "autoattack"),
         description="Names of `attacks.make` and of suites (`autoattack`), for the final evaluation.",
         json_schema_extra=EVALUATION,
     )
     select_attack: str = Field(
-        "pgd_trades",
+        default="pgd_trades",
         description="The attack whose accuracy counts in selection, score = (clean + it) / 2.",
     )
     step_sizes: dict[str, Positive] = Field(
-        {}, description="Attack name -> step size that replaces the attack's own."
+        default={}, description="Attack name -> step size that replaces the attack's own."
     )
     batch_size: AtLeastOne = Field(
-        250, description="Images per evaluation batch.", json_schema_extra=EVALUATION
+        default=250, description="Images per evaluation batch.", json_schema_extra=EVALUATION
     )
     every: AtLeastOne = Field(
-        10, description="Epochs between evaluations (the first is always evaluated)."
+        default=10, description="Epochs between evaluations (the first is always evaluated)."
     )
     dense_from: Count = Field(
-        0, description="From this epoch on every epoch is evaluated; 0 for never."
+        default=0, description="From this epoch on every epoch is evaluated; 0 for never."
     )
     max_examples: Count = Field(
-        0,
+        default=0,
         description="Examples of the final test evaluation, the first ones; 0 for all.",
         json_schema_extra=EVALUATION,
     )
     max_selection_examples: Count = Field(
-        0, description="The same for the evaluations while training."
+        default=0, description="The same for the evaluations while training."
     )
     eps_sweep: tuple[NotNegative, ...] = Field(
-        (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
+        default=(0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0),
         description="Multiples of eps at which accuracy is measured; () for none.",
         json_schema_extra=EVALUATION,
     )
     transfer: bool = Field(
-        True,
+        default=True,
         description="Attack the student through each teacher (PGD_trades and CW).",
         json_schema_extra=EVALUATION,
     )
     teachers: bool = Field(
-        True, description="Evaluate the teachers too.", json_schema_extra=EVALUATION
+        default=True, description="Evaluate the teachers too.", json_schema_extra=EVALUATION
     )
-    seed: Seed = Field(0, description="Of the attacks' random starts.")
+    seed: Seed = Field(default=0, description="Of the attacks' random starts.")
     grid: Annotated[int, Field(ge=0, le=1000)] = Field(
-        12,
+        default=12,
         description="Adversarial images shown in the report.",
         json_schema_extra=EVALUATION,
     )
     autoattack_examples: Count = Field(
-        0,
+        default=0,
         description="Examples for AutoAttack and its like, the first ones; 0 for all. To leave AutoAttack "
         "out, take it from `attacks`.",
         json_schema_extra=EVALUATION,
     )
     autoattack_nets: Literal["all", "students", "best"] = Field(
-        "all",
+        default="all",
         description="Which networks they attack; `best` is the best checkpoint alone.",
         json_schema_extra=EVALUATION,
     )
     save_images: bool = Field(
-        False,
+        default=False,
         description="Also write AutoAttack's adversarial images, evaluation_images.npz.",
         json_schema_extra=EVALUATION,
     )
@@ -276,22 +281,22 @@ class EvalConfig(Options):
 class RunConfig(Options):
     """How, not what: none of this changes the trained parameters."""
 
-    devices: Count = Field(0, description="Number of devices to use; 0 for all.")
-    log_every: AtLeastOne = Field(50, description="Steps between train records.")
+    devices: Count = Field(default=0, description="Number of devices to use; 0 for all.")
+    log_every: AtLeastOne = Field(default=50, description="Steps between train records.")
     save_every: AtLeastOne = Field(
-        5, description="Epochs between checkpoints (evaluated epochs are always saved)."
+        default=5, description="Epochs between checkpoints (evaluated epochs are always saved)."
     )
-    tensorboard: bool = Field(True, description="Also write TensorBoard files.")
+    tensorboard: bool = Field(default=True, description="Also write TensorBoard files.")
     compilation_cache: str = Field(
-        "",
+        default="",
         description="XLA's folder; empty for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, `off` for none.",
     )
     distributed: str = Field(
-        "auto",
+        default="auto",
         description="`auto`, `off`, `HOST:PORT` or `HOST:PORT,COUNT,INDEX`: see `distributed.start`.",
     )
     distributed_timeout: Positive = Field(
-        300.0, description="Seconds that a process waits for the others at the start."
+        default=300.0, description="Seconds that a process waits for the others at the start."
     )
 
 
@@ -307,47 +312,52 @@ class Experiment(Options):
     name: str = Field(
         description="Of the run; its folder is runs/NAME-seedSEED unless `workdir` says."
     )
-    seed: Seed = Field(0, description="Of initialisation, batches, augmentation and attacks.")
-    workdir: str = Field("", description="Folder of the run.", json_schema_extra=NOTHING)
-    epochs: Epochs = Field(300, description="Length of the student's training.")
-    batch_size: AtLeastOne = Field(128, description="Images per update, over all devices.")
+    seed: Seed = Field(
+        default=0, description="Of initialisation, batches, augmentation and attacks."
+    )
+    workdir: str = Field(default="", description="Folder of the run.", json_schema_extra=NOTHING)
+    epochs: Epochs = Field(default=300, description="Length of the student's training.")
+    batch_size: AtLeastOne = Field(default=128, description="Images per update, over all devices.")
     eps: Positive = Field(
-        8 / 255,
+        default=8 / 255,
         description="Attack radius in [0,1] pixel units, for training, teachers and evaluation.",
     )
-    norm: Literal["linf", "l2"] = Field("linf", description="Of the attack radius.")
+    norm: Literal["linf", "l2"] = Field(default="linf", description="Of the attack radius.")
     select_on: Literal["validation", "test"] = Field(
-        "test",
+        default="test",
         description="Split that picks the best checkpoint; the papers pick on `test`.",
     )
     precision: Annotated[Literal["float32", "bfloat16"], BeforeValidator(_full_name)] = Field(
-        "float32",
+        default="float32",
         description="Compute type of the networks while training (also spelt `f32` and `bf16`). Parameters, "
         "losses and attacked images are float32 either way, and every evaluation computes in float32, so "
         "that robust accuracy is not that of rounded gradients.",
     )
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Decay per step of the student's moving average; 0 for none."
+        default=0.0, description="Decay per step of the student's moving average; 0 for none."
     )
     swa_start: Count = Field(
-        0, description="First epoch of the student's stochastic weight average; 0 for none."
+        default=0, description="First epoch of the student's stochastic weight average; 0 for none."
     )
-    awp: AwpConfig = Field(AwpConfig(), description="Adversarial weight perturbation.")
+    awp: AwpConfig = Field(default=AwpConfig(), description="Adversarial weight perturbation.")
     data: DataConfig = Field(description="Dataset, split and augmentation.")
     student: NetConfig = Field(description="The network that is trained.")
-    student_optim: OptimConfig = Field(OptimConfig(), description="The student's SGD.")
+    student_optim: OptimConfig = Field(default=OptimConfig(), description="The student's SGD.")
     robust_teacher_optim: OptimConfig = Field(
-        OptimConfig(), description="SGD of the robust teacher, in methods that go on training it."
+        default=OptimConfig(),
+        description="SGD of the robust teacher, in methods that go on training it.",
     )
     attack: AttackConfig = Field(description="The inner attack.")
     method: MethodConfig = Field(description="The training method.")
     teachers: TeachersConfig = Field(
-        TeachersConfig(), description="The teachers by role.", json_schema_extra=CONTENT
+        default=TeachersConfig(), description="The teachers by role.", json_schema_extra=CONTENT
     )
-    eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
-    run: RunConfig = Field(RunConfig(), description="How it runs.", json_schema_extra=NOTHING)
+    eval: EvalConfig = Field(default=EvalConfig(), description="Evaluation.")
+    run: RunConfig = Field(
+        default=RunConfig(), description="How it runs.", json_schema_extra=NOTHING
+    )
     bn_groups: AtLeastOne = Field(
-        1,
+        default=1,
         description="BatchNorm in training. 1: statistics of the global batch, whatever the devices. G: "
         "those of G equal parts of it, as PyTorch's DataParallel on G devices: see `models.create`.",
     )

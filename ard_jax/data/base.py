@@ -62,7 +62,7 @@ class ArrayDataset:
 
     def checksum(self) -> int:
         """CRC-32 of all pixels and labels: which data this is, wherever it was read from."""
-        return zlib.crc32(self.labels, zlib.crc32(np.ascontiguousarray(self.images)))
+        return zlib.crc32(self.labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))
 
     def subset(self, indices: np.ndarray, split: str | None = None) -> "ArrayDataset":
         """The examples at `indices` (int [M]), in that order, as a new dataset."""

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grain
 import numpy as np
@@ -24,7 +24,7 @@ Batch = dict[str, np.ndarray]
 
 def read_ahead(
     load: Callable[[int], Batch], start: int, stop: int, prefetch: int, workers: int = 0
-) -> Iterator[Batch]:
+) -> grain.DatasetIterator[Batch]:
     """load(start), ..., load(stop - 1) in order, made before they are asked for.
 
     Close it (`close()`) to end its threads or processes early.
@@ -61,7 +61,8 @@ def _start_worker(index: int, count: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

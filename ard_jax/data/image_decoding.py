@@ -1,7 +1,7 @@
 """Reading image files: decode, check, resize, stack; every complaint names the file."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def decode_all(
     return images
 
 
-def check_shape(shape: Sequence[int], name: str, first: Sequence[int], first_name: str) -> None:
+def check_shape(shape: Iterable[int], name: str, first: Iterable[int], first_name: str) -> None:
     """Raises DataError unless both images have one height, width and number of channels."""
     if tuple(shape) != tuple(first):
         raise DataError(
@@ -147,6 +147,6 @@ def _undecodable(name: str, error: Exception) -> DataError:
     )
 
 
-def _size(shape: Sequence[int]) -> str:
+def _size(shape: Iterable[int]) -> str:
     height, width, channels = shape
     return f"{width}x{height} with {channels} channel{'s' if channels > 1 else ''}"

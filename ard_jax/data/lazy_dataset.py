@@ -47,13 +47,18 @@ class Reading:
 class Source(Protocol):
     """Random access to stored images; cheap to pickle, as worker processes get copies."""
 
-    shape: tuple[int, int, int]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        ...
 
     def read(self, row: int) -> np.ndarray:
         """Image number `row`: uint8, of `shape`. DataError names the file that cannot be used."""
+        ...
 
     def identity(self, rows: np.ndarray) -> int:
         """A checksum of what is stored at these rows, without decoding it."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +115,7 @@ class LazyDataset:
 
     def checksum(self) -> int:
         """CRC-32 of the labels and of the files' names and sizes, not of the pixels."""
-        return zlib.crc32(self.labels, self.source.identity(self.rows))
+        return zlib.crc32(self.labels.data, self.source.identity(self.rows))
 
     def subset(self, indices: np.ndarray, split: str | None = None) -> "LazyDataset":
         """The examples at `indices` (int [M]), in that order, as a new dataset."""

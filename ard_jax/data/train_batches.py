@@ -1,7 +1,7 @@
 """Training batches in order, from memory or read ahead from disk; the same ones either way."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class TrainBatches:
         if step != self._next:
             self._seek(step)
         if self._stream is None:
-            reading = self._load.dataset.reading
+            reading = cast(LazyDataset, self._load.dataset).reading
             self._stream = grain_loader.read_ahead(
                 self._load, step, self._total, reading.prefetch, reading.workers
             )

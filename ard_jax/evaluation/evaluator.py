@@ -71,7 +71,7 @@ class Evaluator:
             self._predict_traced, in_shardings=(same, split), out_shardings=same
         )
 
-    def _predict_traced(self, variables, images):
+    def _predict_traced(self, variables: Any, images: jax.Array):
         TRACES[f"{self.name} predict"] += 1
         return jnp.argmax(self._apply(variables, images), -1).astype(jnp.int32)
 
@@ -104,7 +104,7 @@ class Evaluator:
         return self._programs[name]
 
     def _start(self, spec: Any, images: jax.Array, key: jax.Array) -> jax.Array:
-        def start(variables, images, key, eps):
+        def start(variables: Any, images: jax.Array, key: jax.Array, eps: float | jax.Array):
             return spec.own_start(images, key, eps)
 
         fields = (spec.norm, spec.sigma, spec.clip_start, spec.clip_min, spec.clip_max)
@@ -114,10 +114,16 @@ class Evaluator:
     def _compile_merged(self, title: str, spec: Any) -> Callable:
         clip, devices = (spec.clip_min, spec.clip_max), sharding.num_devices(self.mesh)
 
-        def run(variables, images, labels, start, settings):
+        def run(
+            variables: Any,
+            images: jax.Array,
+            labels: jax.Array,
+            start: jax.Array,
+            settings: dict[str, jax.Array],
+        ):
             TRACES[title] += 1
 
-            def one(rows):
+            def one(rows: dict[str, jax.Array]):
                 return merged.run(
                     lambda x: self._apply(variables, x), rows["images"], rows["labels"], rows["start"],
                     settings, norm=spec.norm, clip=clip,
@@ -131,10 +137,16 @@ class Evaluator:
         return jax.jit(run, in_shardings=(same, split, split, split, same), out_shardings=split)
 
     def _compile(self, title: str, spec: Any) -> Callable:
-        def run(variables, images, labels, key, numbers):
+        def run(
+            variables: Any,
+            images: jax.Array,
+            labels: jax.Array,
+            key: jax.Array,
+            numbers: dict[str, jax.Array],
+        ):
             TRACES[title] += 1
 
-            def predict(x):
+            def predict(x: jax.Array):
                 return self._apply(variables, x)
 
             return cpu_tiling.run(
@@ -157,7 +169,7 @@ class Evaluator:
         """change(variables, images, key, eps) -> images, compiled once under its name."""
         if name not in self._programs:
 
-            def run(*args):
+            def run(*args: Any):
                 TRACES[f"{self.name} {name}"] += 1
                 return change(*args)
 

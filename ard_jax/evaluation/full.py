@@ -261,7 +261,12 @@ def _net_record(network: EvaluatedNetwork, net: record.NetworkResult) -> record.
     )
 
 
-def _notes(settings, networks, first, suites) -> list[str]:
+def _notes(
+    settings: EvaluationSettings,
+    networks: list[EvaluatedNetwork],
+    first: dict[str, EvaluatedNetwork],
+    suites: dict[str, Any],
+) -> list[str]:
     """Returns the notes on rows that are copies, and on networks that AutoAttack did not attack."""
     notes = [
         f"{n.title} is the same network as {first[n.title].title}: evaluated once."
@@ -283,7 +288,12 @@ def _spec_record(spec: Any, label: str = "") -> record.Attack:
     return record.Attack.from_json(dataclasses.asdict(spec) | {"label": label or spec.label})
 
 
-def _attack_records(settings, dataset, networks, suites) -> dict[str, record.Attack]:
+def _attack_records(
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    networks: list[EvaluatedNetwork],
+    suites: dict[str, Any],
+) -> dict[str, record.Attack]:
     found = {name: _spec_record(spec) for name, spec in settings.attacks.items()}
     count = _num_attacked(settings, dataset)
     for name in (name for by_name in suites.values() for name in by_name):
@@ -297,7 +307,14 @@ def _attack_records(settings, dataset, networks, suites) -> dict[str, record.Att
     return found
 
 
-def _record(settings, dataset, networks, nets, facts: RunFacts, suites) -> record.Evaluation:
+def _record(
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    networks: list[EvaluatedNetwork],
+    nets: dict[str, Any],
+    facts: RunFacts,
+    suites: dict[str, Any],
+) -> record.Evaluation:
     teachers = dict(facts.teachers)
     for title, role in ((n.title, n.source) for n in networks if n.source in teachers):
         net = nets[title]
@@ -393,7 +410,7 @@ def save(
     return path
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     partial = path.with_suffix(".tmp.npz")
     np.savez_compressed(partial, **arrays)
     partial.replace(path)

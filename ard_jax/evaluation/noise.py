@@ -39,9 +39,9 @@ def noise_accuracy(
 
 
 def _program(kind: str, norm: str) -> Callable[..., jax.Array]:
-    def noisy(_, images, key, eps):
+    def noisy(_: Any, images: jax.Array, key: jax.Array, eps: float | jax.Array):
         draw = jax.random.uniform if kind == "uniform" else jax.random.normal
-        limits = {"minval": -1.0, "maxval": 1.0} if kind == "uniform" else {}
+        limits: dict[str, Any] = {"minval": -1.0, "maxval": 1.0} if kind == "uniform" else {}
         noise = draw(key, images.shape, images.dtype, **limits)
         noise = noise if norm == "linf" else threat_model.ascent_direction(noise, "l2")
         return jnp.clip(threat_model.project(images + eps * noise, images, eps, norm), 0.0, 1.0)

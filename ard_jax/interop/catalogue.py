@@ -148,7 +148,7 @@ def check_sha256(entry: Entry, sha256: str, path: Path) -> str:
     if not entry.sha256:
         return ""
     if not sha256.startswith(entry.sha256):
-        if entry.sha256_from.startswith("second-hand"):
+        if (entry.sha256_from or "").startswith("second-hand"):
             return (
                 f"WARNING: the SHA-256 checksum of {path} is {sha256}, the catalogue has "
                 f"{_checksum(entry)}"

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -79,7 +80,9 @@ def fetch(
     return target
 
 
-def _receive_all(url, part, tag, max_bytes, attempts, timeout, wait):
+def _receive_all(
+    url: str, part: Path, tag: Path, max_bytes: int, attempts: int, timeout: float, wait: float
+):
     """Connects until the file is whole; gives up after `attempts` connections without a byte."""
     failures = 0
     while True:
@@ -107,7 +110,7 @@ def _receive_all(url, part, tag, max_bytes, attempts, timeout, wait):
         time.sleep(wait * 2**failures)
 
 
-def _receive(url, part, tag, max_bytes, timeout) -> bool:
+def _receive(url: str, part: Path, tag: Path, max_bytes: int, timeout: float) -> bool:
     """One connection: appends what arrives to `part`. True when the file is whole."""
     start = part.stat().st_size if part.exists() else 0
     validator = tag.read_text() if tag.exists() else ""
@@ -139,7 +142,7 @@ def _receive(url, part, tag, max_bytes, timeout) -> bool:
         return _append(url, answer, part, start, total, max_bytes)
 
 
-def _resumed_at(answer, asked: int) -> int:
+def _resumed_at(answer: Any, asked: int) -> int:
     """The byte that the answer begins with: 0 when the server sends the file from its beginning."""
     if answer.status != 206:
         return 0
@@ -149,7 +152,9 @@ def _resumed_at(answer, asked: int) -> int:
     return asked
 
 
-def _append(url, answer, part, start, total, max_bytes) -> bool:
+def _append(
+    url: str, answer: Any, part: Path, start: int, total: int | None, max_bytes: int
+) -> bool:
     """Writes the body behind the first `start` bytes. True when the file is whole."""
     with (
         open(part, "ab" if start else "wb") as file,
@@ -165,7 +170,7 @@ def _append(url, answer, part, start, total, max_bytes) -> bool:
     return total is None or arrived == total
 
 
-def _check(url, part, tag, sha256):
+def _check(url: str, part: Path, tag: Path, sha256: str):
     """Compares the checksum; a wrong file is deleted, or it would be continued forever."""
     with open(part, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -115,14 +115,14 @@ def jax_predict(bundle: ModelBundle, variables: Any) -> Predict:
 def on_cpu(function: Callable[[Any], jax.Array]) -> Predict:
     """A JAX function as one of numpy arrays that runs on the CPU."""
 
-    def predict(images):
+    def predict(images: np.ndarray):
         with jax.default_device(cpu()):
             return np.asarray(function(images))
 
     return predict
 
 
-def cpu() -> jax.Device:
+def cpu() -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]  # jax types it late
     """The CPU. Raises ExportError where JAX_PLATFORMS leaves it out."""
     try:
         return jax.local_devices(backend="cpu")[0]
@@ -134,7 +134,7 @@ def cpu() -> jax.Device:
 
 def threads() -> int:
     """CPU threads that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def logits_of(predict: Predict, images: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def latency(predict: Predict, images: np.ndarray) -> dict[int, float]:
 def table(rows: list[Row]) -> str:
     """The rows as text."""
     head = ("format", "file size", "logit difference", "same predictions", "batch 1", "batch 64")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for row in rows:
         times = [f"{row.latency[b]:.3g} ms" if b in row.latency else "-" for b in (1, 64)]
         lines.append(

@@ -42,22 +42,22 @@ def guess(shapes: Mapping[str, tuple[int, ...]], classes: int) -> Guess | None:
     return best(shapes, classes) if best else None
 
 
-def _count(shapes, pattern):
+def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str):
     """How many blocks a stage has: how many different first groups of the pattern there are."""
     return len({m[1] for m in (re.match(pattern, name) for name in shapes) if m})
 
 
-def _outputs(shapes, pattern):
+def _outputs(shapes: Mapping[str, tuple[int, ...]], pattern: str):
     """Output channels of the widest layer of a name; 0 if there is none."""
     found = [s[0] for name, s in shapes.items() if s and re.fullmatch(rf"{pattern}\.weight", name)]
     return int(max(found, default=0))
 
 
-def _of_deepmind(classes):
+def _of_deepmind(classes: int):
     return {10: "cifar10", 100: "cifar100"}.get(classes)
 
 
-def _deepmind_wide(shapes, classes):
+def _deepmind_wide(shapes: Mapping[str, tuple[int, ...]], classes: int):
     depth = 6 * _count(shapes, r"layer\.0\.block\.(\d+)\.") + 4
     width = _outputs(shapes, r"layer\.0\.block\.\d+\.conv_0") // 16
     family = "WideResNet of DeepMind (also RobustBench, MTARD), SiLU"
@@ -68,30 +68,30 @@ def _deepmind_wide(shapes, classes):
     return Guess(f"dm_wrn_{depth}_{width}", {}, family, normalization)
 
 
-def _deepmind_preact(shapes, classes):
+def _deepmind_preact(shapes: Mapping[str, tuple[int, ...]], classes: int):
     depth = 34 if _count(shapes, r"layer_1\.(\d+)\.") == 4 else 18
     family = "PreActResNet of DeepMind (also RobustBench), SiLU"
     return Guess(f"preact_resnet{depth}", {"form": "deepmind"}, family, _of_deepmind(classes))
 
 
-def _trades_wide(shapes, classes):
+def _trades_wide(shapes: Mapping[str, tuple[int, ...]], classes: int):
     depth = 6 * _count(shapes, r"block1\.layer\.(\d+)\.") + 4
     width = _outputs(shapes, r"block1\.layer\.\d+\.conv1") // 16
     family = "WideResNet of TRADES (also RobustBench, MTARD, RSLAD, CIARD), ReLU, raw pixels"
     return Guess(f"wrn_{depth}_{width}", {}, family, "none")
 
 
-def _mobilenet(shapes, classes):
+def _mobilenet(shapes: Mapping[str, tuple[int, ...]], classes: int):
     family = "CIFAR MobileNetV2 of kuangliu (mean and std) and CIARD, MTARD, RSLAD (raw pixels)"
     return Guess("mobilenet_v2", {}, family, None)
 
 
-def _small_cnn(shapes, classes):
+def _small_cnn(shapes: Mapping[str, tuple[int, ...]], classes: int):
     widths = tuple(_outputs(shapes, name) for name in ("conv1", "conv2"))
     return Guess("small_cnn", {"widths": widths}, "our small_cnn", None)
 
 
-def _resnet(shapes, classes):
+def _resnet(shapes: Mapping[str, tuple[int, ...]], classes: int):
     """Networks with stages layer1, layer2, ...: pre-activation, CIFAR ResNets, ResNet-18, ours."""
     blocks = [_count(shapes, rf"layer{stage}\.(\d+)\.") for stage in range(1, 10)]
     blocks = blocks[: max(1, blocks.index(0))] if 0 in blocks else blocks
@@ -125,7 +125,7 @@ def _resnet(shapes, classes):
 
 
 # Names of a family's tensors -> what its shapes say. The family with most of a file's names is the guess.
-_FAMILIES: dict[str, Callable[[dict, int], Guess]] = {
+_FAMILIES: dict[str, Callable[[Mapping, int], Guess]] = {
     r"(init_conv|layer\.\d\.block\.\d+|batchnorm|logits)\..*": _deepmind_wide,
     r"(conv_2d|layer_\d\.\d+|batchnorm|logits)\..*": _deepmind_preact,
     r"(conv1|block\d\.layer\.\d+|bn1|fc)\..*": _trades_wide,

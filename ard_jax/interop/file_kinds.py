@@ -59,7 +59,7 @@ def detect(path: Path) -> str:
     raise FileError(f"{path} {_describe(path, start)}")
 
 
-def _describe(path, start):
+def _describe(path: Path, start: bytes):
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if re.match(rb"<(!doctype html|html|head|\?xml|!--)", text, re.IGNORECASE):
         return (
@@ -160,7 +160,7 @@ def archive_kind(archive: zipfile.ZipFile, path: Path) -> tuple[str, str]:
     )
 
 
-def _check_stored(archive, path):
+def _check_stored(archive: zipfile.ZipFile, path: Path):
     """PyTorch stores everything uncompressed, so that the file bounds what it declares."""
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
         raise FileError(

@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_archive(path, key, budget, use_torch):
+def _read_archive(path: Path, key: str, budget: Budget, use_torch: bool | None):
     with zipfile.ZipFile(path) as archive:
         file_kinds.check_archive(archive, path, budget.max_bytes)
         kind, root = file_kinds.archive_kind(archive, path)
@@ -112,16 +112,17 @@ def _read_archive(path, key, budget, use_torch):
         return _read_torch(kind, torch_pickle.read_zip(archive, root, path, budget), key, use_torch)
 
 
-def _read_mapped(path, kind, key, budget, use_torch):
+def _read_mapped(path: Path, kind: str, key: str, budget: Budget, use_torch: bool | None):
     """Legacy PyTorch and .npy: through mmap, whose `read` cannot allocate more than the file has."""
     with (
         path.open("rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
     ):
+        data = cast(BinaryIO, mapped)  # mmap reads like a file
         if kind == "torch legacy":
-            pickled = torch_pickle.read_legacy(mapped, len(mapped), path, budget)
+            pickled = torch_pickle.read_legacy(data, len(mapped), path, budget)
             return _read_torch(kind, pickled, key, use_torch)
-        tree = numpy_pickle.read_npy(mapped, len(mapped), path, budget)
+        tree = numpy_pickle.read_npy(data, len(mapped), path, budget)
         if isinstance(tree, list) and len(tree) == 2:
             tree = dict(zip(("params", "state"), tree, strict=True))
         if not isinstance(tree, dict):
@@ -135,7 +136,7 @@ def _read_mapped(path, kind, key, budget, use_torch):
         return _flat(kind, tensors, texts, path, key)
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: Path):
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
@@ -147,7 +148,9 @@ def _read_safetensors(path):
         raise FileError(f"{path} is a truncated or damaged safetensors file: {error}") from error
 
 
-def _flat(kind, tensors, metadata, path, key):
+def _flat(
+    kind: str, tensors: dict[str, np.ndarray], metadata: dict[str, Any], path: Path, key: str
+):
     """Formats without nesting: `key` picks the names that begin with it."""
     if key:
         picked = {
@@ -162,7 +165,7 @@ def _flat(kind, tensors, metadata, path, key):
     return kind, tensors, key, metadata
 
 
-def _read_torch(kind, pickled, key, use_torch):
+def _read_torch(kind: str, pickled: torch_pickle.Pickled, key: str, use_torch: bool | None):
     chosen = nesting.select(pickled.tree, pickled.path, key)
     described = {
         name: array for name, array in chosen.tensors.items() if isinstance(array, TensorSpec)
@@ -178,7 +181,12 @@ def _scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.ndarray) else value
 
 
-def _values(pickled, keys, described, use_torch):
+def _values(
+    pickled: torch_pickle.Pickled,
+    keys: tuple[str, ...],
+    described: dict[str, TensorSpec],
+    use_torch: bool | None,
+):
     installed = importlib.util.find_spec("torch") is not None
     if use_torch and not installed:
         raise FileError("PyTorch is not installed: use_torch=None reads the file without it")

@@ -60,7 +60,7 @@ def fold_batchnorm(bundle: ModelBundle, variables: Any) -> Folded:
             kernels[conv] = factor  # [kh, kw, in, out] * [out]
             norms[path] = Affine(None, shift)
 
-    def scale(path, leaf):
+    def scale(path: tuple, leaf: np.ndarray):
         names = [entry.key for entry in path]
         conv = "/".join(names[1:-1])
         return leaf * kernels[conv] if names[0] == "params" and conv in kernels else leaf
@@ -73,7 +73,7 @@ def fold_batchnorm(bundle: ModelBundle, variables: Any) -> Folded:
     )
 
 
-def _affine(variables, path):
+def _affine(variables: Any, path: str):
     """Factor and shift of a BatchNorm in evaluation, computed in float64."""
     params, stats = variables["params"], variables["batch_stats"]
     for name in path.split("/"):

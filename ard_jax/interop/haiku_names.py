@@ -20,7 +20,7 @@ refused. The normalisation is outside the Haiku network, with the mean and std o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -37,7 +37,7 @@ _LEAVES = {
 }
 
 
-def is_haiku(names) -> bool:
+def is_haiku(names: Iterable[str]) -> bool:
     """True for the names of a flattened Haiku tree (params/..., state/...)."""
     names = list(names)
     return (
@@ -73,7 +73,7 @@ def to_torch_names(
     return state, tuple(ignored)
 
 
-def _torch_name(name):
+def _torch_name(name: str):
     # "~" marks modules made in a constructor; the first module is the network itself.
     collection, *parts = (part for part in name.split("/") if part != "~")
     length = 2 if collection == "state" else 1
@@ -87,7 +87,7 @@ def _torch_name(name):
     return ".".join([*(_BLOCK.sub(r"layer.\1.block.\2", m) for m in modules), leaf])
 
 
-def _torch_layout(value):
+def _torch_layout(value: np.ndarray):
     if value.ndim == 4 and value.shape[:3] == (1, 1, 1):
         return value.reshape(-1)
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T

@@ -70,7 +70,9 @@ def write(folder: Path, variables: Any, meta: dict[str, Any]) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def describe_origin(contents, found, entry, decision, variables) -> dict[str, Any]:
+def describe_origin(
+    contents: Any, found: Any, entry: Any, decision: Any, variables: Any
+) -> dict[str, Any]:
     """Where a network came from, for the checkpoint's metadata.
 
     Args:

@@ -10,6 +10,6 @@ import jax
 from jax import export
 
 
-def load(path):
+def load(path: str | Path):
     """The network of the file, as a function: images float32 [B, H, W, C] in [0, 1] -> logits [B, K]."""
     return jax.jit(export.deserialize(bytearray(Path(path).read_bytes())).call)

@@ -94,7 +94,9 @@ def flatten(tree: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     return tensors, texts
 
 
-def _mappings(tree, path, strict=False) -> Iterator[tuple[tuple[str, ...], dict]]:
+def _mappings(
+    tree: Any, path: Path, strict: bool = False
+) -> Iterator[tuple[tuple[str, ...], dict]]:
     """Every dict with its path of keys, outer ones first; lists count as dicts of their positions.
 
     `strict` refuses dicts that are too deep, which the search for a state dict skips.
@@ -120,13 +122,13 @@ def _mappings(tree, path, strict=False) -> Iterator[tuple[tuple[str, ...], dict]
         waiting.extend(((*keys, name), value) for name, value in reversed(inner))
 
 
-def _arrays(node):
+def _arrays(node: dict):
     return {
         name: plain(v) for name, v in node.items() if isinstance(plain(v), TensorSpec | np.ndarray)
     }
 
 
-def _is_network(keys, node):
+def _is_network(keys: tuple[str, ...], node: dict):
     arrays = _arrays(node)
     return (
         not any(_NOT_NETWORKS.fullmatch(key) for key in keys)
@@ -136,7 +138,7 @@ def _is_network(keys, node):
     )
 
 
-def _selection(found, key):
+def _selection(found: dict[str, tuple], key: str):
     keys, node = found[key]
     arrays = _arrays(node)
     beside = {}
@@ -146,7 +148,7 @@ def _selection(found, key):
     return Selection(keys, {str(name): array for name, array in arrays.items()}, beside)
 
 
-def _scalars(node, arrays):
+def _scalars(node: dict, arrays: bool):
     kept = {}
     for name, value in node.items():
         value = plain(value)
@@ -157,7 +159,7 @@ def _scalars(node, arrays):
     return kept
 
 
-def _listed(candidates, found):
+def _listed(candidates: list[str], found: dict[str, tuple]):
     if not candidates:
         return "no state dict"
     return ", ".join(

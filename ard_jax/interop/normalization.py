@@ -10,6 +10,7 @@ import json
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from ard_jax.config.schema import EvalConfig
@@ -82,7 +83,7 @@ def candidates(channels: int, own: Any = None, given: Any = None) -> list[Candid
     Raises:
       ValueError: `own` or `given` is no normalisation for so many channels.
     """
-    usual = {"raw pixels": "none"}
+    usual: dict[str, Any] = {"raw pixels": "none"}
     if channels == 3:
         usual |= {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100", "ImageNet": "imagenet"}
         usual |= _UNNAMED_RGB
@@ -125,7 +126,7 @@ class Tester:
         raw = described.from_description(description | {"normalization": "none"})
         mesh = sharding.make_mesh(devices)
 
-        def apply(inputs, images):
+        def apply(inputs: tuple, images: jax.Array):
             network, mean, std = inputs
             return raw.apply(network, (images - mean) / std, False)[0]
 

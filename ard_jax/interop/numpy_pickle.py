@@ -90,8 +90,9 @@ def plain(value: Any) -> Any:
 
 class _PendingDtype:
     __slots__ = ("dtype",)
+    dtype: Any
 
-    def __init__(self, name, *_):
+    def __init__(self, name: Any, *_: Any):
         if name is _BFLOAT16:
             self.dtype = np.dtype(ml_dtypes.bfloat16)
         elif name in ("O", "O8", "|O"):
@@ -101,7 +102,7 @@ class _PendingDtype:
         else:
             raise ValueError(f"arrays of dtype {name!r} are not read")
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any):
         _, order, *structure = state[:5]
         if any(part is not None for part in structure):
             raise ValueError("arrays of structured dtypes are not read")
@@ -109,33 +110,33 @@ class _PendingDtype:
             self.dtype = self.dtype.newbyteorder(order)
 
 
-def _scalar(dtype, content):
+def _scalar(dtype: Any, content: Any):
     content = content.encode("latin1") if isinstance(content, str) else content
     if dtype.dtype is _OBJECT or len(content) != dtype.dtype.itemsize:
         raise ValueError("a NumPy scalar that is not a number")
     return np.frombuffer(content, dtype.dtype)[0].item()
 
 
-def _jax_array(budget, state):
+def _jax_array(budget: Budget, state: Any):
     array = PendingArray(budget)
     array.__setstate__(state)
     return array
 
 
-def _encode(budget, text, code):
+def _encode(budget: Budget, text: str, code: str):
     if code not in ("latin1", "latin-1"):
         raise ValueError(f"bytes are written as latin1 text, not as {code!r}")
     budget.spend(len(text), "bytes written as text")
     return text.encode("latin1")
 
 
-def _dict(budget, *items):
+def _dict(budget: Budget, *items: Any):
     if items:  # a copy; about 100 bytes for each entry
         budget.spend(100 * len(items[0]), "a dictionary")
     return PlainDict(*items)
 
 
-def _count(shape):
+def _count(shape: Any):
     if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"{shape!r} is not the shape of an array")
     return math.prod(shape)

@@ -108,7 +108,8 @@ def predict(path: str | Path, threads: int | None = None) -> Callable[[np.ndarra
         session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common public base
         raise OnnxError(f"{path} cannot be read by onnxruntime: {error}") from error
-    return lambda images: session.run(["logits"], {"images": np.asarray(images, np.float32)})[0]
+    run = lambda images: session.run(["logits"], {"images": np.asarray(images, np.float32)})  # noqa: E731
+    return lambda images: np.asarray(run(images)[0])
 
 
 def operators(path: str | Path) -> dict[str, int]:

@@ -69,18 +69,18 @@ def recognise(
     guess = families.guess(shapes, classes)
     if model:
         models.check_name(model)
-        same = guess is not None and guess.model == model
-        options = dict(guess.kwargs if same and kwargs is None else kwargs or {})
+        same = guess if guess is not None and guess.model == model else None
+        options = dict(same.kwargs if same and kwargs is None else kwargs or {})
         chosen = families.Guess(
-            model, options, guess.family if same else f"{model}, as said by hand",
-            guess.normalization if same else None,
+            model, options, same.family if same else f"{model}, as said by hand",
+            same.normalization if same else None,
         )  # fmt: skip
     else:
         chosen = guess
     problems = None
     if chosen is not None and classes:
         problems = _problems(chosen.model, chosen.kwargs, shapes, classes, image_shape)
-    if problems is None or problems:
+    if chosen is None or problems is None or problems:
         raise ValueError(_complaint(shapes, classes, image_shape, model, chosen, problems))
     normalization = chosen.normalization
     if tidied.constants is not None:
@@ -118,7 +118,7 @@ def convert(
     return torch_names.to_variables(bundle, _tidy(tensors).tensors)
 
 
-def _tidy(tensors):
+def _tidy(tensors: Mapping[str, np.ndarray]):
     """The network under PyTorch's names, whatever names the file has."""
     dead = ()
     if haiku_names.is_haiku(tensors):
@@ -129,7 +129,7 @@ def _tidy(tensors):
     return tidied._replace(ignored=tidied.ignored + dead)
 
 
-def _summarise(names):
+def _summarise(names: tuple[str, ...]):
     """bn1.num_batches_tracked, bn2.num_batches_tracked -> "num_batches_tracked (2)"."""
     kinds = collections.Counter(
         "sub_block1.*" if "sub_block1." in name else re.split(r"[./]", name)[-1] for name in names
@@ -137,9 +137,11 @@ def _summarise(names):
     return tuple(f"{kind} ({count})" for kind, count in kinds.items())
 
 
-def _named(constants, channels):
+def _named(constants: Any, channels: int):
     """Stored constants; by name where they are a well-known normalisation."""
-    mean, std = normalization_constants(constants, channels)
+    known = normalization_constants(constants, channels)
+    assert known is not None  # it is so for "none" alone
+    mean, std = known
     if not mean.any() and np.all(std == 1):
         return "none"
     for name, (known_mean, known_std) in models.NORMALIZATIONS.items():
@@ -150,7 +152,7 @@ def _named(constants, channels):
     return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
 
 
-def _num_classes(shapes):
+def _num_classes(shapes: Mapping[str, tuple[int, ...]]):
     """Rows of the last linear layer; 0 if there is none."""
     for head in _HEADS:
         shape = shapes.get(f"{head}.weight", ())
@@ -159,7 +161,13 @@ def _num_classes(shapes):
     return 0
 
 
-def _problems(model, kwargs, shapes, classes, image_shape):
+def _problems(
+    model: str,
+    kwargs: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: int,
+    image_shape: tuple[int, int, int],
+):
     """What keeps tensors of these shapes from being this network, in words."""
     try:
         layout = _layout(model, kwargs, classes, image_shape)
@@ -168,12 +176,19 @@ def _problems(model, kwargs, shapes, classes, image_shape):
     return torch_names.differences(shapes, layout)
 
 
-def _layout(model, kwargs, classes, image_shape):
+def _layout(model: str, kwargs: dict[str, Any], classes: int, image_shape: tuple[int, int, int]):
     bundle = models.create(model, classes, image_shape, normalization="none", **kwargs)
     return torch_names.torch_layout(bundle)
 
 
-def _complaint(shapes, classes, image_shape, model, chosen, problems):
+def _complaint(
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: int,
+    image_shape: tuple[int, int, int],
+    model: str,
+    chosen: Any,
+    problems: Any,
+):
     """The error: what the file is not, and what it is nearest to."""
     if not classes:
         return (
@@ -193,6 +208,6 @@ def _complaint(shapes, classes, image_shape, model, chosen, problems):
     )
 
 
-def _title(guess):
+def _title(guess: families.Guess):
     options = ", ".join(f"{key}={value!r}" for key, value in guess.kwargs.items())
     return f"{guess.model} ({options})" if options else guess.model

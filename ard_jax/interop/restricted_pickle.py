@@ -118,29 +118,35 @@ def load(
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream, path, allowed, persistent_load):
+    def __init__(
+        self,
+        stream: BinaryIO,
+        path: Path,
+        allowed: Mapping[str, Any],
+        persistent_load: Callable[[Any], Any] | None,
+    ):
         super().__init__(stream, encoding="latin1")
         self._path = path
         self._allowed = allowed
         self._persistent_load = persistent_load
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str):
         full_name = _full_name(module, name)
         if full_name not in self._allowed:
             raise FileError(_refusal(self._path, [full_name]))
         return self._allowed[full_name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any):
         if self._persistent_load is None:
             raise pickle.UnpicklingError("the pickle refers to objects outside of it")
         return self._persistent_load(pid)
 
 
-def _full_name(module, name):
+def _full_name(module: str, name: str):
     return f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
 
 
-def _scan(stream, allowed):
+def _scan(stream: BinaryIO, allowed: Mapping[str, Any]):
     """Walks one pickle without building it; the globals that are not allowed, in order, each once.
 
     `genops` itself checks that every string and number is as long as it declares.
@@ -151,12 +157,12 @@ def _scan(stream, allowed):
         if count >= _MAX_OPERATIONS:
             raise pickle.UnpicklingError(f"more than {_MAX_OPERATIONS:,} operations")
         if opcode.name in ("GLOBAL", "INST"):
-            full_name = _full_name(*argument.split(" ", 1))
+            full_name = _full_name(*str(argument).split(" ", 1))
             if full_name not in allowed:
                 refused[full_name] = True
         elif opcode.name.startswith("EXT"):
             refused[f"the copyreg extension number {argument}"] = True
-        elif opcode.name.endswith("PUT") and int(argument) > count:
+        elif opcode.name.endswith("PUT") and int(argument or 0) > count:
             # The unpickler allocates its memo up to the largest index.
             raise pickle.UnpicklingError(f"memo index {argument} after {count} operations")
         if not refused:
@@ -171,7 +177,7 @@ class _TupleDepths:
         self._stack = []  # None is a mark
         self._memo = {}
 
-    def follow(self, opcode, argument):
+    def follow(self, opcode: Any, argument: Any):
         """Applies one operation."""
         name = opcode.name
         if name == "MARK":
@@ -188,7 +194,7 @@ class _TupleDepths:
                 raise pickle.UnpicklingError(f"tuples nested more than {_MAX_TUPLE_DEPTH} deep")
             self._stack.extend([depth] * len(opcode.stack_after))
 
-    def _pop(self, before):
+    def _pop(self, before: Any):
         """Takes the operands off the stack; the depth of the deepest."""
         depths = [0]
         fixed = len(before)
@@ -200,7 +206,7 @@ class _TupleDepths:
         return max(depth or 0 for depth in depths)
 
 
-def _refusal(path, names):
+def _refusal(path: Path, names: list[str]):
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     if any(name.startswith("torch.nn.modules.") for name in names):
         return (

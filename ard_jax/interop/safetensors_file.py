@@ -51,7 +51,7 @@ def export(
     wrong = sorted(
         name
         for name in tensors.keys() | expected.keys()
-        if np.shape(tensors.get(name)) != getattr(expected.get(name), "shape", None)
+        if np.shape(tensors.get(name, 0)) != getattr(expected.get(name), "shape", None)
     )
     if wrong:
         raise ValueError(f"the variables are not those of {bundle.name}: {wrong[:5]} differ")

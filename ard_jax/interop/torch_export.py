@@ -64,7 +64,7 @@ def export(
     return [student, code]
 
 
-def _architecture(bundle, description) -> dict[str, Any]:
+def _architecture(bundle: ModelBundle, description: Mapping[str, Any]) -> dict[str, Any]:
     given = (description["model"], description["num_classes"], tuple(description["image_shape"]))
     ours = (bundle.name, bundle.num_classes, tuple(bundle.image_shape))
     if given != ours:
@@ -80,7 +80,7 @@ def _architecture(bundle, description) -> dict[str, Any]:
     }
 
 
-def _json(bundle, value) -> str:
+def _json(bundle: ModelBundle, value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(value))
     except TypeError as error:
@@ -89,7 +89,7 @@ def _json(bundle, value) -> str:
         ) from error
 
 
-def _normalization(bundle) -> dict[str, np.ndarray]:
+def _normalization(bundle: ModelBundle) -> dict[str, np.ndarray]:
     channels = bundle.image_shape[-1]
     constants = normalization_constants(bundle.normalization, channels)
     if constants is None:

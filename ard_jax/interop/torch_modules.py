@@ -10,17 +10,20 @@ published code (CIARD, TRADES, robust_overfitting, RobustBench, akamaster, cheny
 state dict loads there too without its "normalization.mean" and "normalization.std". Pooling is global.
 """
 # ruff: noqa: D102, D107
+# pyright: reportMissingImports=false
 
 import functools
+import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 
-def load(path, map_location="cpu"):
+def load(path: str | os.PathLike, map_location: str = "cpu"):
     """Network of an exported file: a Module in evaluation mode, normalisation of the pixels inside."""
     file = torch.load(path, map_location=map_location, weights_only=True)
     network = create(**file["architecture"])
@@ -28,7 +31,7 @@ def load(path, map_location="cpu"):
     return network.to(map_location).eval()
 
 
-def create(model, num_classes, image_shape, kwargs=None):
+def create(model: str, num_classes: int, image_shape: Sequence[int], kwargs: dict | None = None):
     """An untrained network by its name and options in ard_jax; image_shape is (H, W, C)."""
     wide = re.fullmatch(r"(dm_)?wrn_(\d+)_(\d+)", model)
     if wide:
@@ -45,33 +48,33 @@ def create(model, num_classes, image_shape, kwargs=None):
 class Normalization(nn.Module):
     """(images - mean) / std, per channel."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor):
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
 
 class Network(nn.Module):
     """Images [B, C, H, W] in [0, 1] -> logits: normalisation, then each layer of {dotted name: module}."""
 
-    def __init__(self, channels, layers):
+    def __init__(self, channels: int, layers: dict[str, nn.Module]):
         super().__init__()
         self.normalization = Normalization(channels)
         self.order = list(layers)
         for path, layer in layers.items():
             place(self, path, layer)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor):
         x = self.normalization(images)
         for path in self.order:
             x = self.get_submodule(path)(x)
         return x
 
 
-def place(parent, path, module):
+def place(parent: nn.Module, path: str, module: nn.Module):
     """Adds a submodule under a dotted path, with empty modules on the way where they are missing."""
     *folders, name = path.split(".")
     for folder in folders:
@@ -81,7 +84,14 @@ def place(parent, path, module):
     setattr(parent, name, module)
 
 
-def conv(inputs, outputs, kernel=3, stride=1, corner=False, **options):
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    corner: bool = False,
+    **options: Any,
+):
     """A convolution without bias, padded by kernel // 2 on every side; or see CornerConv2d."""
     if corner and kernel == 3:
         return CornerConv2d(inputs, outputs)
@@ -91,19 +101,19 @@ def conv(inputs, outputs, kernel=3, stride=1, corner=False, **options):
 class CornerConv2d(nn.Conv2d):
     """3x3 convolution of stride 2 that pads at the bottom and the right only, as DeepMind's do."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, 3, 2, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         return super().forward(functional.pad(x, (0, 1, 0, 1)))
 
 
-def head(name, inputs, classes):
+def head(name: str, inputs: int, classes: int):
     """Global average pool, linear layer of that name."""
     return {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten(), name: nn.Linear(inputs, classes)}
 
 
-def stages(name, block, inputs, widths, blocks):
+def stages(name: str, block: Callable, inputs: int, widths: Sequence[int], blocks: Sequence[int]):
     """Residual blocks by name; the first of each stage after the first has stride 2."""
     layers = {}
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
@@ -117,7 +127,7 @@ def stages(name, block, inputs, widths, blocks):
 class BasicBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, ReLU; shortcut None: zero padding, no parameters."""
 
-    def __init__(self, inputs, outputs, stride, shortcut):
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str | None):
         super().__init__()
         self.conv1, self.bn1 = conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = conv(outputs, outputs), nn.BatchNorm2d(outputs)
@@ -125,9 +135,9 @@ class BasicBlock(nn.Module):
         self.projection = shortcut if self.extra or stride != 1 else None
         if self.projection:
             layers = conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
-            place(self, shortcut, nn.Sequential(*layers))
+            place(self, self.projection, nn.Sequential(*layers))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         if self.projection:
             x = getattr(self, self.projection)(x)
@@ -137,7 +147,14 @@ class BasicBlock(nn.Module):
         return functional.relu(y + x)
 
 
-def resnet(shape, classes, widths, blocks, names=("shortcut", "linear"), stem_stride=1):
+def resnet(
+    shape: Sequence[int],
+    classes: int,
+    widths: Sequence[int],
+    blocks: Sequence[int],
+    names: tuple[str | None, str] = ("shortcut", "linear"),
+    stem_stride: int = 1,
+):
     """3x3 stem, stages of BasicBlocks, global pool, linear; names: of shortcut and linear layer."""
     block, first = functools.partial(BasicBlock, shortcut=names[0]), widths[0]
     stem = conv(shape[-1], first, 3, stem_stride)
@@ -146,13 +163,19 @@ def resnet(shape, classes, widths, blocks, names=("shortcut", "linear"), stem_st
     return layers | head(names[1], widths[-1], classes)
 
 
-def cifar_resnet(shape, classes, depth, shortcut="B"):
+def cifar_resnet(shape: Sequence[int], classes: int, depth: int, shortcut: str = "B"):
     """ResNet-20 to 56, with parameters in the shortcuts ("B") or without ("A")."""
     names = {"A": (None, "linear"), "B": ("downsample", "fc")}[shortcut]
     return resnet(shape, classes, [16, 32, 64], [(depth - 2) // 6] * 3, names)
 
 
-def small_resnet(shape, classes, widths=(16, 32), blocks=1, stem_stride=1):
+def small_resnet(
+    shape: Sequence[int],
+    classes: int,
+    widths: Sequence[int] = (16, 32),
+    blocks: int = 1,
+    stem_stride: int = 1,
+):
     """One stage for each width."""
     return resnet(shape, classes, widths, [blocks] * len(widths), stem_stride=stem_stride)
 
@@ -191,7 +214,7 @@ PREACT = {
 class PreActBlock(nn.Module):
     """BN-act-conv3x3-BN-act-conv3x3 plus shortcut."""
 
-    def __init__(self, form, inputs, outputs, stride):
+    def __init__(self, form: Form, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.form, self.activation = form, form.activation()
         self.changes = stride != 1 or inputs != outputs
@@ -203,7 +226,7 @@ class PreActBlock(nn.Module):
         if self.changes:
             place(self, form.shortcut, conv(inputs, outputs, form.shortcut_kernel, stride, corner))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         form, layer = self.form, self.get_submodule
         y = self.activation(layer(form.norms[0])(x))
         if self.changes:
@@ -212,7 +235,14 @@ class PreActBlock(nn.Module):
         return x + layer(form.convs[1])(y)
 
 
-def preact(shape, classes, form, stem, widths, blocks):
+def preact(
+    shape: Sequence[int],
+    classes: int,
+    form: Form,
+    stem: int,
+    widths: Sequence[int],
+    blocks: Sequence[int],
+):
     """3x3 stem, stages of PreActBlocks, BN and activation, global pool, linear."""
     block = functools.partial(PreActBlock, form)
     layers = {form.stem: conv(shape[-1], stem)} | stages(form.block, block, stem, widths, blocks)
@@ -221,7 +251,7 @@ def preact(shape, classes, form, stem, widths, blocks):
     return layers | head(form.head, widths[-1], classes)
 
 
-def preact_resnet(shape, classes, blocks, form="rice"):
+def preact_resnet(shape: Sequence[int], classes: int, blocks: Sequence[int], form: str = "rice"):
     """PreActResNet in one of three forms."""
     return preact(shape, classes, PREACT[form], 64, [64, 128, 256, 512], blocks)
 
@@ -229,7 +259,7 @@ def preact_resnet(shape, classes, blocks, form="rice"):
 class InvertedResidual(nn.Module):
     """1x1-BN-ReLU, depthwise 3x3-BN-ReLU, 1x1-BN; plus shortcut where the stride is 1."""
 
-    def __init__(self, inputs, outputs, expansion, stride):
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
         super().__init__()
         hidden, self.stride = expansion * inputs, stride
         self.conv1, self.bn1 = conv(inputs, hidden, 1), nn.BatchNorm2d(hidden)
@@ -239,13 +269,13 @@ class InvertedResidual(nn.Module):
         if stride == 1 and inputs != outputs:
             self.shortcut.extend([conv(inputs, outputs, 1), nn.BatchNorm2d(outputs)])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor):
         y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(y)))))
         return y + self.shortcut(x) if self.stride == 1 else y
 
 
-def mobilenet_v2(shape, classes):
+def mobilenet_v2(shape: Sequence[int], classes: int):
     """The CIFAR MobileNetV2."""
     layers = {"conv1": conv(shape[-1], 32), "bn1": nn.BatchNorm2d(32), "relu": nn.ReLU()}
     inputs, index = 32, 0
@@ -260,7 +290,7 @@ def mobilenet_v2(shape, classes):
     return layers | head("linear", 1280, classes)
 
 
-def small_cnn(shape, classes, widths=(8, 16)):
+def small_cnn(shape: Sequence[int], classes: int, widths: Sequence[int] = (8, 16)):
     """Two convolutions, the second of stride 2, global pool, linear."""
     a, b = widths
     layers = {"conv1": conv(shape[-1], a), "bn1": nn.BatchNorm2d(a), "relu1": nn.ReLU()}

@@ -11,7 +11,7 @@ mapping is a rule and needs no table per architecture:
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +86,7 @@ def tidy(state: Mapping[str, np.ndarray]) -> Tidied:
     return Tidied(tensors, _read_constants(constants), tuple(ignored))
 
 
-def _read_constants(found):
+def _read_constants(found: dict[str, dict[str, Any]]):
     if not found:
         return None
     names = [name for group in found.values() for name in group]
@@ -102,7 +102,9 @@ def _read_constants(found):
     }
 
 
-def from_torch(model_name: str, state: Mapping[str, np.ndarray], **model_kwargs) -> dict[str, Any]:
+def from_torch(
+    model_name: str, state: Mapping[str, np.ndarray], **model_kwargs: Any
+) -> dict[str, Any]:
     """Converts the state dict of a published PyTorch network to our variables.
 
     Prefixes, dead tensors and stored constants are treated as in `tidy`. Stored constants are compared with
@@ -138,7 +140,7 @@ def to_variables(bundle: models.ModelBundle, tensors: Mapping[str, np.ndarray]) 
             "options (shortcut, form, widths), num_classes and the image size"
         )
 
-    def convert(path, _):
+    def convert(path: Iterable, _: Any):
         name = torch_name(path)
         value = _as_float32(name, tensors[name])
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
@@ -199,7 +201,7 @@ def torch_layout(bundle: models.ModelBundle) -> dict[str, tuple[int, ...]]:
     return layout
 
 
-def torch_name(path) -> str:
+def torch_name(path: Iterable) -> str:
     """Key path (collection, module, ..., leaf) of one of our variables -> torch name."""
     _, *modules, leaf = (getattr(entry, "key", entry) for entry in path)
     return ".".join([*(m.replace("__", ".") for m in modules), _LEAF_NAMES[leaf]])
@@ -226,19 +228,19 @@ def summary(problems: list[str], shown: int = 8) -> str:
     return "; ".join(problems[:shown]) + more
 
 
-def _shapes(bundle):
+def _shapes(bundle: models.ModelBundle):
     return jax.eval_shape(lambda: bundle.init(jax.random.key(0)))
 
 
-def _leaves(tree):
+def _leaves(tree: Any):
     return jax.tree_util.tree_leaves_with_path(tree)
 
 
-def _to_torch_layout(value):
+def _to_torch_layout(value: np.ndarray):
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
 
 
-def _as_float32(name, value):
+def _as_float32(name: str, value: Any):
     value = np.asarray(value)
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
@@ -253,7 +255,7 @@ def _as_float32(name, value):
     return value
 
 
-def _check_constants(bundle, stored):
+def _check_constants(bundle: models.ModelBundle, stored: dict[str, list[float]]):
     ours = normalization_constants(bundle.normalization, bundle.image_shape[-1])
     values = [stored["mean"], stored["std"]]
     if ours is None or not np.allclose(ours, values, rtol=0, atol=1e-6):

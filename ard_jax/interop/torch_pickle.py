@@ -111,7 +111,7 @@ def read_legacy(stream: BinaryIO, size: int, path: Path, budget: Budget) -> Pick
         places[key] = start
         stream.seek(start + sizes[key])
 
-    def block(key):
+    def block(key: str):
         stream.seek(places[key])
         return stream.read(sizes[key])
 
@@ -152,7 +152,7 @@ def arrays_by_torch(
       pickle.UnpicklingError: PyTorch refuses something in the file.
       FileError: PyTorch cannot read the file, or reads other shapes than `specs`.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  # an extra
 
     try:
         node = torch.load(pickled.path, map_location="cpu", weights_only=True)

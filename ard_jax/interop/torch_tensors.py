@@ -115,10 +115,10 @@ class _Dtype:
 
     __slots__ = ("dtype",)
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: Any):
         self.dtype = dtype
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any):
         raise pickle.UnpicklingError("the pickle sets attributes of a dtype")
 
 
@@ -156,21 +156,33 @@ class Storages:
 class _Builder:
     """Stands for PyTorch's functions that rebuild tensors."""
 
-    def __init__(self, budget):
+    def __init__(self, budget: Budget):
         self._budget = budget
 
-    def tensor(self, storage, offset, shape, stride, *_):
+    def tensor(self, storage: Storage, offset: Any, shape: Any, stride: Any, *_: Any):
         """A tensor of its storage's dtype."""
         return self._checked(storage, storage.dtype, storage.size, offset, shape, stride)
 
-    def tensor_of_dtype(self, storage, offset, shape, stride, _grad, _hooks, dtype, *_):
+    def tensor_of_dtype(
+        self,
+        storage: Storage,
+        offset: Any,
+        shape: Any,
+        stride: Any,
+        _grad: Any,
+        _hooks: Any,
+        dtype: Any,
+        *_: Any,
+    ):
         """A tensor of another dtype than its (untyped) storage; offset and stride count its own values."""
         if type(dtype) is not _Dtype:
             raise pickle.UnpicklingError("a tensor with something else in place of its dtype")
         size = storage.size * storage.dtype.itemsize // dtype.dtype.itemsize
         return self._checked(storage, dtype.dtype, size, offset, shape, stride)
 
-    def _checked(self, storage, dtype, available, offset, shape, stride):
+    def _checked(
+        self, storage: Storage, dtype: Any, available: int, offset: Any, shape: Any, stride: Any
+    ):
         if type(storage) is not Storage:
             raise pickle.UnpicklingError("a tensor with something else in place of its storage")
         if type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride):
@@ -193,17 +205,17 @@ class _Builder:
         return spec
 
 
-def _parameter(tensor, *_):
+def _parameter(tensor: Any, *_: Any):
     if type(tensor) is not TensorSpec:
         raise pickle.UnpicklingError("a parameter with something else in place of its tensor")
     return tensor
 
 
-def _natural(value):
+def _natural(value: Any):
     if type(value) is not int or value < 0:
         raise pickle.UnpicklingError(f"{value!r} in place of a size")
     return value
 
 
-def _numpy_dtype(name):
+def _numpy_dtype(name: str):
     return np.dtype(OTHER_DTYPES.get(name, name))

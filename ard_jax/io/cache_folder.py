@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _read(path: Path, mark: str, keys: set[str]) -> Arrays | None:
         return None
 
 
-def _write(path: Path, mark: str, arrays: Arrays) -> None:
+def _write(path: Path, mark: str, arrays: dict[str, Any]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

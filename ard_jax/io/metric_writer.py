@@ -9,6 +9,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from ard_jax.io.files import from_plain, to_plain, write_text_atomic
 
@@ -83,7 +84,11 @@ class MetricWriter(contextlib.AbstractContextManager):
     """
 
     def __init__(
-        self, workdir: str | Path, tensorboard=True, resume_step: int | None = None, lead=True
+        self,
+        workdir: str | Path,
+        tensorboard: bool = True,
+        resume_step: int | None = None,
+        lead: bool = True,
     ):
         """See the class."""
         self._file = self._summary = None
@@ -119,17 +124,17 @@ class MetricWriter(contextlib.AbstractContextManager):
         self._file.write(json.dumps(plain, allow_nan=False) + "\n")
         self._file.flush()
         if self._summary is not None and plain.get("kind") != "event":
-            self._write_scalars(plain)
+            self._write_scalars(self._summary, plain)
 
-    def _write_scalars(self, record: dict) -> None:
+    def _write_scalars(self, summary: Any, record: dict) -> None:
         prefix = [str(record[key]) for key in ("kind", "net", "split") if key in record]
         for name, value in record.items():
             value = from_plain(value)
             if name not in _NOT_SCALARS and isinstance(value, (int, float)):
                 tag = "/".join([*prefix, name])
-                self._summary.add_scalar(tag, float(value), record.get("step"), record.get("time"))
+                summary.add_scalar(tag, float(value), record.get("step"), record.get("time"))
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: Any) -> None:
         """Closes the files, also after an exception."""
         self.close()
 

@@ -112,7 +112,8 @@ def read(
 
 def unless_told(problems: list[str], told: list[str]) -> list[str]:
     """The problems that do not speak of a value that `told`, which begin with dotted names, finds bad."""
-    names = {re.match(r"[\w.]*?(\w+)(?=$|[^\w.])", text)[1] for text in told}
+    found = (re.match(r"[\w.]*?(\w+)(?=$|[^\w.])", text) for text in told)
+    names = {match[1] for match in found if match}
     return [p for p in problems if not names & set(re.findall(r"\w+", p))]
 
 
@@ -149,7 +150,7 @@ def _sentence(record: type[Options], error: Any, where: str) -> str:
     if kind == "extra_forbidden":
         parent = record
         for name in groups:
-            parent = record_of(parent.model_fields[name].annotation)
+            parent = typing.cast(type[Options], record_of(parent.model_fields[name].annotation))
         have = ", ".join(parent.model_fields) or "none"
         return f"{path} does not exist; {'.'.join(map(str, (where, *groups)))} has {have}"
     if kind in _BOUNDS:

@@ -42,7 +42,14 @@ class Progress(contextlib.AbstractContextManager):
       plain_interval: seconds between plain lines.
     """
 
-    def __init__(self, total: int, initial=0, description="", enabled=None, plain_interval=10.0):
+    def __init__(
+        self,
+        total: int,
+        initial: int = 0,
+        description: str = "",
+        enabled: bool | None = None,
+        plain_interval: float = 10.0,
+    ):
         """See the class."""
         self.total, self.step, self.description = int(total), int(initial), description
         self._enabled = enabled is None or enabled
@@ -106,7 +113,7 @@ class Progress(contextlib.AbstractContextManager):
             self._print_line(time.monotonic())
         self._enabled = False
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: Any) -> None:
         """Ends the display, also after an exception."""
         self.close()
 

@@ -1,5 +1,7 @@
 """Checks of what callers hand to the losses; they look at shapes and Python numbers only."""
 
+from typing import Any
+
 import jax
 
 
@@ -23,13 +25,13 @@ def logits_and_labels(logits: jax.Array, labels: jax.Array, least_classes: int =
         raise ValueError(f"{logits.shape[-1]} classes; this loss needs at least {least_classes}")
 
 
-def positive(value, name: str) -> None:
+def positive(value: Any, name: str) -> None:
     """Raises ValueError when `value` is a Python number that is not positive; skips tracers."""
     if isinstance(value, int | float) and not value > 0:
         raise ValueError(f"{name}={value}: must be positive")
 
 
-def choice(value, name: str, choices) -> None:
+def choice(value: Any, name: str, choices: Any) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")

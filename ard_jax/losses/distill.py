@@ -5,13 +5,16 @@ inner-loss modules of eminentgu/CIARD, zhaoshiji123/MTARD and MTARD-extension (B
 zibojia/RSLAD.
 """
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 
 from ard_jax.losses import checks
 from ard_jax.losses.robust import trades_kl
 
-REDUCTIONS = ("batchmean", "mean_classes", "scaled10")
+Reduction = Literal["batchmean", "mean_classes", "scaled10"]
+REDUCTIONS = get_args(Reduction)
 WEIGHT_RULES = ("ciard", "mtard")
 
 
@@ -143,7 +146,7 @@ def balance_temperatures(
       (temp_adv, temp_nat), for use from the next step on.
     """
 
-    def update(temperature, own, other):
+    def update(temperature: jax.Array, own: jax.Array, other: jax.Array):
         direction = jnp.sign(own / other - 1.0)
         direction = jnp.where(jnp.isnan(direction), 0.0, direction)
         return jnp.clip(temperature - rate * direction, low, high)

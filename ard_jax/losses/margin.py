@@ -18,7 +18,9 @@ def _best_other(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return _of_label(logits, other)
 
 
-def cw_margin(logits: jax.Array, labels: jax.Array, confidence: float = 50.0) -> jax.Array:
+def cw_margin(
+    logits: jax.Array, labels: jax.Array, confidence: float | jax.Array = 50.0
+) -> jax.Array:
     """max(z_y - max_{j != y} z_j + confidence, 0): Carlini and Wagner's margin (2017).
 
     An attack MINIMISES it. With confidence 50 (MTARD, CIARD) it is nearly always positive, so the

@@ -1,6 +1,6 @@
 """ABSLD (Zhao et al. 2024, NeurIPS): RSLAD with sharper soft labels for the classes that are hard."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from ard_jax.methods.options import (
     Variant,
     increase,
 )
+from ard_jax.state import RunState
 
 
 class AbsldConfig(Options):
@@ -92,18 +93,24 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
     per_class.check_epoch_length("absld", parts)
     num_classes = parts.student.num_classes
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):
         memory = {name: jnp.ones(num_classes) for name in ("temp_adv", "temp_nat")}
         memory |= {name: jnp.zeros(num_classes) for name in ("loss_adv", "loss_nat")}
         return base.student_state(parts, student_variables, teacher_variables, memory)
 
-    def soft_labels(memory, logits, labels):
+    def soft_labels(memory: dict[str, Any], logits: jax.Array, labels: jax.Array):
         t_adv, t_nat = memory["temp_adv"][labels, None], memory["temp_nat"][labels, None]
         if config.variant == "released":
             t_adv = t_nat = t_adv * t_nat
         return logits / t_adv, logits / t_nat
 
-    def at_step_end(memory, labels, z, step, epoch):
+    def at_step_end(
+        memory: dict[str, Any],
+        labels: jax.Array,
+        z: dict[str, jax.Array],
+        step: jax.Array,
+        epoch: jax.Array,
+    ):
         ends, after = per_class.epoch_ends(parts, step), {}
         rate = base.decayed(config.temp_rate, [epoch >= e for e in config.decay_epochs])
         for kind, logits in z.items():
@@ -115,13 +122,13 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
             after[f"loss_{kind}"] = jnp.where(ends, 0.0, total)
         return after
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: base.Batch, key: jax.Array):
         images, labels, epoch = batch["image"], batch["label"], batch["epoch"]
         logits = base.teacher_logits(parts, state, "robust", images)
         soft_adv, soft_nat = soft_labels(state.method, logits, labels)
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft_adv)
 
-        def loss_of(z_adv, z_nat):
+        def loss_of(z_adv: jax.Array, z_nat: jax.Array):
             robust = base.scaled_kl(config, z_adv, soft_adv)
             clean = base.scaled_kl(config, z_nat, soft_nat)
             total = config.adv_weight * robust + (1 - config.adv_weight) * clean

@@ -1,5 +1,8 @@
 """AdaAD and AdaIAD (Huang et al. 2023, CVPR): the teacher is asked at the moving x', inside the attack."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from pydantic import Field
 
@@ -62,13 +65,13 @@ def make(config: AdaadConfig, parts: base.Parts) -> base.Method:
     boyellow/AdaAD, main.py and AT_helper.py.
     """
 
-    def distillation(z_teacher, z_student):
+    def distillation(z_teacher: jax.Array, z_student: jax.Array):
         kl = losses.reduce_kl(
             losses.trades_kl(z_teacher, z_student), z_student.shape[-1], config.kl_reduction
         )
         return config.kl_scale * kl
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         robust, clean = distillation(soft.adv, z.adv), distillation(soft.nat, z.nat)
         total = config.alpha * robust + (1 - config.alpha) * clean
         return total, {"loss_robust": robust, "loss_clean": clean}
@@ -90,7 +93,7 @@ def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
     Schedule: as AdaAD. Source: boyellow/AdaAD, main.py, method "AdaAD_with_IAD1".
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         active = batch["epoch"] > config.begin_epoch
         a = base.reliability(soft.adv, batch["label"], config.beta, active)
         trust = a if config.variant == "paper" else 1.0
@@ -101,7 +104,7 @@ def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
         values = {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
         return total, values | {"reliability": jnp.mean(a)}
 
-    def repeated(before, after, epoch):
+    def repeated(before: Any, after: Any, epoch: jax.Array):
         once = batch_statistics.repeat(before, *after)
         twice = batch_statistics.repeat(before, after[0], once)
         return batch_statistics.select(epoch > config.begin_epoch, twice, once)

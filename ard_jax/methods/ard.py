@@ -38,7 +38,7 @@ def make(config: ArdConfig, parts: base.Parts) -> base.Method:
     goldblum/AdversariallyRobustDistillation, main.py.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         kl = losses.softened_kl(soft.nat, z.adv, config.temperature)
         distill = losses.reduce_kl(kl, z.adv.shape[-1], config.kl_reduction) * config.kl_scale
         ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))

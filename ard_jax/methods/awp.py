@@ -34,7 +34,7 @@ def offset(config: Awp, params: Any, grads: Any, epoch: jax.Array) -> Any:
     """Returns gamma v, a tree like `params`; zero for vectors, and everywhere before `config.start`."""
     gamma = jnp.where(jnp.asarray(epoch) >= config.start, config.gamma, 0.0)
 
-    def move(w, g):
+    def move(w: jax.Array, g: jax.Array):
         if w.ndim < 2:
             return jnp.zeros_like(w)
         return gamma * jnp.linalg.norm(w.ravel()) / (jnp.linalg.norm(g.ravel()) + 1e-20) * g

@@ -1,5 +1,8 @@
 """B-MTARD (Zhao et al. 2024, TPAMI): MTARD with teacher temperatures that balance the entropies."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from pydantic import Field
 
@@ -47,7 +50,15 @@ def make(config: BMtardConfig, parts: base.Parts) -> base.Method:
         name: jnp.ones(()) for name in ("temp_adv", "temp_nat")
     }
 
-    def branches(memory, z_adv, z_nat, soft_adv, soft_nat, step, epoch):
+    def branches(
+        memory: dict[str, Any],
+        z_adv: jax.Array,
+        z_nat: jax.Array,
+        soft_adv: jax.Array,
+        soft_nat: jax.Array,
+        step: jax.Array,
+        epoch: jax.Array,
+    ):
         temp_adv, temp_nat = memory["temp_adv"], memory["temp_nat"]
         l_adv = base.scaled_kl(config, z_adv, soft_adv, temp_adv)
         l_nat = base.scaled_kl(config, z_nat, soft_nat, temp_nat)

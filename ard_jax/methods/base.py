@@ -112,7 +112,7 @@ class Attacked(NamedTuple):
 
     images: jax.Array
     batch_stats: Any
-    right: jax.Array | None = None
+    right: jax.Array | Any = None
 
 
 def student_state(
@@ -186,7 +186,7 @@ def attack(
         arguments["start"] = batch["image"] + batch["start_noise"]
     train, keep = parts.attack_bn == "train", parts.attack_bn_stats == "keep"
 
-    def forward(images, stats):
+    def forward(images: jax.Array, stats: Any):
         return net.apply({"params": params, "batch_stats": stats}, images, train)
 
     if not (count_right or (train and keep)):
@@ -194,7 +194,7 @@ def attack(
         images = run_attack(parts, lambda x: forward(x, stats)[0], of, batch, key, **arguments)
         return Attacked(images, stats)
 
-    def counting(images, carried):
+    def counting(images: jax.Array, carried: Any):
         now, right = carried
         logits, after = forward(images, now)
         right = right + (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
@@ -222,7 +222,7 @@ def train_forward(bundle: ModelBundle, params: Any, batch_stats: Any, images: ja
     papers' code does with one autograd graph.
     """
 
-    def forward(p):
+    def forward(p: Any):
         return bundle.apply({"params": p, "batch_stats": batch_stats}, images, True)
 
     logits, vjp, stats = jax.vjp(forward, params, has_aux=True)
@@ -270,11 +270,11 @@ def train_student(
     """
     net, optim = parts.student, parts.student_optim
 
-    def loss_and_rest(*logits):
+    def loss_and_rest(*logits: jax.Array):
         loss, metrics, *memory = loss_of(*logits)
         return loss, (metrics, *memory)
 
-    def gradient_at(params, *passes):
+    def gradient_at(params: Any, *passes: Any):
         for images in inputs[len(passes) :]:
             before = passes[-1][2] if passes else batch_stats
             passes = *passes, train_forward(net, params, before, images)
@@ -302,8 +302,8 @@ def train_student(
 class Views(NamedTuple):
     """Logits [B,K] at the clean and at the adversarial images; None where they are not computed."""
 
-    nat: jax.Array | None = None
-    adv: jax.Array | None = None
+    nat: jax.Array | Any = None
+    adv: jax.Array | Any = None
 
 
 def from_loss(
@@ -327,10 +327,10 @@ def from_loss(
         last.
     """
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: Any, teacher_variables: dict[str, Any]):
         return student_state(parts, student_variables, teacher_variables)
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: Batch, key: jax.Array):
         views, stats = {"nat": batch["image"]}, state.student.batch_stats
         soft_nat = soft_adv = None
         if "nat" in teacher_at:
@@ -342,12 +342,15 @@ def from_loss(
             soft_adv = teacher_logits(parts, state, "robust", views["adv"])
         soft = Views(soft_nat, soft_adv)
 
-        def loss_of(*logits):
+        def loss_of(*logits: jax.Array):
             return loss(Views(**dict(zip(passes, logits, strict=True))), soft, batch)
+
+        def merge(after: tuple):
+            return after[-1] if merge_stats is None else merge_stats(stats, after, batch["epoch"])
 
         student, metrics, seen = train_student(
             parts, state.student, stats, tuple(views[name] for name in passes), loss_of,
-            batch["epoch"], merge_stats and (lambda after: merge_stats(stats, after, batch["epoch"])),
+            batch["epoch"], merge,
         )  # fmt: skip
         z = Views(**dict(zip(passes, seen.logits, strict=True)))
         return state.replace(student=student), metrics | accuracies(batch["label"], z.nat, z.adv)

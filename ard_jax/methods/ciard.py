@@ -15,7 +15,7 @@ with r_clean_forward="keep"; the attack updates nothing):
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,12 @@ class Soft(NamedTuple):
     robust_adv: jax.Array
     clean_nat: jax.Array
     clean_adv: jax.Array
-    robust_nat: jax.Array | None = None
+    robust_nat: jax.Array | Any = None
 
 
-def distill_branch(config: CiardConfig, student, teacher, temperature) -> jax.Array:
+def distill_branch(
+    config: CiardConfig, student: jax.Array, teacher: jax.Array, temperature: float | jax.Array
+) -> jax.Array:
     """kl_scale mean_BC KL(softmax(teacher/T) || softmax(student)), float32 scalar.
 
     Only the teacher is softened, there is no T^2 factor, and the mean runs over batch and classes.
@@ -51,7 +53,14 @@ def distill_branch(config: CiardConfig, student, teacher, temperature) -> jax.Ar
     return config.kl_scale * losses.reduce_kl(kl, student.shape[-1], config.kl_reduction)
 
 
-def branch_losses(config: CiardConfig, z_nat, z_adv, soft: Soft, memory, labels):
+def branch_losses(
+    config: CiardConfig,
+    z_nat: jax.Array,
+    z_adv: jax.Array,
+    soft: Soft,
+    memory: dict[str, Any],
+    labels: jax.Array,
+):
     """(L1, L2): robust distillation R(x') -> S(x') and clean distillation N(x) -> S(x)."""
     del labels
     return (
@@ -60,7 +69,15 @@ def branch_losses(config: CiardConfig, z_nat, z_adv, soft: Soft, memory, labels)
     )
 
 
-def push_term(config: CiardConfig, l1, l2, z_adv, soft: Soft, labels, epoch):
+def push_term(
+    config: CiardConfig,
+    l1: jax.Array,
+    l2: jax.Array,
+    z_adv: jax.Array,
+    soft: Soft,
+    labels: jax.Array,
+    epoch: jax.Array,
+):
     """What is added to the branch losses: (term, L3, scale, number of misclassified samples).
 
     L3 = mean over W and classes of KL(softmax(N(x')) -> S(x')/5), W = samples that N misclassifies
@@ -89,7 +106,15 @@ def push_term(config: CiardConfig, l1, l2, z_adv, soft: Soft, labels, epoch):
     return -config.push_lambda * scale * l3, l3, scale, n_wrong
 
 
-def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
+def balance(
+    config: CiardConfig,
+    memory: dict[str, Any],
+    soft: Soft,
+    l1: jax.Array,
+    l2: jax.Array,
+    step: jax.Array,
+    epoch: jax.Array,
+):
     """Temperatures and loss weights for the next step, and the two mean entropies.
 
     Live temperatures: section "entropy-based temperature balance" of B-MTARD, kept by CIARD. In the
@@ -98,7 +123,7 @@ def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
     B-MTARD does.
     """
 
-    def entropy(logits, temperature):
+    def entropy(logits: jax.Array, temperature: float | jax.Array):
         rows = losses.negative_entropy(logits, temperature, config.kl_eps)
         return jnp.mean(rows) / logits.shape[-1]
 
@@ -118,17 +143,19 @@ def balance(config: CiardConfig, memory, soft: Soft, l1, l2, step, epoch):
         memory["first_adv"] = jnp.where(step == 0, l1, memory["first_adv"])
         memory["first_nat"] = jnp.where(step == 0, l2, memory["first_nat"])
         memory["w_adv"], memory["w_nat"] = losses.balance_weights(
-            *(memory[k] for k in ("w_adv", "w_nat")), l1, l2, memory["first_adv"], memory["first_nat"],
+            memory["w_adv"], memory["w_nat"], l1, l2, memory["first_adv"], memory["first_nat"],
             config.weight_rate * factor, rule="ciard",
         )  # fmt: skip
     return memory, h_adv, h_nat
 
 
-def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callable):
+def student_loss(
+    config: CiardConfig, state: RunState, batch: base.Batch, soft: Soft, branches_of: Callable
+):
     """(z_nat, z_adv) -> (L, metrics, the method's arrays after the step)."""
     labels, epoch, memory = batch["label"], batch["epoch"], state.method
 
-    def loss_of(z_nat, z_adv):
+    def loss_of(z_nat: jax.Array, z_adv: jax.Array):
         l1, l2 = branches_of(config, z_nat, z_adv, soft, memory, labels)
         term, l3, scale, n_wrong = push_term(config, l1, l2, z_adv, soft, labels, epoch)
         after, h_adv, h_nat = balance(config, memory, soft, l1, l2, state.step, epoch)
@@ -152,7 +179,9 @@ def student_loss(config, state: RunState, batch, soft: Soft, branches_of: Callab
     return loss_of
 
 
-def student_attack(config, parts, state: RunState, batch, key) -> tuple[base.Attacked, tuple]:
+def student_attack(
+    config: CiardConfig, parts: base.Parts, state: RunState, batch: base.Batch, key: jax.Array
+) -> tuple[base.Attacked, tuple]:
     """x', made with the statistics that the code has at that moment, and the passes made for it.
 
     With "clean_first" that is after S(x), a pass of the update too. It is handed on because XLA merges
@@ -165,7 +194,15 @@ def student_attack(config, parts, state: RunState, batch, key) -> tuple[base.Att
     return base.attack(parts, state, batch, key, batch_stats=stats), passes
 
 
-def train_student(config, parts, state: RunState, batch, adversarial, made, loss_of: Callable):
+def train_student(
+    config: CiardConfig,
+    parts: base.Parts,
+    state: RunState,
+    batch: base.Batch,
+    adversarial: jax.Array,
+    made: tuple,
+    loss_of: Callable,
+):
     """The student's two train-mode passes in the configured order, and its update."""
     student = state.student
     inputs, in_order = (batch["image"], adversarial), loss_of
@@ -179,7 +216,15 @@ def train_student(config, parts, state: RunState, batch, adversarial, made, loss
 
 
 def train_teacher(
-    config, parts, state: RunState, batch, backward, ce_cotangent, z_r, adversarial, stats
+    config: CiardConfig,
+    parts: base.Parts,
+    state: RunState,
+    batch: base.Batch,
+    backward: Callable,
+    ce_cotangent: jax.Array,
+    z_r: jax.Array,
+    adversarial: jax.Array,
+    stats: Any,
 ):
     """R after this step: new statistics, and from itt_start on an SGD step of its cross-entropy.
 
@@ -203,7 +248,13 @@ def train_teacher(
     return NetState(params, stats, opt_state)
 
 
-def robust_labels(config, parts, state: RunState, images, z_r_train=None):
+def robust_labels(
+    config: CiardConfig,
+    parts: base.Parts,
+    state: RunState,
+    images: jax.Array,
+    z_r_train: jax.Array | None = None,
+):
     """R's logits at `images` that the student learns from; `z_r_train`: R's train-mode logits there.
 
     As the authors' code: R's train-mode logits, so that the soft label of a sample depends on
@@ -233,7 +284,7 @@ def make(
     """
     robust_net = parts.teachers["robust"]
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):
         robust = teacher_variables["robust"]
         teachers = {
             "robust": NetState.create(
@@ -252,7 +303,7 @@ def make(
         state = base.student_state(parts, student_variables, memory=memory)
         return state.replace(teachers=teachers)
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: base.Batch, key: jax.Array):
         labels, robust = batch["label"], state.teachers["robust"]
         attacked, made = student_attack(config, parts, state, batch, key)
         adversarial = attacked.images

@@ -20,8 +20,9 @@ temperatures are balanced as in CIARD but only T_nat is used. With clean_weight=
 is DARD's.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 from pydantic import Field
 
 from ard_jax.methods import base, ciard, dard
@@ -47,7 +48,14 @@ class CiardDardConfig(CiardConfig):
     )
 
 
-def branch_losses(config: CiardDardConfig, z_nat, z_adv, soft: ciard.Soft, memory, labels):
+def branch_losses(
+    config: CiardDardConfig,
+    z_nat: jax.Array,
+    z_adv: jax.Array,
+    soft: ciard.Soft,
+    memory: dict[str, Any],
+    labels: jax.Array,
+):
     """(L1, L2) of the module's docstring."""
     pairs = ((z_nat, soft.robust_nat), (z_adv, soft.robust_adv))
     l1 = sum(

@@ -19,7 +19,7 @@ The word "Dice" belongs to the attack; the soft labels are ordinary softmax outp
 and at Dice-adversarial x'. kd="dice", which no source trains with, replaces the KL by a soft Dice loss.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from pydantic import Field
 from ard_jax import losses
 from ard_jax.methods import base
 from ard_jax.methods.options import Options, Positive, Share
+from ard_jax.state import RunState
 
 COLUMNS = ("teacher_nat", "teacher_adv")
 
@@ -88,20 +89,28 @@ def knowledge_distillation(z: jax.Array, q: jax.Array, temperature: float, kd: s
     return temperature**2 * jnp.mean(jnp.sum(xlogy(q, q) - q * jax.nn.log_softmax(z), -1))
 
 
-def branch(config, z: jax.Array, q: jax.Array, labels: jax.Array) -> jax.Array:
+def branch(config: Any, z: jax.Array, q: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes a KD(z, q) + (1-a) mean_B CE(z, y), float32 scalar."""
     soft = knowledge_distillation(z, q, config.temperature, config.kd)
     return config.a * soft + (1 - config.a) * jnp.mean(losses.cross_entropy(z, labels))
 
 
-def _clean_logits(config, parts, state, batch):
+def _clean_logits(config: DardConfig, parts: base.Parts, state: RunState, batch: base.Batch):
     """Logits g at the clean input, before the attack, which may want it too (dice="soft")."""
     if config.labels == "offline":
         return batch["teacher_nat"]
     return base.teacher_logits(parts, state, "robust", batch["image"])
 
 
-def _adversarial_logits(config, parts, state, batch, adversarial, g_nat, key):
+def _adversarial_logits(
+    config: DardConfig,
+    parts: base.Parts,
+    state: RunState,
+    batch: base.Batch,
+    adversarial: jax.Array,
+    g_nat: jax.Array,
+    key: jax.Array,
+):
     """Logits g at the adversarial input that `labels` names."""
     if config.labels == "offline":
         return batch["teacher_adv"]
@@ -113,18 +122,24 @@ def _adversarial_logits(config, parts, state, batch, adversarial, g_nat, key):
     return base.teacher_logits(parts, state, "robust", adversarial)
 
 
-def _student_loss(config, parts, batch, q_nat, q_adv):
+def _student_loss(
+    config: DardConfig,
+    parts: base.Parts,
+    batch: base.Batch,
+    q_nat: jax.Array,
+    q_adv: jax.Array,
+):
     labels, epoch = batch["label"], batch["epoch"]
     if config.objective == "fused":
         fused = (q_nat + q_adv) / 2
 
-        def fused_loss(z_adv):
+        def fused_loss(z_adv: jax.Array):
             return branch(config, z_adv, fused, labels), {}
 
         return fused_loss
     weight = (epoch - 1) / (2 * parts.epochs) if config.objective == "epoch_ramp" else 0.5
 
-    def loss_of(z_nat, z_adv):
+    def loss_of(z_nat: jax.Array, z_adv: jax.Array):
         l_nat, l_adv = branch(config, z_nat, q_nat, labels), branch(config, z_adv, q_adv, labels)
         total = (1 - weight) * l_nat + weight * l_adv
         return total, {"loss_clean": l_nat, "loss_robust": l_adv}
@@ -139,10 +154,10 @@ def make(config: DardConfig, parts: base.Parts) -> base.Method:
     running statistics too: attack.bn="train", attack.bn_stats="keep".
     """
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):
         return base.student_state(parts, student_variables, teacher_variables)
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: base.Batch, key: jax.Array):
         labels = batch["label"]
         g_nat = _clean_logits(config, parts, state, batch)
         attacked = base.attack(parts, state, batch, key, teacher_logits=g_nat)

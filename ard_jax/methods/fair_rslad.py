@@ -1,6 +1,6 @@
 """Fair-RSLAD (Yue et al. 2023, NeurIPS): RSLAD with more weight on the classes easiest to attack."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from pydantic import Field
 from ard_jax import losses
 from ard_jax.methods import base, per_class
 from ard_jax.methods.options import NotNegative, Options, Reduction, Share
+from ard_jax.state import RunState
 
 _LEAST_KAPPA = 1e-3  # far below one attack step; keeps (1 / kappa)^beta finite in float32
 
@@ -78,12 +79,12 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
     per_class.check_epoch_length("fair_rslad", parts)
     num_classes = parts.student.num_classes
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):
         memory = {name: jnp.zeros(num_classes) for name in ("kappa_sum", "class_count")}
         memory["class_weights"] = jnp.ones(num_classes)
         return base.student_state(parts, student_variables, teacher_variables, memory)
 
-    def at_step_end(memory, labels, right, step):
+    def at_step_end(memory: dict[str, Any], labels: jax.Array, right: jax.Array, step: jax.Array):
         sums = memory["kappa_sum"] + per_class.class_sums(right, labels, num_classes)
         ones = jnp.ones_like(right)
         count = memory["class_count"] + per_class.class_sums(ones, labels, num_classes)
@@ -94,17 +95,17 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
             "class_count": jnp.where(ends, 0.0, count),
         }
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: base.Batch, key: jax.Array):
         images, labels = batch["image"], batch["label"]
         soft = base.teacher_logits(parts, state, "robust", images)
         attacked = base.attack(parts, state, batch, key, teacher_logits=soft, count_right=True)
         weights = state.method["class_weights"][labels]
 
-        def weighted(z):
+        def weighted(z: jax.Array):
             kl = weights * losses.kl_divergence(z, soft)
             return config.kl_scale * losses.reduce_kl(kl, num_classes, config.kl_reduction)
 
-        def loss_of(z_adv, z_nat):
+        def loss_of(z_adv: jax.Array, z_nat: jax.Array):
             robust, clean = weighted(z_adv), weighted(z_nat)
             total = config.adv_weight * robust + (1 - config.adv_weight) * clean
             return total, {"loss_robust": robust, "loss_clean": clean}

@@ -4,14 +4,16 @@ The reliability a(x) = p_T(y|x')^beta weighs what the teacher says against what 
 the clean image. Source: ZFancy/IAD, IAD-I.py, IAD-II.py, AKD2.py.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
 from ard_jax.methods import base, batch_statistics
 from ard_jax.methods.options import Count, NotNegative, Options, Positive, Share, Variant
+from ard_jax.state import RunState
 
 
 class Iad1Config(Options):
@@ -83,7 +85,7 @@ def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
     """
     released = config.variant == "released"
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         active = batch["epoch"] > config.begin_epoch
         a = base.reliability(soft.adv, batch["label"], config.beta, active)
         teacher_weight = 1.0 if released else a
@@ -94,7 +96,7 @@ def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
         values = {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
         return total, values | {"reliability": jnp.mean(a)}
 
-    def merge(before, after, epoch):
+    def merge(before: Any, after: Any, epoch: jax.Array):
         return released_statistics(before, after, epoch > config.begin_epoch)
 
     return base.from_loss(
@@ -103,7 +105,7 @@ def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
     )  # fmt: skip
 
 
-def released_statistics(before, after, active):
+def released_statistics(before: Any, after: Any, active: jax.Array):
     """Statistics after the passes x', x', x and, where `active`, x once more.
 
     Args:
@@ -132,10 +134,10 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
     introspects = config.reliability == "on"
     a1, a2 = config.alpha1, config.alpha2
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):
         return base.student_state(parts, student_variables, teacher_variables)
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: base.Batch, key: jax.Array):
         images, labels = batch["image"], batch["label"]
         active = introspects & (batch["epoch"] > config.begin_epoch)
         attacked = base.attack(parts, state, batch, key)
@@ -143,7 +145,7 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
         soft_clean = base.teacher_logits(parts, state, "clean", attacked.images)
         a = base.reliability(soft, labels, config.beta, active)
 
-        def loss_of(z_adv, z_nat=None):
+        def loss_of(z_adv: jax.Array, z_nat: jax.Array | None = None):
             ce = jnp.mean(losses.cross_entropy(z_adv, labels))
             distill = jnp.mean(a * losses.softened_kl(soft, z_adv, config.temperature))
             clean = jnp.mean(losses.softened_kl(soft_clean, z_adv, config.temperature))

@@ -28,7 +28,7 @@ def make(config: KdConfig, parts: base.Parts) -> base.Method:
     and no table row stands behind them. Schedule: that of the methods it is compared with.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
         kl = jnp.mean(losses.softened_kl(soft.nat, z.nat, config.temperature))
         total = (1 - config.alpha) * ce + config.alpha * kl

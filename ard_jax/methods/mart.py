@@ -28,7 +28,7 @@ def make(config: MartConfig, parts: base.Parts) -> base.Method:
     weight decay 3.5e-3. Source: YisenWang/MART, mart.py and train_resnet.py.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         bce = jnp.mean(losses.boosted_cross_entropy(z.adv, batch["label"]))
         kl = jnp.mean(losses.mart_kl(z.nat, z.adv, batch["label"]))
         return bce + config.beta * kl, {"loss_bce": bce, "loss_kl": kl}

@@ -1,5 +1,8 @@
 """MTARD (Zhao et al. 2022, ECCV): a robust teacher at x', a clean teacher at x, balanced weights."""
 
+from typing import Any
+
+import jax
 from pydantic import Field
 
 from ard_jax.methods import base, two_teachers
@@ -43,7 +46,15 @@ def make(config: MtardConfig, parts: base.Parts) -> base.Method:
     agree. The code's exponent of r_k ("bert") is 1 and left out.
     """
 
-    def branches(memory, z_adv, z_nat, soft_adv, soft_nat, step, epoch):
+    def branches(
+        memory: dict[str, Any],
+        z_adv: jax.Array,
+        z_nat: jax.Array,
+        soft_adv: jax.Array,
+        soft_nat: jax.Array,
+        step: jax.Array,
+        epoch: jax.Array,
+    ):
         l_adv = base.scaled_kl(config, z_adv, soft_adv)
         l_nat = base.scaled_kl(config, z_nat, soft_nat)
         rate = base.decayed(config.weight_rate, [epoch > e for e in config.decay_epochs])

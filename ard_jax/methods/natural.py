@@ -14,7 +14,7 @@ class NaturalConfig(Options):
 def make(config: NaturalConfig, parts: base.Parts) -> base.Method:
     """L = mean_B CE(S(x), y). No attack; one train-mode forward pass and one statistics update a step."""
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         return jnp.mean(losses.cross_entropy(z.nat, batch["label"])), {}
 
     return base.from_loss(parts, loss, passes=("nat",))

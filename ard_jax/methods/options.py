@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Share
-from ard_jax.losses.distill import REDUCTIONS
+from ard_jax.losses.distill import Reduction
 
-Reduction = Literal[*REDUCTIONS]
 Variant = Literal["paper", "released"]
 # Of a moving average or of smoothed labels: 1 would leave nothing of the new, or of the label.
 BelowOne = Annotated[float, Field(ge=0, lt=1)]

@@ -32,7 +32,7 @@ def make(config: RsladConfig, parts: base.Parts) -> base.Method:
     zibojia/RSLAD; paper and code agree.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         robust, clean = (
             base.scaled_kl(config, z.adv, soft.nat),
             base.scaled_kl(config, z.nat, soft.nat),

@@ -20,7 +20,7 @@ def make(config: SatConfig, parts: base.Parts) -> base.Method:
     Schedule (Rice et al. 2020): 200 epochs, rate 0.1, times 0.1 at 50 % and 75 %, weight decay 5e-4.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         return jnp.mean(losses.cross_entropy(z.adv, batch["label"])), {}
 
     return base.from_loss(parts, loss, passes=("adv",))

@@ -39,7 +39,7 @@ def make(config: ScoreConfig, parts: base.Parts) -> base.Method:
     from below; that cut is not offered here.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         classes = z.nat.shape[-1]
         uniform_share = config.label_smoothing * classes / (classes - 1)
         clean = jnp.mean(losses.label_squared_error(z.nat, batch["label"], uniform_share))

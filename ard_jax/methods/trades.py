@@ -27,7 +27,7 @@ def make(config: TradesConfig, parts: base.Parts) -> base.Method:
     Schedule: 76 epochs, rate 0.1, times 0.1 at 75, weight decay 2e-4.
     """
 
-    def loss(z, soft, batch):
+    def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
         kl = jnp.mean(losses.trades_kl(z.nat, z.adv))
         return ce + config.beta * kl, {"loss_ce": ce, "loss_kl": kl}

@@ -1,12 +1,14 @@
 """What MTARD and B-MTARD share: a robust teacher at x', a clean teacher at x, balanced loss weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ard_jax import losses
 from ard_jax.methods import base
+from ard_jax.state import RunState
 
 
 def first_weights() -> dict[str, jax.Array]:
@@ -15,7 +17,14 @@ def first_weights() -> dict[str, jax.Array]:
     return weights | {name: jnp.ones(()) for name in ("first_adv", "first_nat")}
 
 
-def balance(memory, l_adv, l_nat, step, rate, rule: str) -> dict[str, jax.Array]:
+def balance(
+    memory: dict[str, Any],
+    l_adv: jax.Array,
+    l_nat: jax.Array,
+    step: jax.Array,
+    rate: float | jax.Array,
+    rule: str,
+) -> dict[str, jax.Array]:
     """The memory with the weights that this step's loss uses, constants for its gradient."""
     l_adv, l_nat = jax.lax.stop_gradient((l_adv, l_nat))
     first_adv = jnp.where(step == 0, l_adv, memory["first_adv"])
@@ -38,16 +47,16 @@ def method(parts: base.Parts, memory: dict, branches: Callable) -> base.Method:
         memory after the step, further metrics).
     """
 
-    def init(student_variables, teacher_variables):
+    def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):
         return base.student_state(parts, student_variables, teacher_variables, memory)
 
-    def step(state, batch, key):
+    def step(state: RunState, batch: base.Batch, key: jax.Array):
         images, labels, epoch = batch["image"], batch["label"], batch["epoch"]
         attacked = base.attack(parts, state, batch, key)
         soft_adv = base.teacher_logits(parts, state, "robust", attacked.images)
         soft_nat = base.teacher_logits(parts, state, "clean", images)
 
-        def loss_of(z_adv, z_nat):
+        def loss_of(z_adv: jax.Array, z_nat: jax.Array):
             l_adv, l_nat, after, values = branches(
                 state.method, z_adv, z_nat, soft_adv, soft_nat, state.step, epoch
             )

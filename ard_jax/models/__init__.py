@@ -8,6 +8,7 @@ import functools
 import inspect
 import operator
 import re
+from typing import Any
 
 from ard_jax.models.bundle import NORMALIZATIONS, ModelBundle, make_bundle, num_params
 from ard_jax.models.canonical_conv import canonical_conv
@@ -70,9 +71,9 @@ def create(
     *,
     init: str = "torch",
     dtype: str = "float32",
-    normalization=None,
+    normalization: Any = None,
     bn_groups: int = 1,
-    **kwargs,
+    **kwargs: Any,
 ) -> ModelBundle:
     """Makes a network.
 
@@ -121,7 +122,7 @@ def create(
     return make_bundle(name, architecture, classes, image_shape, normalization)
 
 
-def _builder(name):
+def _builder(name: str):
     if name in MODELS:
         return MODELS[name]
     wide = re.fullmatch(r"(dm_)?wrn_(\d+)_(\d+)", str(name))

@@ -61,7 +61,9 @@ class ModelBundle:
     apply: Callable[[dict[str, Any], jax.Array, bool], tuple[jax.Array, dict[str, Any]]]
 
 
-def normalization_constants(normalization, channels: int):
+def normalization_constants(
+    normalization: Any, channels: int
+) -> tuple[np.ndarray, np.ndarray] | None:
     """The (mean, std) that a normalisation stands for.
 
     Args:
@@ -107,7 +109,9 @@ def normalization_constants(normalization, channels: int):
     return mean, std
 
 
-def check_image_shape(name: str, architecture: Architecture, image_shape) -> tuple[int, int, int]:
+def check_image_shape(
+    name: str, architecture: Architecture, image_shape: Any
+) -> tuple[int, int, int]:
     """Returns image_shape as a tuple of ints (H, W, C).
 
     Raises:
@@ -131,7 +135,9 @@ def check_image_shape(name: str, architecture: Architecture, image_shape) -> tup
     return height, width, channels
 
 
-def make_bundle(name, architecture: Architecture, num_classes, image_shape, normalization):
+def make_bundle(
+    name: str, architecture: Architecture, num_classes: int, image_shape: Any, normalization: Any
+):
     """Wraps a network into a ModelBundle.
 
     Args:
@@ -153,13 +159,13 @@ def make_bundle(name, architecture: Architecture, num_classes, image_shape, norm
         normalization = architecture.normalization
     constants = normalization_constants(normalization, image_shape[-1])
 
-    def init(key):
+    def init(key: jax.Array):
         # lazy_init runs the initialisers only, not the convolutions.
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         variables = module.lazy_init(key, image, train=False)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
-    def apply(variables, images, train):
+    def apply(variables: Any, images: jax.Array, train: bool) -> Any:
         _check_call(name, image_shape, images, train)
         x = jnp.asarray(images, jnp.float32)
         if constants is not None:
@@ -174,7 +180,7 @@ def make_bundle(name, architecture: Architecture, num_classes, image_shape, norm
     return ModelBundle(name, num_classes, image_shape, normalization, init, apply)
 
 
-def _check_call(name, image_shape, images, train):
+def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any):
     if not isinstance(train, bool):
         raise ValueError(f"{name}: train={train!r} must be True or False (a python bool)")
     if np.ndim(images) != 4 or np.shape(images)[1:] != image_shape:

@@ -13,6 +13,7 @@ forward mode (`jax.jvp`, `jax.jacfwd`); reverse mode over reverse mode works.
 
 import contextlib
 import contextvars
+from typing import Any
 
 import jax
 from jax import lax
@@ -39,17 +40,17 @@ def exported_convolutions(form: str):
 
 
 def canonical_conv(
-    lhs,
-    rhs,
-    window_strides,
-    padding,
-    lhs_dilation=None,
-    rhs_dilation=None,
-    dimension_numbers=None,
-    feature_group_count=1,
-    batch_group_count=1,
-    precision=None,
-    preferred_element_type=None,
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Any,
+    padding: Any,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
 ):
     """`lax.conv_general_dilated`, in the form that is fast on the default backend.
 

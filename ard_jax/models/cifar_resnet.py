@@ -15,7 +15,7 @@ from ard_jax.models.resnet import ResNet
 _FORMS = {"A": (None, "linear"), "B": ("downsample", "fc")}
 
 
-def _cifar_resnet(layers, num_classes, depth, shortcut):
+def _cifar_resnet(layers: Layers, num_classes: int, depth: int, shortcut: str):
     if shortcut not in _FORMS:
         raise ValueError(f"shortcut={shortcut!r} is unknown; choose one of {sorted(_FORMS)}")
     name, head = _FORMS[shortcut]

@@ -8,11 +8,15 @@ import contextlib
 import contextvars
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+Strides = tuple[int, ...]
+Pads = tuple[tuple[int, int], ...]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _parts = contextvars.ContextVar("devices that the batch is split over", default=1)
 _MANY_POSITIONS = 256  # of an image, from which on the kernel gradient takes one image at a time
@@ -38,17 +42,17 @@ def devices_of_batch() -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def depthwise(x, kernel, strides, pads):
+def depthwise(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads):
     """Sum over the kernel's taps of (shifted, strided image) * tap, accumulated in float32."""
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     return _shifted_products(padded, kernel, strides, _out_size(x, kernel, strides, pads))
 
 
-def _depthwise_fwd(x, kernel, strides, pads):
+def _depthwise_fwd(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads):
     return depthwise(x, kernel, strides, pads), (x, kernel)
 
 
-def _depthwise_bwd(strides, pads, saved, g):
+def _depthwise_bwd(strides: Strides, pads: Pads, saved: tuple[jax.Array, jax.Array], g: jax.Array):
     x, kernel = saved
     # The input gradient is a depthwise convolution of g with the flipped kernel. Its padded input is
     # materialised: fused with the sum, the tests for the border make the loop ten times slower.
@@ -58,10 +62,10 @@ def _depthwise_bwd(strides, pads, saved, g):
     dx = _shifted_products(padded, jnp.flip(kernel, (0, 1)), (1, 1), x.shape[1:3])
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
-    def of_images(images, g):
+    def of_images(images: jax.Array, g: jax.Array):
         g = g.astype(wide)
 
-        def of_window(window):
+        def of_window(window: jax.Array):
             products = (window.astype(wide) * g).reshape(-1, g.shape[-1])
             # XLA:CPU's own sums over positions are slower than a product with ones.
             return jnp.ones(len(products), wide) @ products
@@ -76,9 +80,9 @@ def _depthwise_bwd(strides, pads, saved, g):
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
-def _shifted_products(padded, kernel, strides, out):
+def _shifted_products(padded: jax.Array, kernel: jax.Array, strides: Strides, out: Sequence[int]):
     wide = jnp.promote_types(padded.dtype, jnp.float32)
-    total = sum(
+    total: Any = sum(
         _window(padded, (i, j), strides, out).astype(wide) * kernel[i, j, 0].astype(wide)
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
@@ -86,14 +90,14 @@ def _shifted_products(padded, kernel, strides, out):
     return total.astype(padded.dtype)
 
 
-def _out_size(x, kernel, strides, pads):
+def _out_size(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads):
     return [
         (n + low + high - k) // s + 1
         for n, k, s, (low, high) in zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
     ]
 
 
-def _window(padded, tap, strides, out):
+def _window(padded: jax.Array, tap: tuple[int, int], strides: Strides, out: Sequence[int]):
     """What one tap of the kernel sees: [B, out, out, C]."""
     rows, columns = (
         slice(start, start + (size - 1) * s + 1, s)
@@ -102,7 +106,9 @@ def _window(padded, tap, strides, out):
     return padded[:, rows, columns]
 
 
-def _by_tap(of_window, images, kernel, strides, pads):
+def _by_tap(
+    of_window: Callable, images: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads
+):
     """of_window(what a tap sees) for every tap: [kh, kw, ...]."""
     padded, out = jnp.pad(images, ((0, 0), *pads, (0, 0))), _out_size(images, kernel, strides, pads)
     return jnp.stack(
@@ -115,7 +121,7 @@ def _by_tap(of_window, images, kernel, strides, pads):
     )
 
 
-def _sum_over_images(of_images, x, g, size):
+def _sum_over_images(of_images: Callable, x: jax.Array, g: jax.Array, size: int):
     """Sum of of_images(some images, their g) over the batch, `size` images at a time: they fit the cache.
 
     Each device works through its own images: see `splits_batch`.
@@ -126,7 +132,7 @@ def _sum_over_images(of_images, x, g, size):
     x, g = (a.reshape(parts, local, *a.shape[1:]) for a in (x, g))
     every = jax.vmap(of_images)
 
-    def add(i, total):
+    def add(i: Any, total: jax.Array):
         images, gradients = (lax.dynamic_slice_in_dim(a, i * size, size, 1) for a in (x, g))
         return total + every(images, gradients)
 
@@ -134,14 +140,16 @@ def _sum_over_images(of_images, x, g, size):
     return jnp.sum(lax.fori_loop(0, local // size, add, jnp.zeros(shape.shape, shape.dtype)), 0)
 
 
-def pointwise(x, kernel, strides, precision):
+def pointwise(x: jax.Array, kernel: jax.Array, strides: Strides, precision: Any):
     """A 1 x 1 convolution is a product of matrices, whose gradients are that, too."""
     x = x[:, :: strides[0], :: strides[1]]
     y = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def stock(x, kernel, strides, pads, precision, groups=1):
+def stock(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any, groups: int = 1
+):
     """`lax.conv_general_dilated` of NHWC images."""
     return lax.conv_general_dilated(
         x,
@@ -155,16 +163,18 @@ def stock(x, kernel, strides, pads, precision, groups=1):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def conv(x, kernel, strides, pads, precision):
+def conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any):
     """The stock convolution with a backward pass of ordinary convolutions and products of matrices."""
     return stock(x, kernel, strides, pads, precision)
 
 
-def _conv_fwd(x, kernel, strides, pads, precision):
+def _conv_fwd(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any):
     return stock(x, kernel, strides, pads, precision), (x, kernel)
 
 
-def _conv_bwd(strides, pads, precision, saved, g):
+def _conv_bwd(
+    strides: Strides, pads: Pads, precision: Any, saved: tuple[jax.Array, jax.Array], g: jax.Array
+):
     x, kernel = saved
     # Input gradient: g, dilated by the stride, convolved with the kernel flipped in space and with its
     # channels exchanged. Without the barrier XLA folds flip and exchange back into the convolution,
@@ -184,7 +194,7 @@ def _conv_bwd(strides, pads, precision, saved, g):
     return dx, _kernel_gradient(x, kernel, g, strides, pads, precision)
 
 
-def _dx_pads(x, kernel, g, strides, pads):
+def _dx_pads(x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Strides, pads: Pads):
     """The padding of the dilated g that makes the input gradient exactly as large as x."""
     return [
         (k - 1 - low, n + low - (m - 1) * s - 1)
@@ -194,7 +204,9 @@ def _dx_pads(x, kernel, g, strides, pads):
     ]
 
 
-def _kernel_gradient(x, kernel, g, strides, pads, precision):
+def _kernel_gradient(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Strides, pads: Pads, precision: Any
+):
     """As a sum over images of products [taps * C, positions] @ [positions, F].
 
     Positions come last on the left: products of matrices are fastest so (the other way round, as
@@ -207,7 +219,7 @@ def _kernel_gradient(x, kernel, g, strides, pads, precision):
     # a copy for each tap.
     share = tuple(strides) == (1, 1) and positions >= _MANY_POSITIONS
 
-    def of_images(images, g):
+    def of_images(images: jax.Array, g: jax.Array):
         padded = jnp.pad(jnp.moveaxis(images, -1, 0), ((0, 0), (0, 0), *pads))
         shifted = jnp.stack([padded[..., _steps(j, columns, strides[1])] for j in range(kw)])
         if share:

@@ -1,6 +1,6 @@
 """A network reduced to what it computes once its variables are fixed, for export."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,7 +28,7 @@ def norm_sources(bundle: ModelBundle) -> dict[str, str | None]:
     """
     outputs, sources = [], {}  # outputs holds the arrays themselves, so that identity is safe
 
-    def look(call, args, kwargs, context):
+    def look(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any):
         module, path = context.module, context.module.path
         if isinstance(module, BatchNorm) and context.method_name == "__call__":
             found = [conv for conv, out in outputs if out is args[0] and conv[:-1] == path[:-1]]
@@ -61,7 +61,7 @@ def inference_apply(
       images: float32.
     """
 
-    def replace(call, args, kwargs, context):
+    def replace(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any):
         path = "/".join(context.module.path)
         if not isinstance(context.module, BatchNorm) or path not in norms:
             return call(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ def torch_uniform(fan_in: int | None = None):
       An initialiser (key, shape, dtype) -> array.
     """
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
         bound = 1.0 / math.sqrt(fan_in or math.prod(shape[:-1]))
         # Drawn flat: the values are the same, and XLA:CPU compiles it several times faster.
         flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
@@ -47,7 +48,7 @@ class Linear(nn.Module):
     init: str = "torch"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array):
         """[B, in], any float dtype -> [B, features] float32."""
         fan_in = x.shape[-1]
         if self.init == "torch":
@@ -89,7 +90,16 @@ class Layers:
         if self.bn_groups < 1:
             raise ValueError(f"bn_groups={self.bn_groups}: at least 1, which is the whole batch")
 
-    def conv(self, name, features, kernel=3, stride=1, *, padding=None, groups=1):
+    def conv(
+        self,
+        name: str,
+        features: int,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        padding: tuple[int, int] | None = None,
+        groups: int = 1,
+    ):
         """A kernel x kernel convolution without bias.
 
         Args:
@@ -120,15 +130,15 @@ class Layers:
             name=name,
         )
 
-    def norm(self, name):
+    def norm(self, name: str):
         """A BatchNorm: (x [..., C], train) -> [..., C] in `dtype`."""
         return BatchNorm(dtype=jnp.dtype(self.dtype), groups=self.bn_groups, name=name)
 
-    def linear(self, name, features):
+    def linear(self, name: str, features: int):
         """A Linear: [B, in] -> [B, features] float32."""
         return Linear(features, init=self.init, name=name)
 
 
-def global_average_pool(x):
+def global_average_pool(x: jax.Array):
     """Mean over height and width: [B, H, W, C], any float dtype -> [B, C] float32."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

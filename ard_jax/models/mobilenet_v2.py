@@ -7,6 +7,7 @@ pool of size 4 is a global one, the same at 32x32.
 """
 
 import flax.linen as nn
+import jax
 
 from ard_jax.models.bundle import Architecture
 from ard_jax.models.layers import Layers, global_average_pool
@@ -39,7 +40,7 @@ class InvertedResidual(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """[B, H, W, C] -> [B, H', W', features]."""
         hidden = self.expansion * x.shape[-1]
         y = self.layers.conv("conv1", hidden, 1)(x)
@@ -68,7 +69,7 @@ class MobileNetV2(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         x = self.layers.conv("conv1", 32)(x)
         x = nn.relu(self.layers.norm("bn1")(x, train))

@@ -3,6 +3,7 @@
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -37,7 +38,7 @@ class BatchNorm(nn.Module):
     groups: int = 1
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """Normalises x.
 
         Args:
@@ -76,7 +77,7 @@ class BatchNorm(nn.Module):
         y = centered * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.reshape(shape).astype(self.dtype)
 
-    def _count(self, shape) -> int:
+    def _count(self, shape: tuple[int, ...]) -> int:
         """Values per channel and group of a batch; checked."""
         if shape[0] % self.groups:
             raise ValueError(
@@ -91,7 +92,7 @@ class BatchNorm(nn.Module):
             )
         return count
 
-    def _update(self, running, value):
+    def _update(self, running: nn.Variable, value: jax.Array):
         """Moves a running statistic, [C], by [C] or by the first of [G,1,...,C]; without gradient."""
         if self.groups > 1:
             value = value[0].reshape(running.value.shape)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 
 from ard_jax.models.bundle import Architecture
 from ard_jax.models.layers import Layers, global_average_pool
@@ -73,7 +74,7 @@ class PreActBlock(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """[B, H, W, C] -> [B, H', W', features]."""
         form = self.form
         pad = form.padding if self.stride == 2 else (1, 1)
@@ -108,7 +109,7 @@ class PreActResNet(nn.Module):
     blocks: tuple[int, int, int, int]
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         form = self.form
         x = self.layers.conv(form.stem, 64)(x)
@@ -122,7 +123,7 @@ class PreActResNet(nn.Module):
         return self.layers.linear(form.head, self.num_classes)(global_average_pool(x))
 
 
-def _preact_resnet(layers, num_classes, blocks, form):
+def _preact_resnet(layers: Layers, num_classes: int, blocks: tuple[int, int, int, int], form: str):
     if form not in FORMS:
         raise ValueError(f"form={form!r} is unknown; choose one of {list(FORMS)}")
     normalization = deepmind_normalization(num_classes) if form == "deepmind" else "none"

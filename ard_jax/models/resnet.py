@@ -6,13 +6,14 @@ average pool of size 4 is a global one, which is the same at 32x32 and lets larg
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ard_jax.models.bundle import Architecture
 from ard_jax.models.layers import Layers, global_average_pool
 
 
-def pad_shortcut(x, features, stride):
+def pad_shortcut(x: jax.Array, features: int, stride: int):
     """Parameter-free shortcut ("option A"): every stride-th pixel, zeros as extra channels.
 
     As in akamaster/pytorch_resnet_cifar10: half of the zeros before the channels, half after.
@@ -49,7 +50,7 @@ class BasicBlock(nn.Module):
     shortcut: str | None = "shortcut"
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """[B, H, W, C] -> [B, H', W', features]."""
         y = self.layers.conv("conv1", self.features, stride=self.stride)(x)
         y = nn.relu(self.layers.norm("bn1")(y, train))
@@ -86,7 +87,7 @@ class ResNet(nn.Module):
     stem_stride: int = 1
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         x = self.layers.conv("conv1", self.widths[0], stride=self.stem_stride)(x)
         x = nn.relu(self.layers.norm("bn1")(x, train))

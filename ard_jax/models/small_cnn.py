@@ -1,14 +1,16 @@
 """A two-layer convolutional network for tests and examples: SmallNet(a, b)."""
 
 import operator
+from typing import Any
 
 import flax.linen as nn
+import jax
 
 from ard_jax.models.bundle import Architecture
 from ard_jax.models.layers import Layers, global_average_pool
 
 
-def check_positive_ints(what: str, values, length: int | None = None) -> tuple[int, ...]:
+def check_positive_ints(what: str, values: Any, length: int | None = None) -> tuple[int, ...]:
     """Returns values as a tuple of ints.
 
     Args:
@@ -46,7 +48,7 @@ class SmallCNN(nn.Module):
     widths: tuple[int, int]
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         x = self.layers.conv("conv1", self.widths[0])(x)
         x = nn.relu(self.layers.norm("bn1")(x, train))
@@ -59,5 +61,5 @@ def small_cnn(
     layers: Layers, num_classes: int, *, widths: tuple[int, int] = (8, 16)
 ) -> Architecture:
     """SmallCNN; widths: channels of the two convolutions. Raises ValueError on other widths."""
-    widths = check_positive_ints("widths", widths, 2)
-    return Architecture(SmallCNN(layers, num_classes, widths), min_size=2)
+    a, b = check_positive_ints("widths", widths, 2)
+    return Architecture(SmallCNN(layers, num_classes, (a, b)), min_size=2)

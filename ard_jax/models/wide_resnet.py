@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 
 from ard_jax.models.bundle import Architecture
 from ard_jax.models.layers import Layers, global_average_pool
@@ -74,7 +75,7 @@ class WideBlock(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """[B, H, W, C] -> [B, H', W', features]."""
         form = self.form
         pad = form.padding if self.stride == 2 else (1, 1)
@@ -104,7 +105,7 @@ class WideResNet(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         form = self.form
         x = self.layers.conv(form.stem, 16)(x)
@@ -118,7 +119,7 @@ class WideResNet(nn.Module):
         return self.layers.linear(form.head, self.num_classes)(global_average_pool(x))
 
 
-def _check(name, depth, width):
+def _check(name: str, depth: int, width: int):
     if depth < 10 or (depth - 4) % 6 or width < 1:
         raise ValueError(
             f"{name}: the depth of a wide ResNet must be 6 n + 4 (10, 16, 22, 28, 34, 40, ...) and "

@@ -62,7 +62,7 @@ def aggregate(
             speed = {} if seconds is None else {"seconds_per_epoch": seconds}
             for title, net in evaluation.nets.items():
                 if match := _TITLE.fullmatch(title):
-                    rows.setdefault(match.groups(), {})[seed] = net_metrics(net) | speed
+                    rows.setdefault((match[1], match[2]), {})[seed] = net_metrics(net) | speed
         for (net, checkpoint), by_seed in rows.items():
             names = dict.fromkeys(name for metrics in by_seed.values() for name in metrics)
             results.append(Result(

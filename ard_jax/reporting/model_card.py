@@ -8,9 +8,9 @@ guessed.
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ard_jax import __version__
 from ard_jax.io.files import write_text_atomic
@@ -50,7 +50,7 @@ class Card:
 
     description: Mapping[str, Any]
     num_params: int
-    normalization: tuple[Sequence[float], Sequence[float]] | None
+    normalization: tuple[Iterable[float], Iterable[float]] | None
     meta: Mapping[str, Any]
     evaluation: Evaluation | None = None
     files: Sequence[Path] = ()
@@ -78,7 +78,8 @@ def write(path: str | os.PathLike, card: Card) -> None:
       OSError: a file is missing, or the folder cannot be written.
     """
     title, net = card.measured()
-    evaluation, origin, meta = card.evaluation, card.meta.get("origin") or {}, card.meta
+    # The evaluation is there wherever there is a `net`.
+    evaluation, origin, meta = cast(Any, card.evaluation), card.meta.get("origin") or {}, card.meta
     config = meta.get("config") or {}
     main = net and (net.complete() or evaluation.main_attack())
     known = [f"{role}: {name}" for role, name in (config.get("teachers") or {}).items() if name]
@@ -148,7 +149,7 @@ def _accuracy_table(evaluation: Evaluation, title: str, net: NetworkResult) -> T
     others = {name: one for name, one in nets.items() if name != title and one.role == "student"}
     heads = ["attack", "accuracy", "95 % interval", *others]
     heads += ["norm, eps", "images", "attack's budget", "what the number is"]
-    rows = [
+    rows: list[Sequence[str | Cell]] = [
         ["none (clean)", percent(net.clean), _interval(net.clean_ci95)]
         + [percent(one.clean) for one in others.values()]
         + ["-", whole, "-", "clean accuracy"]

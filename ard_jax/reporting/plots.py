@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -15,7 +15,9 @@ from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.rcsetup import cycler
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#ec4899")
@@ -26,7 +28,7 @@ _STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
@@ -48,7 +50,7 @@ _PLACES = [
 def _style(salt: str, **changes: Any) -> Iterator[None]:
     """The look of all figures; the same salt and data give the same file."""
     with (
-        matplotlib.rc_context(_STYLE | changes | {"svg.hashsalt": salt}),
+        matplotlib.rc_context(cast(Any, _STYLE | changes | {"svg.hashsalt": salt})),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # glyphs that matplotlib lacks: the browser has them
@@ -153,7 +155,7 @@ def scatter(points: list[Point], title: str, xlabel: str, ylabel: str) -> Figure
     Where some lie far below the best of those without a star, a second panel shows the others larger.
     """
     plain = [point for point in points if not point.star]
-    colours, styles = matplotlib.colormaps["tab10"].colors, {}
+    colours, styles = cast(Any, matplotlib.colormaps["tab10"]).colors, {}
     for point in points:
         styles[point.label] = {"marker": "*", "markersize": 12, "color": "#555555"}
     for index, point in enumerate(plain):
@@ -206,7 +208,7 @@ def _place_labels(
     """Writes the names of `named` beside their points, away from all `shown` and from each other."""
     axes.figure.draw_without_rendering()  # the layout decides where the points are
     renderer, taken = axes.figure.canvas.get_renderer(), []
-    to_pixels, box_of = axes.transData.transform, matplotlib.transforms.Bbox.from_extents
+    to_pixels, box_of = axes.transData.transform, Bbox.from_extents
     for p in shown:
         x, y = to_pixels((p.x, p.y))
         dx, dy = to_pixels((p.x + p.x_sd, p.y + p.y_sd)) - (x, y)

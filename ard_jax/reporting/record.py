@@ -69,6 +69,8 @@ def _encode(value: Any) -> Any:
 class Record:
     """A JSON object with known keys, the names of the fields; every subclass is a frozen dataclass."""
 
+    __dataclass_fields__: typing.ClassVar[dict[str, Any]]
+
     def __init_subclass__(cls) -> None:
         """Makes the dataclass."""
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
@@ -194,12 +196,12 @@ class NetworkResult(Record):
 
     def robust(self, attack: str | None) -> AttackResult:
         """The result under an attack; an empty one where it was not measured."""
-        return self.attacks.get(attack) or AttackResult()
+        return self.attacks.get(attack or "") or AttackResult()
 
     def weighted(self, attack: str | None) -> float | None:
         """Weighted robust accuracy (clean + robust) / 2 under an attack."""
         result = self.robust(attack)
-        if result.weighted is not None or None in (self.clean, result.accuracy):
+        if result.weighted is not None or self.clean is None or result.accuracy is None:
             return result.weighted
         return (self.clean + result.accuracy) / 2
 
@@ -375,7 +377,7 @@ class ComparisonRecord(Record):
 
 def label(record: Evaluation | ComparisonRecord, attack: str | None) -> str:
     """Printed name of an attack, for example "PGD_sat" for "pgd_sat"; "" for none."""
-    known = record.attacks.get(attack)
+    known = record.attacks.get(attack or "")
     return known.label if known and known.label else attack or ""
 
 

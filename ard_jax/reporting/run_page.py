@@ -259,7 +259,8 @@ def _over(
         pairs = [pair for pair in zip(x, y, strict=False) if None not in pair]
         style = {"linestyle": ("-", "--", "-.", ":")[len(lines) // 8 % 4]}
         if pairs:
-            lines.append(Line(text, *np.array(pairs, float).T, style))
+            xs, ys = np.array(pairs, float).T
+            lines.append(Line(text, xs, ys, style))
     return plots.lines(name, lines, xlabel=xlabel, percent=True, **options) if lines else None
 
 
@@ -344,7 +345,7 @@ def _suite_tables(evaluation: Evaluation) -> list[tuple[Table, AutoAttackRecord]
                 left, broken = stage.accuracy, record.broken_by.get(stage.attack, "-")
                 cell = percent_cell(left, stage.ci95)
                 cells[stage.attack] = dataclasses.replace(cell, small=f"({broken}) {cell.small}")
-            lost = None if None in (record.clean, left) else record.clean - left
+            lost = None if record.clean is None or left is None else record.clean - left
             after = [cells.get(stage, "-") for stage in stages]
             seconds = tables.value_text(record.seconds)
             rows.append([title, percent_cell(record.clean), *after, percent(lost), seconds])

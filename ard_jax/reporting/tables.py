@@ -7,7 +7,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -53,7 +53,7 @@ class Table:
     """Titles and rows of cells or texts; `left`: columns of words, beside the first."""
 
     titles: list[str]
-    rows: list[list[Cell | str]]
+    rows: Sequence[Sequence[Cell | str]]
     heading: str = ""
     note: str = ""
     left: tuple[int, ...] = ()
@@ -179,7 +179,7 @@ def latex(table: Table, caption: str) -> str:
     ])  # fmt: skip
 
 
-def csv_text(columns: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A header and one line for each row; what a row lacks is empty."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")

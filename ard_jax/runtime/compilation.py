@@ -69,14 +69,15 @@ _measured: list[Compilation] = []
 
 @functools.cache
 def _listen() -> None:
-    def duration(event: str, seconds: float, **_: Any) -> None:
+    def duration(event: str, duration_secs: float, **_: Any) -> None:
         if name := _DURATIONS.get(event):
             for one in _measured:
-                setattr(one, name, getattr(one, name) + seconds)
+                setattr(one, name, getattr(one, name) + duration_secs)
 
     def count(event: str, **_: Any) -> None:
         # JAX counts requests where it has no folder to keep programs in, too.
-        if (name := _COUNTS.get(event)) and jax.config.jax_compilation_cache_dir:
+        folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # jax adds it
+        if (name := _COUNTS.get(event)) and folder:
             for one in _measured:
                 setattr(one, name, getattr(one, name) + 1)
 

@@ -97,7 +97,8 @@ def leave(code: int) -> int:
     ending.start()
     ending.join(10)
     if ending.is_alive():
-        sys.stdout.flush(), sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     return code
 
@@ -176,7 +177,8 @@ def _cluster() -> tuple[str, dict[str, Any]]:
     if tasks["Slurm"] and "SLURM_STEP_NODELIST" in env:
         count = int(tasks["Slurm"][0])
         return _managed("Slurm", "slurm", count, env.get("SLURM_STEP_NUM_NODES") == str(count))
-    if "tpu" in (jax.config.jax_platforms or ""):  # JAX itself sets it where it finds a TPU
+    # JAX itself sets it where it finds a TPU.
+    if "tpu" in (jax.config.jax_platforms or ""):  # pyright: ignore[reportAttributeAccessIssue]  # jax adds it
         hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ","
         if "," not in hosts and int(env.get("MEGASCALE_NUM_SLICES") or 1) == 1:
             return "", {}

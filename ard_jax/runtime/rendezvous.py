@@ -102,7 +102,7 @@ def _welcome(connection: socket.socket, count: int, here: dict[int, socket.socke
     return problem
 
 
-def _introduce(address, host, port, count, index, timeout) -> None:
+def _introduce(address: str, host: str, port: int, count: int, index: int, timeout: float) -> None:
     """Another process: finds process 0 and waits for its answer."""
     began, noted, last = time.monotonic(), False, "no answer"
     while (waited := time.monotonic() - began) < timeout:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -28,7 +29,8 @@ def use_cores() -> None:
     """
     global _CORES
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if said or jax.config.jax_num_cpu_devices > 0 or jax.distributed.is_initialized():
+    told = jax.config.jax_num_cpu_devices > 0  # pyright: ignore[reportAttributeAccessIssue]  # jax adds it
+    if said or told or jax.distributed.is_initialized():
         return
     allowed = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1
@@ -100,7 +102,7 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
     same = replicated(mesh)
 
     def place(leaf: Any) -> jax.Array:
-        if not jax.dtypes.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+        if not jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
             if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
                 # An array that lies on one device of each host cannot be moved to those of others.
                 leaf = np.asarray(leaf) if jax.process_count() > 1 else leaf

@@ -150,12 +150,13 @@ def fit(training: TrainingRun) -> FitResult:
         # Copies: the step donates its state, and teachers' variables are used after it too.
         template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
         state, meta = resume.newest(last, template, training.config)
-        if meta is None:
+        if meta is None or state is None:
             state, meta = template, {"best": None, "seconds": 0.0}
         best.delete_after(int(state.step))  # what comes after is done again
         meta |= {"config": training.config, "experiment": training.experiment}
         state, meta = _Loop(training, runner, last, best, meta).run(state)
-        last.wait(), best.wait()
+        last.wait()
+        best.wait()
         best_state, chosen = resume.best(best, state, meta["best"])
         return FitResult(state, best_state, chosen["step"], chosen["scores"], meta["seconds"])
 
@@ -259,7 +260,8 @@ class _Loop:
         self.last.save(
             step, state, self.meta_now(step, step // self.training.steps_per_epoch) | more
         )
-        self.last.wait(), self.best.wait()
+        self.last.wait()
+        self.best.wait()
         self.log.event(step, "preempted")
         raise preemption.PreemptedError(
             f"{self.training.title} stopped and saved at step {step} of {self.training.total} in "

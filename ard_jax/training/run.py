@@ -31,6 +31,7 @@ def select_split(settings: TrainingSettings, splits: Splits) -> ArrayDataset:
     """The images that pick the best checkpoint."""
     split = splits.test if settings.select_on == "test" else splits.validation
     limit = settings.eval.max_selection_examples
+    assert split is not None  # `config.validate` asks for it
     return base.first(split, limit)
 
 
@@ -77,7 +78,7 @@ def make(
 
     def initial() -> RunState:
         # One program: outside of jit each operation on each shape is compiled by itself.
-        def start(key, given):
+        def start(key: jax.Array, given: Any):
             return method.init(bundle.init(rng.stream(key, "init")), given)
 
         given = {role: t.variables for role, t in teachers.items()}

@@ -90,6 +90,7 @@ def _kept(path: Path, made_by: str, count: int, make: Callable) -> dict[str, np.
     """What the file holds, if it was made by the same, or what `make` makes, which is then kept there."""
     found = _read(path, made_by, count)
     if everywhere(found is not None):
+        assert found is not None
         return found
     found = make()
     if is_lead():
@@ -104,12 +105,12 @@ def _program(settings: TrainingSettings, teacher: Any, mesh: Any, kind: str):
     attack = settings.attack
     root = jax.random.key(settings.seed)
 
-    def run(variables, batch, number):
+    def run(variables: Any, batch: dict[str, jax.Array], number: jax.Array):
         images = augment(
             rng.stream(root, "label view", number), batch["image"], kind, pad=settings.data.pad
         )
 
-        def predict(x):
+        def predict(x: jax.Array):
             return teacher.bundle.apply(variables, x, False)[0]
 
         key, clean = rng.stream(root, "label attack", number), predict(images)

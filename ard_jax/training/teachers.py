@@ -116,6 +116,7 @@ def _digest(value: Any) -> str:
 def _train(settings: TeacherSettings, splits: Splits, mesh: Any, network: run.Network):
     """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
     role, recipe, net = settings.role, settings.recipe, network.description
+    assert recipe is not None  # there is no checkpoint
     identity = _digest(recipe.comparable(net, splits))
     name = f"{role}-{net['model']}-{recipe.data.name}-{recipe.method}-{identity}"
     folder = Path(settings.cache) / name

@@ -89,7 +89,7 @@ class TrainLog:
         return (
             self.single
             and bool(self._unread)
-            and all(value.is_ready() for value in self._unread[0].metrics.values())
+            and all(v.is_ready() for v in self._unread[0].metrics.values())  # pyright: ignore[reportAttributeAccessIssue]  # no stub
         )
 
     def _read(self, unread: _Unread) -> None:

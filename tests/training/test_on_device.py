@@ -1,6 +1,7 @@
 """Training data kept on device, and a host that runs ahead."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -199,10 +200,13 @@ def test_compile_time_is_logged(tmp_path, capsys):
         "student train_step", "student train_step on the last 3 images of an epoch"
     ]  # fmt: skip
     assert all(0 < e["trace_seconds"] < e["compile_seconds"] for e in events)
-    assert "student train_step: compiled in" in capsys.readouterr().err
+    # Tests share a cache of compiled programs, which may hold this one.
+    how = r"student train_step: (compiled|read from the compilation cache) in"
+    assert re.search(how, capsys.readouterr().err)
     found = train_log.of_training(records, 10.0, 69, SIZE)
     assert found["compile_seconds"] == pytest.approx(sum(e["compile_seconds"] for e in events))
-    assert found["compilation_cache"] == {"hits": 0, "misses": 0}  # tests have no persistent cache
+    sums = {name: sum(e[f"cache_{name}"] for e in events) for name in ("hits", "misses")}
+    assert found["compilation_cache"] == sums
     assert found["images_per_second"] == 6.9
 
 

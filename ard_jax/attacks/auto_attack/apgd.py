@@ -33,7 +33,7 @@ class ApgdResult(NamedTuple):
     loss: jax.Array | None = None
     loss_best: jax.Array | None = None
     step_size: jax.Array | None = None
-    best: jax.Array | None = None
+    best: jax.Array | Any = None
 
 
 class _State(NamedTuple):
@@ -79,11 +79,17 @@ def _row_keys(key: jax.Array, batch: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
-def _inside(z, images, eps, norm):
+def _inside(z: jax.Array, images: jax.Array, eps: float | jax.Array, norm: str):
     return jnp.clip(threat_model.project(z, images, eps, norm), 0.0, 1.0)
 
 
-def _first_iterate(start, key, images, eps, norm):
+def _first_iterate(
+    start: jax.Array | None,
+    key: Any,
+    images: jax.Array,
+    eps: float | jax.Array,
+    norm: str,
+):
     """The given start, or one whose largest entry (Linf) or length (L2) is eps, cut to the range."""
     if start is None:
         draw = {
@@ -97,7 +103,14 @@ def _first_iterate(start, key, images, eps, norm):
     return _inside(start.astype(images.dtype), images, eps, norm)
 
 
-def _evaluator(predict, labels, loss, targets, eot, key):
+def _evaluator(
+    predict: Predict,
+    labels: jax.Array,
+    loss: str,
+    targets: Any,
+    eot: int,
+    key: Any,
+):
     """(x, j) -> (gradient, loss [B], wrong [B]), with one forward and one backward pass per key."""
     losses_of = {
         "cross_entropy": lambda z: losses.cross_entropy(z, labels),
@@ -105,8 +118,8 @@ def _evaluator(predict, labels, loss, targets, eot, key):
         "targeted_dlr": lambda z: losses.targeted_dlr(z, labels, targets),
     }
 
-    def once(x, *keys):
-        def total(x):
+    def once(x: jax.Array, *keys: jax.Array):
+        def total(x: jax.Array):
             logits = predict(x, *keys)
             if logits.ndim != 2 or logits.shape[0] != x.shape[0]:
                 raise ValueError(
@@ -119,10 +132,10 @@ def _evaluator(predict, labels, loss, targets, eot, key):
         gradient, (values, wrong) = jax.grad(total, has_aux=True)(x)
         return gradient, values, wrong
 
-    def averaged(x, j):
+    def averaged(x: jax.Array, j: jax.Array):
         keys = jax.random.split(jax.random.fold_in(_row_keys(key, 1)[0], j), eot)
 
-        def add(total, one):
+        def add(total: jax.Array, one: jax.Array):
             gradient, values, wrong = once(x, one)
             return total + gradient, (values, wrong)
 
@@ -132,14 +145,23 @@ def _evaluator(predict, labels, loss, targets, eot, key):
     return averaged if eot > 1 else lambda x, j: once(x)
 
 
-def _review(state, length, rho):
+def _review(state: _State, length: jax.Array, rho: float):
     """Where the step size is halved: `state` at a checkpoint after `length` steps -> [B] bool."""
     few_rises = state.rises <= rho * length
     stuck = ~state.reduced & (state.loss_best_checked >= state.loss_best)
     return (length > 0) & (few_rises | stuck)
 
 
-def _after_evaluation(state, gradient, loss, wrong, j, length, rho, compat):
+def _after_evaluation(
+    state: _State,
+    gradient: jax.Array,
+    loss: jax.Array,
+    wrong: jax.Array,
+    j: jax.Array,
+    length: jax.Array,
+    rho: float,
+    compat: bool,
+):
     """Bookkeeping after evaluation j of `state.x`: (state, gradient of the iterate to step from)."""
     # Iterate 0 is no step, so it is no rise. AutoAttack compares iterate 1 with a 0 that stands in
     # its buffer, not with the loss of iterate 0.
@@ -166,7 +188,19 @@ def _after_evaluation(state, gradient, loss, wrong, j, length, rho, compat):
     return state, pick(halve, state.gradient_best, gradient)
 
 
-def _check(images, labels, key, eps, norm, loss, targets, steps, rho, eot, start):
+def _check(
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None,
+    eps: float | jax.Array,
+    norm: str,
+    loss: str,
+    targets: jax.Array | None,
+    steps: int,
+    rho: float,
+    eot: int,
+    start: jax.Array | None,
+):
     threat_model.check_images(images, labels)
     threat_model.check_threat(eps, 0.0, steps, norm)
     threat_model.check_count("steps", steps, 1)
@@ -244,7 +278,7 @@ def apgd(
     eps, batch = jnp.asarray(eps, images.dtype), images.shape[0]
     evaluate = _evaluator(predict, labels, loss, targets, eot, key)
 
-    def one_step(state, inputs):
+    def one_step(state: _State, inputs: tuple[jax.Array, jax.Array]):
         j, length = inputs
         gradient, value, wrong = evaluate(state.x, j)
         state, gradient = _after_evaluation(state, gradient, value, wrong, j, length, rho, compat)
@@ -268,7 +302,7 @@ def apgd(
     schedule: Any = (jnp.arange(steps + 1), jnp.asarray(checkpoint_lengths(steps)))
     state, traces = jax.lax.scan(one_step, state, schedule)
     result = ApgdResult(state.adversarial, state.success, best=state.x_best)
-    if trace:
+    if traces is not None:
         result = result._replace(loss=traces[0], loss_best=traces[1], step_size=traces[2][:-1])
     return jax.lax.stop_gradient(result)
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.auto_attack import diagnostics as checks
@@ -71,7 +73,7 @@ class AutoAttackResult:
         """Attack name -> images that it broke."""
         return {name: int((self.broken_by == name).sum()) for name in self.attacks}
 
-    def square_curve(self, budgets: Iterable[int] = ()) -> dict[str, list]:
+    def square_curve(self, budgets: Iterable[int] = ()) -> dict[str, Any]:
         """Accuracy after a number of Square's queries, {"queries": [...], "accuracy": [...]}.
 
         Images that earlier attacks broke count as wrong from the start, so only Square alone gives
@@ -245,7 +247,15 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     )
 
 
-def _network_warnings(engine, variables, images, labels, logits, chosen, key) -> list[str]:
+def _network_warnings(
+    engine: Engine,
+    variables: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    chosen: tuple[Member, ...],
+    key: jax.Array,
+) -> list[str]:
     """Warnings that need more predictions, or gradients."""
     first = images[: engine.batch_size]
     found = []
@@ -269,9 +279,9 @@ def _takes_key(predict: Callable) -> bool:
 
 def _traced_randomness(predict: Callable, image: np.ndarray) -> str:
     """A warning if two traces of predict hold different constants: random numbers drawn by Python."""
-    image = jax.ShapeDtypeStruct(image.shape, np.float32)
+    shape = jax.ShapeDtypeStruct(image.shape, np.float32)
     first, second = (
-        [np.asarray(c) for c in jax.make_jaxpr(lambda x: predict(x))(image).consts if _plain(c)]
+        [np.asarray(c) for c in jax.make_jaxpr(lambda x: predict(x))(shape).consts if _plain(c)]
         for _ in range(2)
     )
     same = len(first) == len(second) and all(map(np.array_equal, first, second))
@@ -282,7 +292,7 @@ def _traced_randomness(predict: Callable, image: np.ndarray) -> str:
 
 
 def _plain(value: Any) -> bool:
-    return not jax.dtypes.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
+    return not jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +318,7 @@ class AutoAttack(Attack):
         Raises:
           ValueError: inside of jit, or what `autoattack` raises.
         """
-        if isinstance(images, jax.core.Tracer):
+        if isinstance(images, Tracer):
             raise ValueError(
                 f"attack {self.name!r} decides on the host what to do next, so that no jitted step can take "
                 "it; name it in config.eval.attacks, or train with 'apgd_ce'"

@@ -82,7 +82,7 @@ class Cascade:
         # FAB runs its restarts itself: the nearest image of all of them counts.
         return 1 if member.name == "fab" else member.rounds(self._logits.shape[1])
 
-    def _batches(self):
+    def _batches(self) -> list[np.ndarray]:
         rows, size = np.flatnonzero(self.robust), self._engine.batch_size
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
@@ -112,7 +112,7 @@ class Cascade:
                 self._advance(bar, cost * len(rows))
                 preemption.check("AutoAttack; what it has done is kept")
 
-    def _verified(self, rows: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    def _verified(self, rows: np.ndarray, found: Any) -> dict[str, Any]:
         """What the network says to the candidates, by the program that counts for everybody."""
         clean = self._clean_images[rows]
         fair = _within(found, clean, self._eps, self._norm)
@@ -126,7 +126,7 @@ class Cascade:
             "undefined": np.isnan(logits[broken]).any(1).sum(),
         }
 
-    def _apply(self, member: Member, rows: np.ndarray, result: dict[str, np.ndarray]) -> None:
+    def _apply(self, member: Member, rows: np.ndarray, result: dict[str, Any]) -> None:
         broken = rows[result["broken"]]
         self.unfair += int(result["unfair"])
         self.undefined += int(result["undefined"])
@@ -149,7 +149,9 @@ class Cascade:
             self._apply(member, rows, result)
             preemption.check("AutoAttack; what it has done is kept")
 
-    def _searched(self, member, rows, key, unit, bar) -> SquareState:
+    def _searched(
+        self, member: Member, rows: np.ndarray, key: jax.Array, unit: str, bar: Progress
+    ) -> SquareState:
         """Square on one batch; the images still right are packed together every few hundred queries."""
         engine, batch = self._engine, self._rows(rows)
         saved, first = self._store.load(f"{unit}-partial", rows), 0

@@ -97,7 +97,7 @@ class Engine:
     def logits(self, variables: Any, images: np.ndarray, key: jax.Array) -> np.ndarray:
         """Logits [n,K] float32 of any number of images."""
 
-        def program(predict, batch, scalars):
+        def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             return predict(batch["images"]).astype(jnp.float32)
 
         return self._over(("predict",), program, variables, {"images": images}, key)
@@ -107,8 +107,8 @@ class Engine:
     ) -> np.ndarray:
         """Each image's largest |input gradient| of the cross-entropy, [n]."""
 
-        def program(predict, batch, scalars):
-            def total(x):
+        def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
+            def total(x: jax.Array):
                 return jnp.sum(losses.cross_entropy(predict(x), batch["labels"]))
 
             gradient = jnp.abs(jax.grad(total)(batch["images"]))
@@ -132,7 +132,7 @@ class Engine:
           eps: radius.
         """
 
-        def program(predict, batch, scalars):
+        def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             keys = _image_keys(scalars["key"], batch["index"])
             targets = batch.get("targets")
             common = {
@@ -155,7 +155,7 @@ class Engine:
     ) -> SquareState:
         """Square's first candidates; batch has "images", "labels" and "index"."""
 
-        def program(predict, batch, scalars):
+        def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             return square_start(
                 predict, batch["images"], batch["labels"], scalars["key"], eps=scalars["eps"],
                 norm=norm, image_keys=_image_keys(scalars["key"], batch["index"]),
@@ -170,7 +170,7 @@ class Engine:
     ) -> SquareState:  # fmt: skip
         """The next queries on the images of the state; all counts are arguments of one program."""
 
-        def program(predict, batch, scalars):
+        def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             alive = batch["index"] >= 0
             margin = jnp.where(alive, batch["margin"], -jnp.inf)
             before = SquareState(batch["best"], margin, batch["queries"])
@@ -187,7 +187,14 @@ class Engine:
         )  # fmt: skip
         return SquareState(*after)
 
-    def _over(self, name, program, variables, batch, key):
+    def _over(
+        self,
+        name: tuple,
+        program: Callable,
+        variables: Any,
+        batch: dict[str, np.ndarray],
+        key: jax.Array,
+    ):
         """A program over any number of rows, in full batches and a smaller last one."""
         count = len(batch["images"])
         parts = []
@@ -196,14 +203,22 @@ class Engine:
             parts.append(self._call(name, program, variables, rows, jax.random.fold_in(key, i)))
         return np.concatenate(parts)
 
-    def _call(self, name, program, variables, batch, key, **scalars):
+    def _call(
+        self,
+        name: tuple,
+        program: Callable,
+        variables: Any,
+        batch: dict[str, np.ndarray],
+        key: jax.Array,
+        **scalars: Any,
+    ):
         """Runs a program on up to `batch_size` rows: arrays of so many rows, on the host."""
         scalars = {n: np.float32(v) if n == "eps" else np.int32(v) for n, v in scalars.items()}
         scalars["key"] = key
         parts = min(self._parts, -(-len(batch["images"]) // _SMALLEST))
         cut = {n: np.array_split(a, parts) for n, a in batch.items()}
         rows = [{n: a[i] for n, a in cut.items()} for i in range(parts)]
-        if parts == 1:
+        if parts == 1 or self._pool is None:
             return self._run(name, program, variables, rows[0], scalars)
         # A program's first run compiles it, which two threads would do twice.
         new = {self._size(part): i for i, part in enumerate(rows)}
@@ -214,10 +229,17 @@ class Engine:
         done |= zip(left, self._pool.map(run, left), strict=True)
         return jax.tree.map(lambda *a: np.concatenate(a), *(done[i] for i in range(parts)))
 
-    def _size(self, rows):
+    def _size(self, rows: dict[str, np.ndarray]):
         return next(size for size in self.sizes if size >= len(rows["images"]))
 
-    def _run(self, name, program, variables, rows, scalars):
+    def _run(
+        self,
+        name: tuple,
+        program: Callable,
+        variables: Any,
+        rows: dict[str, np.ndarray],
+        scalars: dict[str, Any],
+    ):
         """Pads the rows, runs the program of that size, and cuts the outputs back."""
         count, size = len(rows["images"]), self._size(rows)
         if (name, size) not in self._programs:
@@ -226,15 +248,15 @@ class Engine:
         out = self._programs[name, size](variables, placed, scalars)
         return jax.tree.map(lambda a: np.asarray(a)[:count], jax.device_get(out))
 
-    def _place(self, batch):
+    def _place(self, batch: dict[str, np.ndarray]):
         process, processes = sharding.process()
         local = {
             n: a[process * len(a) // processes :][: len(a) // processes] for n, a in batch.items()
         }
         return sharding.put_batch(self.mesh, local)
 
-    def _compile(self, title, program):
-        def run(variables, batch, scalars):
+    def _compile(self, title: str, program: Callable):
+        def run(variables: Any, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             self._on_trace(title)
             # A reported number must not depend on the reduced precision of TPUs and newer GPUs.
             with jax.default_matmul_precision("highest"):
@@ -248,14 +270,14 @@ class Engine:
 class _Predict:
     """images -> logits of one trace; a randomised network gets the key of the call."""
 
-    def __init__(self, apply, variables, key, takes_key):
+    def __init__(self, apply: Callable, variables: Any, key: jax.Array, takes_key: bool):
         self._apply, self._variables = apply, variables
         self._keys = (rng.stream(key, "network"),) if takes_key else ()
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array):
         return self._apply(self._variables, images, *self._keys)
 
-    def with_key(self, images, key):
+    def with_key(self, images: jax.Array, key: jax.Array):
         """With another key, which only a randomised network takes."""
         return self._apply(self._variables, images, *((key,) if self._keys else ()))
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax.attacks import threat_model
+from ard_jax.attacks.attack import Predict
 from ard_jax.attacks.auto_attack import fab_projections
 
 NOT_FOUND = 1e10  # the distance of an image for which nothing has been found
@@ -35,49 +36,49 @@ class FabResult(NamedTuple):
     best_distance: jax.Array | None = None
 
 
-def _size(delta, norm):
+def _size(delta: jax.Array, norm: str):
     """Norm of each image, [B,...] -> [B]."""
     if norm == "l2":
         return threat_model.l2_norm(delta)
     return jnp.max(jnp.abs(delta.reshape(delta.shape[0], -1)), axis=1)
 
 
-def _dual_size(w, norm):
+def _dual_size(w: jax.Array, norm: str):
     """Norm of each gradient that turns a logit difference into a distance, [B,...] -> [B]."""
     if norm == "l2":
         return threat_model.l2_norm(w)
     return jnp.sum(jnp.abs(w.reshape(w.shape[0], -1)), axis=1)
 
 
-def _targeted_plane(predict, labels, targets):
+def _targeted_plane(predict: Predict, labels: jax.Array, targets: jax.Array):
     """X -> (f, w): z_t - z_y at x, [B], and its gradient, [B,...]."""
 
-    def difference(x):
+    def difference(x: jax.Array):
         logits = predict(x)
         of = lambda c: jnp.take_along_axis(logits, c[:, None], axis=-1)[:, 0]  # noqa: E731
         values = of(targets) - of(labels)
         return jnp.sum(values), values
 
-    def plane(x):
+    def plane(x: jax.Array):
         w, f = jax.grad(difference, has_aux=True)(x)
         return f, w
 
     return plane
 
 
-def _nearest_plane(predict, labels, norm):
+def _nearest_plane(predict: Predict, labels: jax.Array, norm: str):
     """X -> (f, w) of the class whose linearised boundary z_c = z_y is nearest to x.
 
     One backward pass a class, one after another, so memory does not grow with the classes.
     """
 
-    def plane(x):
+    def plane(x: jax.Array):
         logits, pull_back = jax.vjp(predict, x)
         batch, classes = logits.shape
         of_label = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
         differences = logits - jnp.sum(logits * of_label, axis=-1, keepdims=True)
 
-        def one_class(nearest, c):
+        def one_class(nearest: tuple[jax.Array, ...], c: jax.Array):
             distance, f, w = nearest
             to_c = jnp.zeros_like(logits).at[:, c].set(1.0) - of_label
             (w_c,) = pull_back(to_c)
@@ -94,7 +95,9 @@ def _nearest_plane(predict, labels, norm):
     return plane
 
 
-def _step(x, images, plane, norm, alpha_max, eta):
+def _step(
+    x: jax.Array, images: jax.Array, plane: Callable, norm: str, alpha_max: float, eta: float
+):
     """One biased step to the boundary: from x and from the clean image at once."""
     f, w = plane(x)
     flat = lambda a: a.reshape(a.shape[0], -1)  # noqa: E731
@@ -111,7 +114,7 @@ def _step(x, images, plane, norm, alpha_max, eta):
     return jnp.clip((1 - alpha) * (x + eta * of_x) + alpha * (images + eta * of_clean), 0.0, 1.0)
 
 
-def _random_starts(key, images, eps, norm):
+def _random_starts(key: jax.Array, images: jax.Array, eps: float | jax.Array, norm: str):
     """X plus noise of size eps/2, in the range."""
     if not key.ndim:
         key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
@@ -124,7 +127,19 @@ def _random_starts(key, images, eps, norm):
     return jnp.clip(images + _START_RADIUS * eps * noise / length, 0.0, 1.0)
 
 
-def _check(images, labels, key, eps, norm, targets, steps, alpha_max, eta, beta, restarts):
+def _check(
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None,
+    eps: float | jax.Array,
+    norm: str,
+    targets: jax.Array | None,
+    steps: int,
+    alpha_max: float,
+    eta: float,
+    beta: float,
+    restarts: int,
+):
     threat_model.check_images(images, labels)
     threat_model.check_threat(eps, 0.0, steps, norm)
     threat_model.check_count("steps", steps, 1)
@@ -205,7 +220,7 @@ def fab(
         plane = _targeted_plane(predict, labels, targets)
     is_wrong = lambda x: jnp.argmax(predict(x), axis=-1) != labels  # noqa: E731
 
-    def one_step(carry, _):
+    def one_step(carry: tuple, _: None):
         x, found, best = carry
         x = _step(x, images, plane, norm, alpha_max, eta)
         wrong, distance = is_wrong(x), _size(x - images, norm)
@@ -214,13 +229,13 @@ def fab(
         x = jnp.where(threat_model.per_image(wrong, x), images + beta * (x - images), x)
         return (x, found, jnp.where(nearer, distance, best)), best if trace else None
 
-    def one_restart(carry, r):
+    def one_restart(carry: tuple, r: jax.Array):
         start = images
-        if restarts > 1:
+        if key is not None and restarts > 1:
             keys = jax.random.fold_in(key, r) if not key.ndim else _folded(key, r)
             start = jnp.where(r == 0, images, _random_starts(keys, images, eps, norm))
-        (_, *carry), best = jax.lax.scan(one_step, (start, *carry), None, length=steps)
-        return tuple(carry), best
+        (_, *kept), best = jax.lax.scan(one_step, (start, *carry), None, length=steps)
+        return tuple(kept), best
 
     distance = jnp.where(jnp.argmax(logits, axis=-1) != labels, 0.0, NOT_FOUND)
     start = (images, distance.astype(images.dtype))
@@ -228,10 +243,10 @@ def fab(
     success = (distance <= eps) & is_wrong(found)
     result = FabResult(
         jnp.where(threat_model.per_image(success, images), found, images), success, distance,
-        traces.reshape(-1, images.shape[0]) if trace else None,
+        traces.reshape(-1, images.shape[0]) if traces is not None else None,
     )  # fmt: skip
     return jax.lax.stop_gradient(result)
 
 
-def _folded(keys, number):
+def _folded(keys: jax.Array, number: jax.Array):
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -24,14 +24,14 @@ import jax.numpy as jnp
 _LEAST_WEIGHT = 1e-8
 
 
-def _threshold(slopes, ends, totals, gap):
+def _threshold(slopes: jax.Array, ends: jax.Array, totals: jax.Array, gap: jax.Array):
     """Lam [B] with sum_i min(lam, ends_i) slopes_i = gap [B]; inf where the sum cannot reach it.
 
     `totals` is slopes * ends, [B,D], given because the product of the two may not be finite.
     """
     feasible = gap < jnp.sum(totals, axis=1)
 
-    def one_round(carry):
+    def one_round(carry: tuple):
         lam, inside, _ = carry
         free = ends > lam[:, None]
         slope = jnp.sum(jnp.where(free, slopes, 0.0), axis=1)
@@ -45,7 +45,7 @@ def _threshold(slopes, ends, totals, gap):
     return jnp.where(feasible, lam, jnp.inf)
 
 
-def _turned(points, w, gap):
+def _turned(points: jax.Array, w: jax.Array, gap: jax.Array):
     """(|w|, caps, sign of every coordinate's move, |gap|); all [B,D] but the gap, [B]."""
     sign = jnp.where(gap >= 0, 1.0, -1.0)
     direction = -jnp.sign(w) * sign[:, None]
@@ -79,7 +79,7 @@ def l2_displacement(points: jax.Array, w: jax.Array, gap: jax.Array) -> jax.Arra
     return direction * jnp.where(counts, moves, 0.0)
 
 
-def _gap(points, w, b):
+def _gap(points: jax.Array, w: jax.Array, b: jax.Array):
     return jnp.sum(w * points, axis=1) - b
 
 

@@ -7,7 +7,7 @@ only, so the size of the chunks changes nothing.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,9 @@ class SquareState(NamedTuple):
       queries: [B] int32, evaluations used, the first candidate's included.
     """
 
-    images: jax.Array
-    margin: jax.Array
-    queries: jax.Array
+    images: jax.Array | Any
+    margin: jax.Array | Any
+    queries: jax.Array | Any
 
 
 class SquareResult(NamedTuple):
@@ -48,7 +48,7 @@ class SquareResult(NamedTuple):
     queries: jax.Array
 
 
-def _margin(predict, images, labels):
+def _margin(predict: Predict, images: jax.Array, labels: jax.Array):
     logits = predict(images)
     if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
         raise ValueError(
@@ -60,13 +60,21 @@ def _margin(predict, images, labels):
     return of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
 
 
-def _image_keys(key, image_keys, batch):
+def _image_keys(key: jax.Array, image_keys: jax.Array | None, batch: int):
     if image_keys is not None:
         return image_keys
     return jax.vmap(jax.random.fold_in, (None, 0))(rng.stream(key, "images"), jnp.arange(batch))
 
 
-def _check(images, labels, key, eps, norm, image_keys, draws):
+def _check(
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None,
+    eps: float | jax.Array,
+    norm: str,
+    image_keys: jax.Array | None,
+    draws: SquareDraws | None,
+):
     threat_model.check_images(images, labels)
     threat_model.check_threat(eps, 0.0, 1, norm)
     if images.ndim != 4:
@@ -160,7 +168,7 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     )
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
-    def one_query(carry):
+    def one_query(carry: tuple):
         i, state = carry
         candidate = propose(state, i)
         margin, active = _margin(predict, candidate, labels), state.margin > 0
@@ -169,7 +177,7 @@ def square_run(  # noqa: D417 (the others are those of `square`)
         margin = jnp.where(kept, margin, state.margin)
         return i + 1, SquareState(best, margin, state.queries + active)
 
-    def goes_on(carry):
+    def goes_on(carry: tuple):
         return (carry[0] < last) & jnp.any(carry[1].margin > 0)
 
     return jax.lax.while_loop(goes_on, one_query, (jnp.asarray(first_query, jnp.int32), state))[1]

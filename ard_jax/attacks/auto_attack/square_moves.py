@@ -1,6 +1,6 @@
 """Square Attack's moves: the first candidate and every next one, in Linf and L2."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,41 +27,48 @@ class SquareDraws(NamedTuple):
     sign: jax.Array
 
 
-def _signs(keys, shape):
+def _signs(keys: jax.Array, shape: tuple[int, ...]):
     """One array of +1 and -1 per key, [B,*shape].
 
     Folded, since the same keys give the windows: signs out of the same bits would follow the position.
     """
 
-    def draw(key):
+    def draw(key: jax.Array):
         return jax.random.rademacher(jax.random.fold_in(key, 1), shape, jnp.float32)
 
     return jax.vmap(draw)(keys)
 
 
-def _uniforms(keys, count):
+def _uniforms(keys: jax.Array, count: int):
     return jax.vmap(lambda k: jax.random.uniform(k, (count,)))(keys)
 
 
-def _offset(uniform, extent, side):
+def _offset(uniform: jax.Array, extent: int, side: jax.Array):
     """A window's first row or column; as in the original the last possible one is never drawn."""
     return jnp.floor(uniform * (extent - side)).astype(jnp.int32)
 
 
-def _channel_norm(x):
+def _channel_norm(x: jax.Array):
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True))
 
 
-def _image_norm(x):
+def _image_norm(x: jax.Array):
     return threat_model.per_image(threat_model.l2_norm(x), x)
 
 
-def _scaled_to(delta, eps):
+def _scaled_to(delta: jax.Array, eps: float | jax.Array):
     """Every image's perturbation stretched to length eps."""
     return eps * delta / (_image_norm(delta) + 1e-12)
 
 
-def start_noise(key, keys, images, eps, norm, draws):
+def start_noise(
+    key: jax.Array,
+    keys: jax.Array,
+    images: jax.Array,
+    eps: float | jax.Array,
+    norm: str,
+    draws: SquareDraws | None,
+):
     """The first perturbation: vertical stripes (Linf), or tiles of bumps (L2)."""
     _, height, width, channels = images.shape
     if norm == "linf":
@@ -78,7 +85,14 @@ def start_noise(key, keys, images, eps, norm, draws):
     return _scaled_to(pattern * _signs(keys, (len(corners), channels))[:, index], eps)
 
 
-def _propose_linf(state, images, uniforms, sign, side, eps):
+def _propose_linf(
+    state: Any,
+    images: jax.Array,
+    uniforms: jax.Array,
+    sign: jax.Array,
+    side: jax.Array,
+    eps: float | jax.Array,
+):
     """A window of the perturbation set to +-eps per channel (by adding 2 eps and cutting)."""
     _, height, width, _ = images.shape
     window = square_windows.mask(
@@ -88,11 +102,19 @@ def _propose_linf(state, images, uniforms, sign, side, eps):
     return _cut_linf(state.images + 2.0 * eps * sign[:, None, None, :] * window, images, eps)
 
 
-def _cut_linf(candidate, images, eps):
+def _cut_linf(candidate: jax.Array, images: jax.Array, eps: float | jax.Array):
     return jnp.clip(threat_model.project(candidate, images, eps, "linf"), 0.0, 1.0)
 
 
-def _propose_l2(state, images, uniforms, sign, side, tile, eps):
+def _propose_l2(
+    state: Any,
+    images: jax.Array,
+    uniforms: jax.Array,
+    sign: jax.Array,
+    side: jax.Array,
+    tile: jax.Array,
+    eps: float | jax.Array,
+):
     """Mass moved from a second window into a bump added to the first, then length eps again."""
     _, height, width, channels = images.shape
     rows = [_offset(uniforms[:, j], height, side) for j in (0, 2)]
@@ -112,19 +134,30 @@ def _propose_l2(state, images, uniforms, sign, side, tile, eps):
     return jnp.clip(images + _scaled_to(delta, eps), 0.0, 1.0)
 
 
-def proposer(images, key, keys, eps, norm, p_init, shared, rescale, budget, draws):
+def proposer(
+    images: jax.Array,
+    key: jax.Array,
+    keys: jax.Array,
+    eps: float | jax.Array,
+    norm: str,
+    p_init: float,
+    shared: bool,
+    rescale: bool,
+    budget: int | jax.Array,
+    draws: SquareDraws | None,
+):
     """(state, query index) -> the next candidates."""
     _, height, width, channels = images.shape
     sides = square_windows.sides(p_init, height, width, norm)
     tiles = jnp.asarray(square_windows.bumps(sides)) if norm == "l2" else None
     sides = jnp.asarray(sides)
 
-    def propose(state, i):
+    def propose(state: Any, i: jax.Array):
         level = square_windows.level(i, budget if rescale else None)
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, i + 1)  # 0 made the first candidate
         of_window = rng.stream(key, "query", i)[None] if shared else own
         uniforms, side = _uniforms(of_window, 5), sides[level]
-        if norm == "l2":
+        if tiles is not None:
             sign = _signs(own, (channels,))
             return _propose_l2(state, images, uniforms, sign, side, tiles[level], eps)
         if draws is None:

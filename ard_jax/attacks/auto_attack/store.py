@@ -38,7 +38,8 @@ class Store:
     def __init__(self, folder: str | os.PathLike | None, identity: str, about: dict[str, Any]):
         """Makes the folder."""
         self.folder = Path(folder) / identity if folder else None
-        self._about, self._writes = about, self.folder is not None and is_lead()
+        self._about = about
+        self._own = self.folder if self.folder and is_lead() else None  # where this process writes
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -46,34 +47,34 @@ class Store:
         """The arrays saved for the unit on these rows; None when there are none, or damaged ones."""
         if not self.folder:
             return None
-        arrays = self._read(unit, rows)
+        arrays = self._read(self.folder / f"{unit}.npz", rows)
         return arrays if everywhere(arrays is not None) else None
 
-    def _read(self, unit: str, rows: np.ndarray) -> dict[str, np.ndarray] | None:
+    def _read(self, path: Path, rows: np.ndarray) -> dict[str, np.ndarray] | None:
         try:
-            with np.load(self.folder / f"{unit}.npz") as file:
+            with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         saved = arrays.pop("rows", None)
         return arrays if saved is not None and np.array_equal(saved, rows) else None
 
-    def save(self, unit: str, rows: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    def save(self, unit: str, rows: np.ndarray, arrays: dict[str, Any]) -> None:
         """Writes the unit's arrays; a reader sees all of it or nothing."""
-        if not self._writes:
+        if not self._own:
             return
-        partial = self.folder / f"{unit}.tmp"
+        partial = self._own / f"{unit}.tmp"
         with open(partial, "wb") as file:
             np.savez(file, rows=rows, **arrays)
-        os.replace(partial, self.folder / f"{unit}.npz")
+        os.replace(partial, self._own / f"{unit}.npz")
 
     def note(self, **status: Any) -> None:
         """Writes state.json, which nobody but people reads."""
-        if self._writes:
+        if self._own:
             text = json.dumps(self._about | status, indent=1)
-            (self.folder / "state.json").write_text(text, encoding="utf-8")
+            (self._own / "state.json").write_text(text, encoding="utf-8")
 
     def remove(self, unit: str) -> None:
         """Forgets a unit."""
-        if self._writes:
-            (self.folder / f"{unit}.npz").unlink(missing_ok=True)
+        if self._own:
+            (self._own / f"{unit}.npz").unlink(missing_ok=True)

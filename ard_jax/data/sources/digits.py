@@ -4,6 +4,8 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 Repository (its test part), through `sklearn.datasets.load_digits`.
 """
 
+from typing import Any, cast
+
 import numpy as np
 
 from ard_jax.data.base import ArrayDataset, Splits
@@ -21,7 +23,7 @@ def load() -> Splits:
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
-    raw = load_digits()
+    raw = cast(Any, load_digits())
     images = np.round(raw.images * 255 / 16).astype(np.uint8)[..., None]
     labels = raw.target.astype(np.int32)
     whole = ArrayDataset(images, labels, tuple(str(d) for d in range(10)), "digits", "train")

@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,17 +50,19 @@ class Files:
     def identity(self, rows: np.ndarray) -> int:
         """Names and sizes of the files, and what they are made into."""
         kind = repr((self.shape, self.resized, self.rgb)).encode()
-        return zlib.crc32(self.sizes[rows], zlib.crc32(self.names[rows], zlib.crc32(kind)))
+        return zlib.crc32(
+            self.sizes[rows].data, zlib.crc32(self.names[rows].data, zlib.crc32(kind))
+        )
 
 
 def file_splits(
     root: Path,
     groups: Groups,
-    class_names: tuple[str, ...],
+    class_names: Iterable[str],
     name: str,
     reading: Reading,
     rgb: bool = False,
-) -> dict[str, LazyDataset]:
+) -> dict[str, Any]:
     """A dataset for each split of image files, none of which is decoded here.
 
     Args:
@@ -120,4 +124,5 @@ def survey(
         )
     if (other := np.flatnonzero((found != found[0]).any(axis=1))).size:
         image_decoding.check_shape(found[other[0]], str(files[other[0]]), found[0], str(files[0]))
-    return tuple(int(n) for n in found[0]), rgb
+    height, width, channels = (int(n) for n in found[0])
+    return (height, width, channels), rgb

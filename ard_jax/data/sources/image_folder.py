@@ -8,6 +8,7 @@ Labels are the positions of the class names in alphabetical order.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def _list(directory: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
     return [file for group in per_class for file in group], labels.astype(np.int32)
 
 
-def _read(root: Path, groups: Groups, classes: list[str], reading: Reading):
+def _read(root: Path, groups: Groups, classes: list[str], reading: Reading) -> dict[str, Any]:
     """{split: dataset}."""
     if reading.loader == "grain":
         return file_splits(root, groups, classes, str(root), reading)

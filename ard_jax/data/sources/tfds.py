@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -90,8 +90,9 @@ def _load(directory: Path, wanted: dict[str, str], reading: Reading) -> Splits:
     try:
         builder = tfds.builder_from_directory(directory)
         infos = {split: builder.info.splits[name] for split, name in wanted.items()}
-        class_names = tuple(builder.info.features["label"].names)
-        shape = builder.info.features["image"].shape
+        features = cast(Any, builder.info.features)
+        class_names = tuple(features["label"].names)
+        shape = features["image"].shape
         if builder.name in NAMES:
             again += f":\n  {_command(builder.name, directory.parents[1])}"
     except Exception as error:
@@ -274,7 +275,11 @@ def _index_split(split: _Split) -> cache_folder.Arrays:
 
 def _order(ids: list[bytes | None]) -> list[int]:
     """By id; as stored where there are none."""
-    return list(range(len(ids))) if None in ids else sorted(range(len(ids)), key=ids.__getitem__)
+    return (
+        list(range(len(ids)))
+        if None in ids
+        else sorted(range(len(ids)), key=lambda i: ids[i] or b"")
+    )
 
 
 def _read_shards(split: _Split) -> Iterator[dict[str, Any]]:

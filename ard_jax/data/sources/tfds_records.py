@@ -66,4 +66,4 @@ class Records:
         """Names and sizes of the files, which records, and what they are made into."""
         files = [(file.name, file.stat().st_size) for file in self.files]
         kind = repr((files, self.split, self.shape, self.resized)).encode()
-        return zlib.crc32(self.order[rows], zlib.crc32(kind))
+        return zlib.crc32(self.order[rows].data, zlib.crc32(kind))
