@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import SHAPE, networks
 
-from ard_jax import attacks, methods, models, optim
+from ard_jax import attacks, methods, optim
 from ard_jax.methods import ciard
 from ard_jax.methods.ciard_config import CiardConfig
 
-SHAPE = (8, 8, 1)
-
 
 def parts(steps=2):
-    nets = [models.create("small_cnn", 10, SHAPE, widths=w) for w in ((4, 8), (6, 8), (5, 8))]
+    nets = networks()
     return methods.Parts(
         student=nets[0],
         student_optim=optim.make(optim.OptimConfig(), 10),
