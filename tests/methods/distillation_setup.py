@@ -3,20 +3,14 @@
 import functools
 
 import jax
-import jax.numpy as jnp
+from small_networks import batch, networks
 
-from ard_jax import attacks, methods, models, optim
+from ard_jax import attacks, methods, optim
 
-SHAPE, CLASSES = (8, 8, 1), 10
 ATTACKS = {
     "mtard": "ciard_train", "b_mtard": "ciard_train", "fair_rslad": "rslad_train",
     "absld": "rslad_train", "adaad": "adaad_train", "adaiad": "adaad_train",
 }  # fmt: skip
-
-
-@functools.cache
-def networks():
-    return [models.create("small_cnn", CLASSES, SHAPE, widths=w) for w in ((4, 8), (6, 8), (5, 8))]
 
 
 def parts(name, steps_per_epoch=3, attack_steps=2):
@@ -30,16 +24,6 @@ def parts(name, steps_per_epoch=3, attack_steps=2):
         epochs=300,
         steps_per_epoch=steps_per_epoch,
     )
-
-
-def batch(epoch=1, size=20):
-    labels = jnp.arange(size, dtype=jnp.int32) % CLASSES
-    image = jax.random.uniform(jax.random.key(3), (size, *SHAPE)) * 0.3
-    return {
-        "image": image + 0.07 * labels[:, None, None, None],
-        "label": labels,
-        "epoch": jnp.asarray(epoch, jnp.int32),
-    }
 
 
 def start(method, p):

@@ -5,20 +5,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from small_networks import batch, networks
 
-from ard_jax import attacks, methods, models, optim
+from ard_jax import attacks, methods, optim
 from ard_jax.methods import base
 
-SHAPE = (8, 8, 1)
 ATTACKS = {"mart": "mart_train", "ard": "ard_train", "iad1": "ard_train", "iad2": "ard_train",
            "score": "score_train", "sat": "sat_train", "trades": "trades_train"}  # fmt: skip
 TRAIN = (("attack_bn", "train"),)
-# Compiling is nearly all of these tests' time; without optimisation it takes half.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def parts(name, *, weight_decay=2e-4, **fields):
-    nets = [models.create("small_cnn", 10, SHAPE, widths=w) for w in ((4, 8), (6, 8), (5, 8))]
+    nets = networks()
     teachers = dict(zip(("robust", "clean"), nets[1:], strict=True))
     attack = attacks.make(ATTACKS[name], eps=0.1, steps=3) if name in ATTACKS else None
     return methods.Parts(
@@ -30,22 +28,12 @@ def parts(name, *, weight_decay=2e-4, **fields):
     )
 
 
-def batch(epoch=1, size=20):
-    labels = jnp.arange(size, dtype=jnp.int32) % 10
-    image = jax.random.uniform(jax.random.key(3), (size, *SHAPE)) * 0.3
-    return {
-        "image": image + 0.07 * labels[:, None, None, None],
-        "label": labels,
-        "epoch": jnp.asarray(epoch, jnp.int32),
-    }
-
-
 @functools.cache
 def teacher_variables(role):
     """A teacher after sixty steps of natural training on the batch."""
     p = dataclasses.replace(parts("natural"), student=parts("iad2").teachers[role])
     method = methods.create("natural", p)
-    state, step = method.init(p.student.init(jax.random.key(5)), {}), jit(method.step)
+    state, step = method.init(p.student.init(jax.random.key(5)), {}), jax.jit(method.step)
     for _ in range(60):
         state, _ = step(state, batch(), jax.random.key(0))
     return state.student.variables
@@ -61,7 +49,7 @@ def fresh(name, fields=(), options=()):
     p = parts(name, **dict(fields))
     method = methods.create(name, p, **dict(options))
     variables = {role: teacher_variables(role) for role in p.teachers}
-    return p, method.init(student_variables(), variables), jit(method.step)
+    return p, method.init(student_variables(), variables), jax.jit(method.step)
 
 
 compiled = functools.cache(fresh)
@@ -79,7 +67,7 @@ def one_step(name, epoch=1, fields=(), **options):
 def adversarial_images(name, fields=()):
     """x' of that step."""
     p, state, _ = compiled(name, fields)
-    return jit(lambda: base.attack(p, state, batch(), jax.random.key(1)).images)()
+    return jax.jit(lambda: base.attack(p, state, batch(), jax.random.key(1)).images)()
 
 
 def distance(a, b):

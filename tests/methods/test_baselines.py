@@ -1,28 +1,19 @@
 """Natural training, PGD adversarial training and TRADES."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import batch, network
 
-from ard_jax import attacks, methods, models, optim
-
-SHAPE = (8, 8, 1)
+from ard_jax import attacks, methods, optim
 
 
 def parts(name):
     return methods.Parts(
-        student=models.create("small_cnn", 10, SHAPE, widths=(4, 8)),
+        student=network(),
         student_optim=optim.make(optim.OptimConfig(lr=0.05), 10),
         attack=attacks.make("trades_train" if name == "trades" else "pgd_sat", eps=0.1, steps=3),
     )
-
-
-def batch():
-    key = jax.random.key(3)
-    labels = jnp.arange(20, dtype=jnp.int32) % 10
-    image = jax.random.uniform(key, (20, *SHAPE)) * 0.3 + 0.07 * labels[:, None, None, None]
-    return {"image": image, "label": labels, "epoch": jnp.asarray(1)}
 
 
 @pytest.mark.parametrize("name", ["natural", "sat", "trades"])

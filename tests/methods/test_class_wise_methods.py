@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distillation_setup import CLASSES, batch, compiled, parts, run, start
+from distillation_setup import compiled, parts, run, start
+from small_networks import CLASSES, batch
 
 from ard_jax import losses, methods
 from ard_jax.methods import absld, fair_rslad, per_class

@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import batch, network
 
-from ard_jax import attacks, losses, methods, models, optim
+from ard_jax import attacks, losses, methods, optim
 from ard_jax.methods import base, dard
-
-SHAPE = (8, 8, 1)
 
 
 def parts(roles=("robust",), **options):
-    net = models.create("small_cnn", 10, SHAPE, widths=(4, 8))
+    net = network()
     return methods.Parts(
         student=net,
         student_optim=optim.make(optim.OptimConfig(lr=0.05), 20),
@@ -22,13 +21,6 @@ def parts(roles=("robust",), **options):
         epochs=20,
         **options,
     )
-
-
-def batch(epoch=1):
-    labels = jnp.arange(20, dtype=jnp.int32) % 10
-    image = jax.random.uniform(jax.random.key(3), (20, *SHAPE)) * 0.3
-    image = image + 0.07 * labels[:, None, None, None]
-    return {"image": image, "label": labels, "epoch": jnp.asarray(epoch)}
 
 
 def start(method, p):

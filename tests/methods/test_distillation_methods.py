@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distillation_setup import ATTACKS, CLASSES, batch, compiled, parts, run, start
+from distillation_setup import ATTACKS, compiled, parts, run, start
+from small_networks import CLASSES, batch
 
 from ard_jax import attacks, losses, methods
 from ard_jax.methods import base

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_batch import TRAIN, adversarial_images, batch, compiled, distance, fresh, one_step
+from small_batch import TRAIN, adversarial_images, compiled, distance, fresh, one_step
+from small_networks import batch
 
 from ard_jax import losses
 from ard_jax.methods import base

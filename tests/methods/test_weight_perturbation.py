@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_batch import adversarial_images, batch, compiled, distance, jit, one_step
+from small_batch import adversarial_images, compiled, distance, one_step
+from small_networks import batch
 
 from ard_jax import losses, methods
 
@@ -17,7 +18,7 @@ def perturbed_sat_step(p, state, images, gamma):
         logits, stats = p.student.apply(variables, images, True)
         return jnp.mean(losses.cross_entropy(logits, batch()["label"])), stats
 
-    gradient = jit(jax.grad(loss, has_aux=True))
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
     old, tree = jax.tree.flatten(state.student.params)
     uphill = jax.tree.leaves(gradient(state.student.params)[0])
     move = [np.zeros_like(w) for w in old]
