@@ -10,10 +10,7 @@ import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # XLA:CPU's older code generator compiles in a third of the time (one thread: in less still).
-    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 # Most tests run their programs once or twice, so that optimising them costs more than it saves. Tests of
 # exact numbers ask for `optimised_programs`, and everything outside pytest compiles as users do.
