@@ -93,17 +93,17 @@ def _evaluate(
     splits: Splits,
     student: Any,
     found: dict[str, teachers.Teacher],
-    phase: run_lib.TrainingRun,
+    training: run_lib.TrainingRun,
     result: loop.FitResult,
 ) -> Path:
     settings = build.evaluation_settings(experiment)
     test = base.first(splits.test, settings.eval.max_examples)
-    networks = _networks(student, found if settings.eval.teachers else {}, phase, result)
+    networks = _networks(student, found if settings.eval.teachers else {}, training, result)
     names = ("source", "identity", "model")
     known = {role: {name: getattr(t, name) for name in names} for role, t in found.items()}
     facts = RunFacts(
         teachers={role: record.Teacher(**values) for role, values in known.items()},
-        timing=_timing(phase, result),
+        timing=_timing(training, result),
     )
     state_dir = workdir / "autoattack"
     evaluation, path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir)
@@ -114,25 +114,25 @@ def _evaluate(
     return path
 
 
-def _timing(phase: loop.TrainingRun, result: loop.FitResult) -> record.Timing:
-    per_epoch = min(phase.steps_per_epoch * phase.batch_size, len(phase.train))
-    records = read_metrics(phase.workdir / METRICS_FILE)
-    images = phase.total * phase.batch_size
+def _timing(training: loop.TrainingRun, result: loop.FitResult) -> record.Timing:
+    per_epoch = min(training.steps_per_epoch * training.batch_size, len(training.train))
+    records = read_metrics(training.workdir / METRICS_FILE)
+    images = training.total * training.batch_size
     return record.Timing(**train_log.of_training(records, result.seconds, images, per_epoch))
 
 
 def _networks(
     student: Any,
     found: dict[str, teachers.Teacher],
-    phase: run_lib.TrainingRun,
+    training: run_lib.TrainingRun,
     result: loop.FitResult,
 ) -> list[EvaluatedNetwork]:
     """The best and the last student, their averages, the teachers, and what became of trained ones."""
     bundle, _, evaluator = student
-    average = "SWA" if phase.step.swa_start else "EMA"
-    spe, networks = phase.steps_per_epoch, []
+    average = "SWA" if training.step.swa_start else "EMA"
+    spe, networks = training.steps_per_epoch, []
     chosen = record.Selection(
-        split=phase.split, epoch=result.best_step // spe, scores=result.best_scores["student"]
+        split=training.split, epoch=result.best_step // spe, scores=result.best_scores["student"]
     )
     for label, state in (("best", result.best), ("last", result.last)):
         step = int(state.step)
@@ -151,9 +151,9 @@ def _networks(
         for role, t in found.items()
     ]  # fmt: skip
     step = int(result.last.step)
-    for role in (r for r in phase.method.trained_teachers if r in found):
+    for role in (r for r in training.method.trained_teachers if r in found):
         variables = result.last.teachers[role].variables
-        title, t = f"{role} teacher after {phase.method.name.upper()}", found[role]
+        title, t = f"{role} teacher after {training.method.name.upper()}", found[role]
         networks.append(
             EvaluatedNetwork(title, "teacher", t.bundle, variables, t.evaluator, step, step // spe)
         )
