@@ -112,7 +112,7 @@ def test_evaluation_counts_every_example_once(folder, one):
         here = folder / f"evaluation{count}"
         shutil.copytree(one / "run", here / "run")
         arguments = [
-            *flags(here, **{"eval.batch_size": 30}), "--mode=evaluate",
+            *flags(here, **{"eval.batch_size": 30, "eval.grid": 4}), "--mode=evaluate",
             f"--checkpoint={here / 'run' / 'last'}",
             "--attacks=fgsm,pgd_sat,apgd_ce,square100", f"--transfer_from={one / 'run' / 'last'}",
         ]  # fmt: skip
