@@ -101,7 +101,8 @@ class NetConfig(Options):
     )
     normalization: str = Field(
         default="",
-        description="Statistics inside the network, one of `models.NORMALIZATIONS`; empty: none.",
+        description="Statistics inside the network, one of `models.NORMALIZATIONS` or `none`; empty: the "
+        "architecture's own.",
     )
     kwargs: dict[str, Any] = Field(default={}, description="Options of the architecture.")
 
