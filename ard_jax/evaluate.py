@@ -1,4 +1,4 @@
-"""Evaluates any JAX function from images to logits: the door for notebooks."""
+"""Evaluates any JAX function from images to logits, for notebooks."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

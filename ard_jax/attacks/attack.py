@@ -54,8 +54,12 @@ class Attack(abc.ABC):
     def own_start(
         self, images: jax.Array, key: jax.Array | None, eps: float | jax.Array | None = None
     ) -> jax.Array:
-        """The first iterate [B,H,W,C] that `run` takes with this key; tileable attacks have one."""
-        raise NotImplementedError
+        """Returns the first iterate [B,H,W,C] that `run` takes with this key.
+
+        Raises:
+          ValueError: the attack is not tileable, and so has none.
+        """
+        raise ValueError(f"attack {self.name!r} has no start of its own; only tileable attacks do")
 
     @abc.abstractmethod
     def run(

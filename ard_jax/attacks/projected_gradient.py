@@ -1,4 +1,4 @@
-"""Projected gradient attacks: one record for all of them; `named` has the papers' settings."""
+"""Projected gradient attacks as one record; `named` has the papers' settings as functions."""
 
 import dataclasses
 import functools
