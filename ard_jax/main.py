@@ -5,6 +5,7 @@ Kept short: flags and dispatch only, everything else can be imported and tested.
 
 import sys
 import traceback
+from typing import Any
 
 from absl import app, logging
 from absl import flags as absl_flags
@@ -23,23 +24,30 @@ def main(argv: list[str]) -> int:
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     import jax
 
+    from ard_jax.cli import config_file
     from ard_jax.runtime import distributed, preemption, sharding
     from ard_jax.training import loop
 
     try:
-        mode = modes.BY_NAME[flags.MODE.value]
+        mode, name = modes.BY_NAME[flags.MODE.value], flags.CONFIG.value
+        if flags.OVERRIDES.value and not name:
+            raise ValueError(f"--config.{flags.OVERRIDES.value[0]} needs --config=FILE")
+        config: Any = config_file.load(name, flags.OVERRIDES.value) if name else None
         if mode is modes.plan:  # needs neither devices nor other hosts
-            return mode()
-        run = flags.CONFIG.value.get("run", {}) if flags.CONFIG.value is not None else {}
+            return mode(config)
+        run = config.get("run", {}) if config is not None else {}
         distributed.start(run.get("distributed", "auto"), run.get("distributed_timeout", 300.0))
         sharding.use_cores()
         preemption.install()
-        return mode()
+        return mode(config)
     except preemption.PreemptedError as error:
         distributed.tell(f"PREEMPTED: {error}. The same command continues.", file=sys.stderr)
         return distributed.leave(distributed.EXIT_PREEMPTED)
     except (ValueError, loop.TrainingDivergedError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        return distributed.leave(2)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"ERROR: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return distributed.leave(2)
     except Exception as error:
         traceback.print_exc()

@@ -2,14 +2,14 @@
 
 import re
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 
 from absl import flags
 
+from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
 
-# A file of one method, as there was for each: configs/rslad_cifar10.py is configs/cifar10.py:rslad.
-_METHOD_FILE = re.compile(r"(\w+)_(digits|cifar100|cifar10|tiny_imagenet)\.py")
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -22,40 +22,45 @@ def parse(argv: list[str]) -> list[str]:
       The program and what is no flag.
 
     Raises:
-      SystemExit: code 2, after a message, for a bad flag, one of an option that was removed, a missing
-        config file or a config file that refuses what stands behind its colon.
+      SystemExit: code 2, after a message, for a bad flag, one of another mode, or one of an option that
+        was removed.
     """
-    problem = "; ".join(removed.on_command_line(argv[1:])) or _config_problem(argv[1:])
+    problem = "; ".join(removed.on_command_line(argv[1:]))
     if not problem:
         try:
-            return flags.FLAGS(argv)
+            left = flags.FLAGS([argv[0], *_rewritten(argv[1:])])
+            if not (problem := _unused(flags.FLAGS)):
+                return left
         except flags.Error as error:
-            problem = _message(error)
+            problem = str(error)
     print(f"ERROR: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
-def _config_problem(arguments: list[str]) -> str:
-    """Why the file of --config cannot be read; "" if it can, or is not given."""
-    values = [
-        argument.partition("=")[2] or following
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=False)
-        if re.match(r"--?config(=|$)", argument)
+def _rewritten(arguments: Iterable[str]) -> list[str]:
+    """The arguments, with --override=PATH=VALUE for each value of the configuration.
+
+    Those are `--config.x=v`, `--config.x v`, `--config.x` for True and `--noconfig.x` for False.
+    """
+    found: list[str] = []
+    pending = list(arguments)
+    while pending and pending[0] != "--":
+        argument = pending.pop(0)
+        if not (match := _OVERRIDE.fullmatch(argument)):
+            found.append(argument)
+            continue
+        negated, path, text = match.groups()
+        if text is None and not negated and pending and not pending[0].startswith("-"):
+            text = pending.pop(0)
+        found.append(f"--override={path}={str(not negated) if text is None else text}")
+    return found + pending
+
+
+def _unused(values: flags.FlagValues) -> str:
+    """Which flags belong to another mode; "" if none."""
+    found = [
+        f"--{name} is for --mode={' and '.join(modes)}, not for --mode={values.mode}"
+        for name, modes in MODES_OF.items()
+        if values[name].present and values.mode not in modes
     ]
-    name, _, variant = (values or [""])[-1].partition(":")
-    path = Path(name)
-    if not name or path.is_file():
-        return ""
-    method = _METHOD_FILE.fullmatch(path.name)
-    if method and (file := path.with_name(f"{method[2]}.py")).is_file():
-        choice = f"{method[1]}:{variant}" if variant else method[1]
-        return f"{name} does not exist; the config of a method is --config={file}:{choice}"
-    return f"--config={values[-1]}: {name} does not exist"
-
-
-def _message(error: flags.Error) -> str:
-    """What is wrong; without the traceback that ml_collections puts around a config file's ValueError."""
-    raised = error.__context__ and error.__context__.__context__
-    if "Error whilst parsing config file" in str(error) and isinstance(raised, ValueError):
-        return str(raised)
-    return str(error)
+    return "; ".join(found)

@@ -1,8 +1,11 @@
-"""Each --mode from its flags; modules are imported when their mode runs. Exit codes are returned."""
+"""Each --mode from its flags and the ConfigDict of --config; modules are imported when their mode runs.
+
+Exit codes are returned.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ard_jax.cli import flags
 
@@ -10,34 +13,34 @@ if TYPE_CHECKING:
     from ard_jax.config.schema import Experiment
 
 
-def train() -> int:
+def train(config: Any) -> int:
     """Trains one experiment, or continues it."""
     from ard_jax.cli import train
 
-    if flags.CONFIG.value is None:
+    if config is None:
         raise ValueError("--config is missing; try --config=configs/ciard_digits.py")
-    if experiment := _experiment():
+    if experiment := _experiment(config):
         train.run(experiment)
     return 0
 
 
-def compare() -> int:
+def compare(config: Any) -> int:
     """Trains and compares methods over seeds."""
     from ard_jax.cli import compare, train
     from ard_jax.config.comparison import from_config
 
-    if flags.CONFIG.value is None:
+    if config is None:
         raise ValueError("--config is missing; try --config=configs/compare_digits.py")
-    comparison = from_config(flags.CONFIG.value)
+    comparison = from_config(config)
     train.use_compilation_cache(next(iter(comparison.experiments.values())))
     return compare.run(comparison)
 
 
-def evaluate() -> int:
+def evaluate(config: Any) -> int:
     """Evaluates a checkpoint again."""
     from ard_jax.cli import train
 
-    path, experiment = flags.CHECKPOINT.value, _experiment()
+    path, experiment = flags.CHECKPOINT.value, _experiment(config)
     if experiment is None:
         if not path:
             raise ValueError("--mode=evaluate needs --checkpoint or --config")
@@ -45,11 +48,11 @@ def evaluate() -> int:
         train.use_compilation_cache(experiment)
     path = path or str(train.workdir_of(experiment))
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
-    train.evaluate_checkpoint(experiment, path, names, flags.TRANSFER.value)
+    train.evaluate_checkpoint(experiment, path, names, flags.TRANSFER.value, flags.OUT.value)
     return 0
 
 
-def import_() -> int:
+def import_(config: Any) -> int:
     """Makes a checkpoint of a published network."""
     if flags.SOURCE.value == "list":
         from ard_jax.interop import catalogue
@@ -64,7 +67,7 @@ def import_() -> int:
         out=flags.OUT.value,
         model=flags.MODEL.value,
         normalization=flags.NORMALIZATION.value,
-        experiment=_experiment(),
+        experiment=_experiment(config),
         key=flags.KEY.value,
         download=flags.DOWNLOAD.value,
         force=flags.FORCE.value,
@@ -72,7 +75,7 @@ def import_() -> int:
     return 0
 
 
-def export() -> int:
+def export(config: Any) -> int:
     """Exports a checkpoint to other formats."""
     from ard_jax.cli import export
 
@@ -82,22 +85,22 @@ def export() -> int:
         formats=tuple(flags.FORMAT.value),
         item=flags.ITEM.value,
         fold_batchnorm=flags.FOLD.value,
-        experiment=_experiment(),
+        experiment=_experiment(config),
     )
     return 0
 
 
-def plan() -> int:
+def plan(config: Any) -> int:
     """Prints what an experiment would cost."""
     from ard_jax.cli import plan
     from ard_jax.config import parse
 
-    if flags.CONFIG.value is None or not flags.DEVICES.value:
+    if config is None or not flags.DEVICES.value:
         raise ValueError(
             "--mode=plan needs --config and --devices, e.g. --config=configs/ciard_cifar10.py "
             "--devices=v4-32"
         )
-    experiment = parse.to_experiment(flags.CONFIG.value)
+    experiment = parse.to_experiment(config)
     return plan.run(
         experiment,
         flags.DEVICES.value,
@@ -107,14 +110,14 @@ def plan() -> int:
     )
 
 
-def _experiment() -> Experiment | None:
+def _experiment(config: Any) -> Experiment | None:
     """The experiment of --config, with its compilation cache in use; None without --config."""
-    if flags.CONFIG.value is None:
+    if config is None:
         return None
     from ard_jax.cli import train
-    from ard_jax.config import parse
+    from ard_jax.config.parse import to_experiment
 
-    experiment = parse.to_experiment(flags.CONFIG.value)
+    experiment = to_experiment(config)
     train.use_compilation_cache(experiment)
     return experiment
 

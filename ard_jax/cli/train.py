@@ -1,7 +1,10 @@
 """One experiment from its configuration to its report: data, teachers, student, evaluation."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from ard_jax.evaluation import full
 from ard_jax.evaluation.evaluator import for_network
 from ard_jax.evaluation.full import EvaluatedNetwork, RunFacts
 from ard_jax.io.cache_folder import cache_dir
-from ard_jax.io.files import write_text_atomic
+from ard_jax.io.files import check_writable, write_text_atomic
 from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 from ard_jax.methods import TEACHERS
 from ard_jax.models import described
@@ -35,32 +38,46 @@ def workdir_of(experiment: Experiment) -> Path:
 def run(experiment: Experiment) -> Path:
     """Trains (or continues, or finds finished), evaluates and reports. Returns the report's path."""
     workdir = workdir_of(experiment)
+    if (done := _report_of_finished(experiment, workdir)) is not None:
+        return done
+    check_writable(workdir, "config.workdir")
+    roles = TEACHERS[experiment.method.name]
+    wanted = [build.teacher_settings(experiment, role) for role in roles]
+    if not all(settings.checkpoint for settings in wanted):
+        check_writable(experiment.teachers.cache, "config.teachers.cache")
+    # What is wrong with data, settings or checkpoints is told before there is a folder.
+    splits = build.load_data(experiment.data)
+    mesh = build.make_mesh(experiment, splits)
+    settings = build.training_settings(experiment)
+    run_lib.step_config(settings, splits)
+    teachers.check_checkpoints(wanted, splits)
+    student = _student(experiment, splits, mesh)
     with locks.hold(workdir):
-        if (evaluation := finished(experiment)) is not None:
-            tell(
-                run_page.summary_table(evaluation),
-                f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
-            )
-            return workdir / run_page.REPORT_FILE
-        splits = build.load_data(experiment.data)
-        mesh = build.make_mesh(experiment, splits)
+        if (done := _report_of_finished(experiment, workdir)) is not None:
+            return done  # by a process that just let go of the folder
         tell(
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
-        settings = build.training_settings(experiment)
-        run_lib.step_config(settings, splits)  # what is wrong with it is told before teachers train
-        student = _student(experiment, splits, mesh)
         if is_lead():
             write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
-        roles = TEACHERS[experiment.method.name]
-        wanted = [build.teacher_settings(experiment, role) for role in roles]
         found = teachers.obtain_all(wanted, splits, mesh)
         training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
         result = loop.fit(training)
         path = _evaluate(experiment, workdir, splits, student, found, training, result)
         barrier("the report is written")
         return path
+
+
+def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
+    """The report of a finished run, shown; None if there is something to do."""
+    if (evaluation := finished(experiment)) is None:
+        return None
+    tell(
+        run_page.summary_table(evaluation),
+        f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
+    )
+    return workdir / run_page.REPORT_FILE
 
 
 def finished(experiment: Experiment) -> record.Evaluation | None:
@@ -106,11 +123,8 @@ def _evaluate(
         timing=_timing(training, result),
     )
     state_dir = workdir / "autoattack"
-    evaluation, path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir)
-    tell(
-        run_page.summary_table(evaluation),
-        f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}",
-    )
+    path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir)
+    tell(f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}")
     return path
 
 
@@ -186,7 +200,11 @@ def saved_experiment(path: str) -> Experiment:
 
 
 def evaluate_checkpoint(
-    experiment: Experiment, path: str, attack_names: list[str], transfer_from: str = ""
+    experiment: Experiment,
+    path: str,
+    attack_names: list[str],
+    transfer_from: str = "",
+    out: str = "",
 ) -> Path:
     """`--mode=evaluate`: the student (and its moving average) of a checkpoint, again.
 
@@ -198,13 +216,18 @@ def evaluate_checkpoint(
       attack_names: names of `attacks.make` or `attacks.SUITES`.
       transfer_from: folder like `path`, of another run: its student's adversarial images (PGD_trades
         and CW) are shown to this one, the black-box evaluation by transfer. "" for none.
+      out: folder to make for report and results; "" for the next of <run>/evaluations/<number>.
 
     Returns:
-      Path of the report, in <run>/evaluations/<number>.
+      Path of the report.
 
     Raises:
-      ValueError: a checkpoint does not fit the data.
+      ValueError: a checkpoint does not fit the data, or the folder cannot be written.
     """
+    settings = build.evaluation_settings(
+        experiment, attack_names
+    )  # names are checked before all else
+    _check_evaluation_folder(Path(manager.find(path)).parent.parent / "evaluations", out)
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
@@ -212,7 +235,7 @@ def evaluate_checkpoint(
     if transfer_from:
         shown = experiment.eval.model_copy(update={"transfer": True})
         experiment = experiment.model_copy(update={"eval": shown})
-    settings = build.evaluation_settings(experiment, attack_names)
+        settings = build.evaluation_settings(experiment, attack_names)
     net = described.in_float32(meta["config"]["net"])
     evaluator = for_network("student", net, settings.eval, mesh)
     imported = "origin" in meta
@@ -231,20 +254,54 @@ def evaluate_checkpoint(
     ]  # fmt: skip
     if transfer_from:
         evaluated.append(_transfer_source(settings, transfer_from, splits, mesh))
-    root = Path(folder).parent.parent / "evaluations"
-    number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
     test = base.first(splits.test, settings.eval.max_examples)
-    evaluation, report = full.evaluate_and_save(
-        settings,
-        test,
-        evaluated,
-        RunFacts(checkpoint=folder),
-        root / str(number),
-        root / "unfinished",
-    )
-    tell(run_page.summary_table(evaluation), f"Report: {report}")
-    barrier("the report is written")
+    with _evaluation_folder(Path(folder).parent.parent / "evaluations", out) as (made, unfinished):
+        facts = RunFacts(checkpoint=folder)
+        report = full.evaluate_and_save(settings, test, evaluated, facts, made, unfinished)
+        tell(f"Report: {report}")
+        barrier("the report is written")
     return report
+
+
+def _check_evaluation_folder(root: Path, out: str) -> None:
+    """Raises ValueError where an evaluation could not be saved."""
+    if out and record.read_evaluation(Path(out)) is not None:
+        raise ValueError(f"--out={out} holds an evaluation; choose another folder")
+    try:
+        check_writable(out or root, "--out")
+    except ValueError as error:
+        raise ValueError(f"{error} with --out=FOLDER") if not out else error from None
+
+
+@contextlib.contextmanager
+def _evaluation_folder(root: Path, out: str) -> Iterator[tuple[Path, Path | None]]:
+    """Makes the folder of one evaluation: `out`, or the next number in `root`; none is left after an error.
+
+    Yields:
+      (the folder, that of AutoAttack's unfinished batches; None where another process uses it).
+    """
+    made = Path(out) if out else _next_number(root)
+    with locks.try_hold(made if out else root) as alone:
+        try:
+            yield made, (made if out else root) / "unfinished" if alone else None
+        except BaseException:
+            if is_lead():
+                with contextlib.suppress(OSError):  # something is in it
+                    made.rmdir()
+            raise
+
+
+def _next_number(root: Path) -> Path:
+    """Makes the next numbered folder; two processes at once get two."""
+    numbers = [int(p.name) for p in root.glob("*") if p.name.isdigit()]
+    for number in itertools.count(1 + max(numbers, default=0)):
+        try:
+            if is_lead():
+                (root / str(number)).mkdir(parents=True)
+            return root / str(number)
+        except FileExistsError:
+            continue
+    raise AssertionError("there is always a next number")
 
 
 def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:

@@ -94,6 +94,11 @@ def from_config(config: Any) -> Comparison:
       ConfigError: listing every problem of the comparison and of all its runs.
     """
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    if "runs" not in raw and "method" in raw:
+        raise ConfigError(
+            "this is the configuration of one experiment: use --mode=train, or a comparison such as "
+            "--config=configs/compare_digits.py"
+        )
     values, problems = read(ComparisonConfig, raw, "config")
     built = {} if problems else _build_runs(values, problems)
     if problems:

@@ -23,6 +23,8 @@ def to_experiment(config: Any, saved: bool = False) -> Experiment:
       ConfigError: listing every problem found.
     """
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    if "runs" in raw and "methods" in raw:
+        raise ConfigError("this is the configuration of a comparison: use --mode=compare")
     raw, gone = removed.split(raw)
     problems = removed.problems(gone, saved)
     if isinstance(method := raw.get("method"), dict):

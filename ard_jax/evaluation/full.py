@@ -26,7 +26,7 @@ from ard_jax.io.progress import Progress
 from ard_jax.models import ModelBundle
 from ard_jax.reporting import record, run_page, tables
 from ard_jax.runtime import sharding
-from ard_jax.runtime.distributed import is_lead
+from ard_jax.runtime.distributed import is_lead, tell
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,20 +74,22 @@ def evaluate_and_save(
     networks: list[EvaluatedNetwork],
     facts: RunFacts,
     folder: Path,
-    state_dir: Path,
-) -> tuple[record.Evaluation, Path]:
-    """Evaluates as `evaluate_all` does, with example images of the first network, and saves to `folder`.
+    state_dir: Path | None,
+) -> Path:
+    """Evaluates as `evaluate_all` does, prints the table, and saves it with example images to `folder`.
 
     Returns:
-      (record, the report's path).
+      The report's path.
     """
     evaluation, results = evaluate_all(settings, dataset, networks, facts, state_dir)
+    tell(run_page.summary_table(evaluation))  # seen even if the disk is full by now
     grid = None
     if settings.eval.grid:
         grid = example_images(settings, dataset, networks[0], results[networks[0].title])
     path = save(folder, evaluation, results, grid)
-    autoattack.forget_state(state_dir, results.values())
-    return evaluation, path
+    if state_dir is not None:
+        autoattack.forget_state(state_dir, results.values())
+    return path
 
 
 def evaluate_all(

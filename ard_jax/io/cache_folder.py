@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ def _write(path: Path, mark: str, arrays: dict[str, Any]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        # tempfile's own files are nobody else's to read, whatever the umask says.
+        temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")
+        with open(temporary, "xb") as file:
             np.savez(file, fingerprint=np.array(mark), **arrays)
         os.replace(temporary, path)
         temporary = None
@@ -87,4 +88,4 @@ def _write(path: Path, mark: str, arrays: dict[str, Any]) -> None:
         logging.info("cache %s cannot be written (%s): going on without it", path, error)
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)

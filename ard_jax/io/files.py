@@ -3,6 +3,7 @@
 import math
 import numbers
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,29 @@ def write_text_atomic(path: str | os.PathLike, text: str) -> Path:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     return path
+
+
+def check_writable(folder: str | os.PathLike, name: str) -> None:
+    """Checks that files can be made in a folder, which need not exist; makes nothing that stays.
+
+    Args:
+      folder: the folder.
+      name: the flag or option that chose it, for the message.
+
+    Raises:
+      ValueError: a file stands in the way, or nothing can be written there.
+    """
+    folder = Path(folder).absolute()
+    nearest = next(p for p in (folder, *folder.parents) if p.exists() or p.is_symlink())
+    if not nearest.is_dir():
+        raise ValueError(f"{name}={folder}: {nearest} is not a folder; choose another one")
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(bytes(1 << 16))
+    except OSError as error:
+        raise ValueError(
+            f"{name}={folder}: {nearest} cannot be written ({error.strerror}); choose another folder"
+        ) from error
 
 
 def to_plain(value: Any) -> Any:

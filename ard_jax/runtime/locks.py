@@ -50,6 +50,15 @@ def hold(folder: Path, on_busy: Callable[[], None] | None = None) -> Iterator[No
         yield
 
 
+@contextlib.contextmanager
+def try_hold(folder: Path) -> Iterator[bool]:
+    """Holds `folder` (made if missing) for the block if nobody does; yields whether this process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(folder / ".lock", "w")) if is_lead() else None
+        yield everywhere(file is None or _taken(file))
+
+
 def _taken(file: IO) -> bool:
     """Whether the file could be locked."""
     try:

@@ -50,13 +50,13 @@ class Teacher:
     model: str
 
 
-def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> dict[str, Teacher]:
-    """Returns role -> teacher. Every checkpoint is looked at before the first teacher is trained.
+def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None:
+    """Looks at every checkpoint that a teacher is to come from, but not at its arrays.
 
     Raises:
-      TeacherError: all checkpoints that are missing or do not fit the data, together; see `obtain`.
+      TeacherError: all that are missing or do not fit the data, together.
     """
-    wanted, problems = list(wanted), []
+    problems = []
     for settings in wanted:
         if settings.checkpoint:
             try:
@@ -66,6 +66,16 @@ def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> 
                 problems.append(f"the {settings.role} teacher: {error}")
     if problems:
         raise TeacherError("; ".join(problems))
+
+
+def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> dict[str, Teacher]:
+    """Returns role -> teacher. Every checkpoint is looked at before the first teacher is trained.
+
+    Raises:
+      TeacherError: see `check_checkpoints` and `obtain`.
+    """
+    wanted = list(wanted)
+    check_checkpoints(wanted, splits)
     return {settings.role: obtain(settings, splits, mesh) for settings in wanted}
 
 

@@ -1,0 +1,188 @@
+"""The file of --config, and the values that --config.PATH=VALUE puts into what it makes.
+
+ml_collections' own flag takes only values that the file lists, and no fractions; what may be set here is
+what the schema has, parsed by the schema's types.
+"""
+
+import importlib.machinery
+import importlib.util
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from ard_jax import methods
+from ard_jax.cli import values
+from ard_jax.config.comparison import ComparisonConfig
+from ard_jax.config.schema import Experiment
+from ard_jax.io import options
+
+# A file of one method, as there was for each: configs/rslad_cifar10.py is configs/cifar10.py:rslad.
+_METHOD_FILE = re.compile(r"(\w+)_(digits|cifar100|cifar10|tiny_imagenet)\.py")
+
+
+class ConfigFileError(ValueError):
+    """A config file that makes no configuration, or a value that it cannot take."""
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Any:
+    """Returns the configuration of a file, with the overrides in it.
+
+    Args:
+      name: FILE.py, or FILE.py:CHOICE for `get_config(CHOICE)`.
+      overrides: PATH=VALUE, applied in order; `values.parse` says what a value looks like.
+
+    Raises:
+      ConfigFileError: no such file, one that cannot be run or has no `get_config`, or the problems of all
+        overrides together.
+    """
+    file, colon, choice = name.partition(":")
+    config = _made(Path(file), name, (choice,) if colon else ())
+    overrides = list(overrides)
+    types_ = _types(config) if overrides else {}
+    problems = [problem for one in overrides if (problem := _apply(config, types_, one))]
+    if problems:
+        raise ConfigFileError(
+            "\n  - ".join(["The command line sets what cannot be set:", *problems])
+        )
+    return config
+
+
+def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
+    """What `get_config` of the file returns."""
+    if not path.is_file():
+        raise ConfigFileError(_missing(path, name))
+    get_config = getattr(_module(path), "get_config", None)
+    if not callable(get_config):
+        raise ConfigFileError(f"--config={name}: {path} is no config file; it has no get_config()")
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError:
+        takes = (
+            "needs a choice behind a colon" if not arguments else "takes no choice behind its colon"
+        )
+        raise ConfigFileError(f"--config={name}: {path} {takes}") from None
+    try:
+        config = get_config(*arguments)
+    except ValueError as error:
+        raise ConfigFileError(str(error)) from error
+    except Exception as error:
+        raise _broken(path, error) from error
+    if isinstance(config, dict):
+        config = ml_collections.ConfigDict(config)
+    if not isinstance(config, ml_collections.ConfigDict):
+        kind = type(config).__name__
+        raise ConfigFileError(f"--config={name}: get_config() returned {kind}, not a ConfigDict")
+    return config
+
+
+def _missing(path: Path, name: str) -> str:
+    choice = name.partition(":")[2]
+    if path.is_dir():
+        return f"--config={name}: {path} is a folder; give a config file"
+    method = _METHOD_FILE.fullmatch(path.name)
+    if method and (file := path.with_name(f"{method[2]}.py")).is_file():
+        choice = f"{method[1]}:{choice}" if choice else method[1]
+        return f"{path} does not exist; the config of a method is --config={file}:{choice}"
+    files = [p.name for p in sorted(path.parent.glob("[!_]*.py"))]
+    near = values.nearest(path.name, files, f"{path.parent}/" if path.parent.name else "")
+    return f"--config={name}: {path} does not exist{near}"
+
+
+def _module(path: Path) -> types.ModuleType:
+    """The file's module, whatever its name ends in."""
+    loader = importlib.machinery.SourceFileLoader(f"ard_jax_config_{path.stem}", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # beside foreign files
+    try:
+        loader.exec_module(module)
+    except Exception as error:
+        raise _broken(path, error) from error
+    finally:
+        sys.dont_write_bytecode = kept
+    return module
+
+
+def _broken(path: Path, error: Exception) -> ConfigFileError:
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    where = f"{path}, line {line}" if line else str(path)
+    return ConfigFileError(
+        f"{where}: {type(error).__name__}: {error}; it is no working config file"
+    )
+
+
+def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: str) -> str:
+    """Sets one value; returns what is wrong with it, or ""."""
+    path, _, text = override.partition("=")
+    inside = sorted(known for known in types_ if known.startswith(f"{path}."))
+    opened = next(
+        (p for p in types_ if path.startswith(f"{p}.") and typing.get_origin(types_[p]) is dict), ""
+    )
+    if path not in types_ and not inside and not opened:
+        return _unknown(path, sorted(types_))
+    if inside and text.lower() != "none":
+        return f"config.{path} is a group of values: set those in it, such as config.{inside[0]}"
+    *groups, last = path.split(".")
+    group, where = config, "config"
+    for name in groups:
+        where = f"{where}.{name}"
+        if name not in group:
+            with group.unlocked():
+                group[name] = ml_collections.ConfigDict()
+        group = group[name]
+        if not isinstance(group, ml_collections.ConfigDict):
+            return f"config.{path}: {where} is {group!r}, so nothing in it can be set"
+    try:
+        value = values.parse(text, types_.get(path, Any), group.get(last))
+    except ValueError as error:
+        return f"config.{path}={text}: {error}"
+    with group.unlocked(), group.ignore_type():
+        group[last] = value
+    return ""
+
+
+def _unknown(path: str, known: list[str]) -> str:
+    """What to write instead of an unknown name: similar ones, else what its group has."""
+    if near := values.nearest(path, known, "config."):
+        return f"config.{path} does not exist{near}"
+    where, depth = path.rpartition(".")[0], path.count(".")
+    group = [p for p in known if p.startswith(f"{where}.") or not where]
+    names = dict.fromkeys(p.split(".")[depth] for p in group)
+    return f"config.{path} does not exist; config{where and '.'}{where} has {', '.join(names) or 'none'}"
+
+
+def _types(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Dotted name -> type of everything that can be set; those below a name of type dict are free."""
+    if "runs" not in config:
+        return dict(_of_experiment(config))
+    found = {n: t for n, t in _leaves(ComparisonConfig) if n != "runs"}
+    for name, run in config.runs.items():
+        found |= {f"runs.{name}.{path}": hint for path, hint in _of_experiment(run)}
+    return found
+
+
+def _of_experiment(config: Any) -> Iterator[tuple[str, Any]]:
+    yield from (leaf for leaf in _leaves(Experiment) if leaf[0] != "method.options")
+    method = config.get("method", {}).get("name", "")
+    if method in methods.names():
+        yield from _leaves(type(methods.make_config(method, {})), "method.")
+
+
+def _leaves(record: type[options.Options], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in record.model_fields.items():
+        if inner := options.record_of(field.annotation):
+            yield from _leaves(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field.annotation
