@@ -245,9 +245,16 @@ def read_meta(step_folder: epath.Path) -> dict[str, Any]:
       CheckpointError: it is damaged.
     """
     try:
-        return json.loads((step_folder / "meta" / "metadata").read_text())
+        meta = json.loads((step_folder / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{step_folder}: damaged checkpoint meta: {error}") from error
+    needed = ("step", "config")
+    if not isinstance(meta, dict) or not all(name in meta for name in needed):
+        raise CheckpointError(
+            f"{step_folder}: damaged checkpoint meta: it must have {' and '.join(needed)}; copy the "
+            "checkpoint again, or give another step"
+        )
+    return meta
 
 
 def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
@@ -267,8 +274,38 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
     target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     try:
         with ocp.StandardCheckpointer() as reader:
+            # Not the checkpointer's own `metadata`, which warns of a file that items never have.
+            stored = ocp.StandardCheckpointHandler().metadata(_absolute(step_folder / item))
+            if problem := _differences(stored, shapes):
+                raise CheckpointError(
+                    f"{step_folder / item} holds another network than its meta says: {problem}; it was "
+                    "changed after it was saved: use the original checkpoint"
+                )
             return reader.restore(step_folder / item, target)
+    except CheckpointError:
+        raise
     except Exception as error:
+        cause = str(error).partition("\n")[0][:200]
         raise CheckpointError(
-            f"{step_folder / item} cannot be restored: {type(error).__name__}: {error}"
+            f"{step_folder / item} is damaged ({type(error).__name__}: {cause}); copy it again"
         ) from error
+
+
+def _differences(stored: Any, wanted: Any) -> str:
+    """The first arrays that are missing, too many or of another shape; "" if none."""
+    has, needs = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in leaves
+        }
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (stored, wanted))
+    )
+    found = [
+        f"{name} is {list(has[name]) if name in has else 'missing'}, not {list(needs[name])}"
+        if name in needs
+        else f"{name} {list(has[name])} has no place"
+        for name in sorted(has | needs)
+        if has.get(name) != needs.get(name)
+    ]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(found[:3]) + more

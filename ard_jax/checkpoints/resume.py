@@ -1,6 +1,7 @@
 """Where to continue: the newest usable checkpoint, if it was made with the same configuration."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ard_jax.checkpoints.manager import CheckpointError, Checkpoints, read_meta
@@ -14,7 +15,10 @@ class ConfigChangedError(ValueError):
 
 
 def newest(
-    checkpoints: Checkpoints, template: RunState, config: dict[str, Any]
+    checkpoints: Checkpoints,
+    template: RunState,
+    config: dict[str, Any],
+    extension_problem: Callable[[int], str] | None = None,
 ) -> tuple[RunState, dict[str, Any]] | tuple[None, None]:
     """(state, meta) of the newest checkpoint that can be read; (None, None) when there is none.
 
@@ -23,7 +27,9 @@ def newest(
     Args:
       checkpoints: of the run.
       template: gives structure, shapes and placement.
-      config: what the run is; must equal what the checkpoint was made with.
+      config: what the run is; must equal what the checkpoint was made with, but for more "epochs".
+      extension_problem: fewer epochs -> why a run of that length cannot be trained on; "" if it can. None: as
+        if it never could.
 
     Raises:
       ConfigChangedError: it does not.
@@ -38,7 +44,9 @@ def newest(
             _check_damaged(checkpoints.folder / str(step), config)
             damaged.append(str(error))
             continue
-        compare_configs(checkpoints.folder.parent, meta["config"], config)
+        compare_configs(
+            checkpoints.folder.parent, meta["config"], config, extension_problem=extension_problem
+        )
         tell(*(f"WARNING: {text} Continuing from step {step}." for text in damaged))
         return state, meta
     if damaged:
@@ -86,9 +94,23 @@ def _check_damaged(step_folder: Any, config: dict[str, Any]) -> None:
     compare_configs(step_folder, saved, config)
 
 
-def compare_configs(where: os.PathLike, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises ConfigChangedError with every difference shown, unless the configurations are equal."""
+def compare_configs(
+    where: os.PathLike,
+    saved: dict[str, Any],
+    now: dict[str, Any],
+    extension_problem: Callable[[int], str] | None = None,
+) -> None:
+    """Raises ConfigChangedError with every difference shown, unless the configurations are equal.
+
+    More epochs are no difference where `extension_problem` has nothing against them (`newest`).
+    """
     saved, now = _flat(saved), _flat(now)
+    before, after, reason = saved.get("epochs"), now.get("epochs"), ""
+    if extension_problem and before and after and before < after:
+        reason = extension_problem(before)
+        if not reason:
+            tell(f"{where}: {before} epochs become {after}.")
+            saved = saved | {"epochs": after}
 
     def value_now(key: str) -> str:
         # What concerns the teachers is recorded without their group.
@@ -105,8 +127,9 @@ def compare_configs(where: os.PathLike, saved: dict[str, Any], now: dict[str, An
         raise ConfigChangedError(
             f"{where} holds a run with another configuration:\n"
             + "\n".join(different)
-            + "\nUse the "
-            "same values to continue it, another --config.workdir, or delete the folder to start over."
+            + (f"\nIt cannot be trained longer: {reason}." if reason else "")
+            + "\nUse the same values to continue it, another --config.workdir, or delete the folder to "
+            "start over."
         )
 
 

@@ -90,8 +90,7 @@ def _missing(path: Path, name: str) -> str:
     if method and (file := path.with_name(f"{method[2]}.py")).is_file():
         choice = f"{method[1]}:{choice}" if choice else method[1]
         return f"{path} does not exist; the config of a method is --config={file}:{choice}"
-    files = [p.name for p in sorted(path.parent.glob("[!_]*.py"))]
-    near = values.nearest(path.name, files, f"{path.parent}/" if path.parent.name else "")
+    near = values.nearest(path.stem, sorted(p.stem for p in path.parent.glob("[!_]*.py")))
     return f"--config={name}: {path} does not exist{near}"
 
 

@@ -20,6 +20,7 @@ from ard_jax.checkpoints import networks
 from ard_jax.config.schema import Experiment
 from ard_jax.interop import export_checks, fold, onnx, safetensors_file, stablehlo, torch_export
 from ard_jax.interop.export_checks import ExportError, Images, Predict, Row
+from ard_jax.io.files import check_writable, follow_umask
 from ard_jax.models import ModelBundle, described, num_params
 from ard_jax.models.bundle import normalization_constants
 from ard_jax.reporting import model_card
@@ -41,6 +42,7 @@ class Network:
       meta: of the checkpoint.
       run: folder of the run or of the imported network.
       title: the network's name in the run's evaluation, "student (best)".
+      onnx_ir_version: of an ONNX file of it.
     """
 
     bundle: ModelBundle
@@ -49,6 +51,7 @@ class Network:
     meta: dict[str, Any]
     run: Path
     title: str
+    onnx_ir_version: int = onnx.IR_VERSION
 
 
 def run(
@@ -58,6 +61,7 @@ def run(
     item: str = "student",
     fold_batchnorm: bool = False,
     experiment: Experiment | None = None,
+    onnx_ir_version: int = onnx.IR_VERSION,
 ) -> list[Path]:
     """Exports a network, checks every file, prints a table and writes a model card.
 
@@ -70,6 +74,7 @@ def run(
       fold_batchnorm: fold BatchNorm into convolutions, in onnx and stablehlo; the other formats hold the
         variables as they are.
       experiment: whose test images to compare on; None: those that the network was trained for.
+      onnx_ir_version: of the ONNX file's format.
 
     Returns:
       Paths of all files written, the model card last.
@@ -80,9 +85,12 @@ def run(
         `export_checks.TOLERANCE`. No file is written then.
     """
     wanted = _check_formats(formats)
+    if "onnx" in wanted:
+        onnx.check_ir_version(onnx_ir_version)
     if not checkpoint:
         raise ExportError("--mode=export needs --checkpoint: the folder of a run")
     network, folder = _load(checkpoint, item)
+    network = dataclasses.replace(network, onnx_ir_version=onnx_ir_version)
     out_folder = _out_folder(out, network, folder, item)
     images = export_checks.test_images(
         network.description, network.meta, experiment.data if experiment else None
@@ -104,8 +112,6 @@ def _check_formats(formats: tuple[str, ...]) -> list[str]:
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"--format={name} is unknown; choose from {', '.join(FORMATS)}")
-    if "onnx" in formats:
-        onnx.check_installed()
     if "stablehlo" in formats:
         stablehlo.check_installed()
     return [name for name in FORMATS if name in formats]
@@ -130,12 +136,8 @@ def _load(checkpoint: str, item: str) -> tuple[Network, Path]:
 def _out_folder(out: str, network: Network, folder: Path, item: str) -> Path:
     last = "-last" if folder.parent.name == "last" else ""
     path = Path(out) if out else network.run / f"export{last}{'-ema' if item == 'ema' else ''}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"--out={path} cannot be made: {error}") from error
-    if not os.access(path, os.W_OK):
-        raise ExportError(f"--out={path} cannot be written to; choose another folder")
+    check_writable(path, "--out")
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -195,13 +197,16 @@ def _write(network: Network, name: str, folder: Path, folded: bool) -> Path:
         "source": json.dumps({"network": network.title, "step": network.meta["step"]}),
     }
     if name == "onnx":
-        onnx.export(bundle, variables, path, fold_batchnorm=folded, metadata=metadata)
+        onnx.export(
+            bundle, variables, path, fold_batchnorm=folded, metadata=metadata,
+            ir_version=network.onnx_ir_version,
+        )  # fmt: skip
     elif name == "stablehlo":
         stablehlo.export(bundle, variables, path, fold_batchnorm=folded)
         stablehlo.write_loader(folder / "load_stablehlo.py")
     elif name == "safetensors":
         safetensors_file.export(bundle, variables, path, metadata)
-        path.chmod(0o644)  # safetensors makes files that only their owner can read
+        follow_umask(path)  # safetensors makes files that only their owner can read
     else:
         path = torch_export.export(bundle, variables, folder, description)[0]
     return path

@@ -6,15 +6,31 @@ from typing import Any
 from absl import flags
 
 # Flag -> the modes that use it; in another mode it is refused.
-MODES_OF: dict[str, tuple[str, ...]] = {}
+MODES_OF = {
+    "checkpoint": ("evaluate", "export"),
+    "attacks": ("evaluate",),
+    "transfer_from": ("evaluate",),
+    "out": ("evaluate", "import", "export"),
+    "source": ("import",),
+    "file": ("import",),
+    "model": ("import",),
+    "normalization": ("import",),
+    "key": ("import",),
+    "download": ("import",),
+    "force": ("import",),
+    "format": ("export",),
+    "item": ("export",),
+    "fold_batchnorm": ("export",),
+    "onnx_ir_version": ("export",),
+    "devices": ("plan",),
+    "assume": ("plan",),
+    "compile": ("plan",),
+    "plan_json": ("plan",),
+}
 
 
-def _define(
-    define: Callable[..., Any], name: str, default: Any, modes: str, text: str, **more: Any
-) -> Any:
-    MODES_OF[name] = tuple(modes.split())
-    where = " and ".join(MODES_OF[name])
-    return define(name, default, help=f"For --mode={where}: {text}", **more)
+def _define(define: Callable[..., Any], name: str, default: Any, text: str, **more: Any) -> Any:
+    return define(name, default, help=f"For --mode={' and '.join(MODES_OF[name])}: {text}", **more)
 
 
 CONFIG = flags.DEFINE_string(
@@ -37,65 +53,64 @@ MODE = flags.DEFINE_enum(
     "plan: what --config would cost on --devices, on paper; exit code 1 when it does not fit.",
 )
 CHECKPOINT = _define(
-    flags.DEFINE_string, "checkpoint", "", "evaluate export",
+    flags.DEFINE_string, "checkpoint", "",
     "a run's folder, its best/ or last/, one step, or an imported network.",
 )  # fmt: skip
 ATTACKS = _define(
-    flags.DEFINE_list, "attacks", None, "evaluate",
+    flags.DEFINE_list, "attacks", None,
     "attack names, comma separated, e.g. autoattack; default config.eval.attacks.",
 )  # fmt: skip
 TRANSFER = _define(
-    flags.DEFINE_string, "transfer_from", "", "evaluate",
+    flags.DEFINE_string, "transfer_from", "",
     "another run, whose attacks are tried on this one.",
 )  # fmt: skip
 OUT = _define(
-    flags.DEFINE_string, "out", "", "evaluate import export",
+    flags.DEFINE_string, "out", "",
     "folder to make; defaults: <run>/evaluations/<number> of evaluate, <run>/export of export.",
 )  # fmt: skip
 SOURCE = _define(
-    flags.DEFINE_string, "source", "file", "import",
+    flags.DEFINE_string, "source", "file",
     "a name of the catalogue; list prints it; file: see --file.",
 )  # fmt: skip
 FILE = _define(
-    flags.DEFINE_string, "file", "", "import",
+    flags.DEFINE_string, "file", "",
     ".pt, .pth, .th (PyTorch), .npy (Haiku), .safetensors or .npz.",
 )  # fmt: skip
-MODEL = _define(
-    flags.DEFINE_string, "model", "", "import", "architecture, when the tensors do not tell it."
-)
+MODEL = _define(flags.DEFINE_string, "model", "", "architecture, when the tensors do not tell it.")
 NORMALIZATION = _define(
-    flags.DEFINE_string, "normalization", "", "import",
+    flags.DEFINE_string, "normalization", "",
     "none, cifar10, cifar100, imagenet or JSON with mean and std; default: found by measurement on the data "
     "of --config, else the source's own.",
 )  # fmt: skip
-KEY = _define(flags.DEFINE_string, "key", "", "import", "which network, if the file holds several.")
-DOWNLOAD = _define(flags.DEFINE_bool, "download", False, "import", "fetch a file of the catalogue.")
+KEY = _define(flags.DEFINE_string, "key", "", "which network, if the file holds several.")
+DOWNLOAD = _define(flags.DEFINE_bool, "download", False, "fetch a file of the catalogue.")
 FORCE = _define(
-    flags.DEFINE_bool, "force", False, "import",
+    flags.DEFINE_bool, "force", False,
     "import a file whose checksum or accuracy is not the catalogue's; replace an earlier import in --out.",
 )  # fmt: skip
 FORMAT = _define(
-    flags.DEFINE_list, "format", ["onnx"], "export",
+    flags.DEFINE_list, "format", ["onnx"],
     "onnx, stablehlo, safetensors, torch; comma separated.",
 )  # fmt: skip
 ITEM = _define(
-    flags.DEFINE_enum, "item", "student", "export", "the network or its moving average.",
+    flags.DEFINE_enum, "item", "student", "the network or its moving average.",
     enum_values=["student", "ema"],
 )  # fmt: skip
 FOLD = _define(
-    flags.DEFINE_bool, "fold_batchnorm", False, "export",
+    flags.DEFINE_bool, "fold_batchnorm", False,
     "BatchNorm becomes part of the convolutions.",
 )  # fmt: skip
+ONNX_IR = _define(flags.DEFINE_integer, "onnx_ir_version", 8, "version of the ONNX file's format.")
 DEVICES = _define(
-    flags.DEFINE_string, "devices", "", "plan",
+    flags.DEFINE_string, "devices", "",
     "a kind and a number, v4-32, v5e-16, h100-8, or a number alone.",
 )  # fmt: skip
 ASSUME = _define(
-    flags.DEFINE_list, "assume", [], "plan",
+    flags.DEFINE_list, "assume", [],
     "numbers to calculate with, e.g. utilisation=0.5,flops=2e14.",
 )  # fmt: skip
 COMPILE = _define(
-    flags.DEFINE_bool, "compile", True, "plan",
+    flags.DEFINE_bool, "compile", True,
     "also compile the step, for its memory and collectives.",
 )  # fmt: skip
-PLAN_JSON = _define(flags.DEFINE_string, "plan_json", "", "plan", "file to write the plan to.")
+PLAN_JSON = _define(flags.DEFINE_string, "plan_json", "", "file to write the plan to.")

@@ -79,6 +79,7 @@ def run(
     """
     entry = None if source == "file" else catalogue.get(source)
     folder = import_folder.check(out, force)
+    given = find_normalization.parse(normalization) if normalization else None
     path = locate(entry, file, download)
     if entry:
         _tell(lambda: catalogue.check_sha256(entry, files.sha256_of(path), path), force)
@@ -92,7 +93,6 @@ def run(
     variables = recognise.convert(contents.tensors, found, image_shape=shape)
     description = _describe(found, shape, splits, told)
     own = _own_normalization(found, entry, told, description)
-    given = find_normalization.parse(normalization) if normalization else None
     if splits and experiment is not None:
         decision = _measure(description, variables, experiment, splits, own, given)
         _check_accuracy(entry, decision, force)
@@ -220,8 +220,8 @@ def _print_found(contents: Any, found: Any) -> None:
         f"Architecture: {found.model}{options}, {found.num_classes} classes ({found.family}), "
         f"{len(contents.tensors)} tensors"
     )
-    if found.ignored:
-        print(f"Left out, the network does not use them: {', '.join(found.ignored)}")
+    if left_out := [*found.ignored, *contents.skipped]:
+        print(f"Left out, the network does not use them: {', '.join(left_out)}")
 
 
 def _check_classes(path: Path, found: Any, entry: Entry | None, splits: Splits | None) -> None:

@@ -85,6 +85,7 @@ def export(config: Any) -> int:
         formats=tuple(flags.FORMAT.value),
         item=flags.ITEM.value,
         fold_batchnorm=flags.FOLD.value,
+        onnx_ir_version=flags.ONNX_IR.value,
         experiment=_experiment(config),
     )
     return 0

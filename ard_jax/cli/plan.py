@@ -24,6 +24,7 @@ from ard_jax.config import build
 from ard_jax.config.schema import Experiment
 from ard_jax.data import ArrayDataset, Splits, batching
 from ard_jax.data.split import holdout_count
+from ard_jax.io.files import check_writable
 from ard_jax.models import described
 from ard_jax.models.canonical_conv import exported_convolutions
 from ard_jax.runtime import sharding
@@ -56,6 +57,8 @@ def run(
     Raises:
       ValueError: unknown devices or assumptions, or batches that do not divide by the devices.
     """
+    if out:
+        check_writable(Path(out).parent, "--plan_json")
     plan = make(experiment, devices, assume, compiled)
     print(text(plan), flush=True)
     if out:

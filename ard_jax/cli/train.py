@@ -186,6 +186,11 @@ def saved_experiment(path: str) -> Experiment:
     """
     folder = manager.find(path)
     meta = manager.read_meta(folder)
+    if not {"experiment", "origin"} & set(meta):
+        raise manager.CheckpointError(
+            f"{folder}: damaged checkpoint meta: it lacks the experiment that trained it; say with --config "
+            "by which data and attacks to evaluate it"
+        )
     if "experiment" not in meta:
         raise manager.CheckpointError(
             f"{folder} is an imported network: it does not say which data and attacks to evaluate it "
@@ -339,5 +344,7 @@ def use_compilation_cache(experiment: Experiment) -> None:
     folder = experiment.run.compilation_cache
     if folder == "off":
         return
+    if folder:
+        check_writable(folder, "config.run.compilation_cache")
     jax.config.update("jax_compilation_cache_dir", folder or str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

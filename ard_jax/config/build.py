@@ -5,6 +5,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from ard_jax import attacks, data, methods, optim
 from ard_jax.attacks import threat_model
 from ard_jax.config import parse
@@ -119,6 +122,8 @@ class TrainingSettings:
       comparable: (description of the network, splits, **extra) -> what two runs must agree on for one to
         continue the other.
       recorded: the whole configuration, for the checkpoints.
+      extension_problem: length of a run that is otherwise the same -> why it cannot be trained on to this
+        length; "" if it can.
     """
 
     seed: int
@@ -138,6 +143,7 @@ class TrainingSettings:
     make_method: Callable[..., methods.Method]
     comparable: Callable[..., dict[str, Any]]
     recorded: dict[str, Any]
+    extension_problem: Callable[[int], str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +183,7 @@ def training_settings(experiment: Experiment) -> TrainingSettings:
         make_method=functools.partial(make_method, e),
         comparable=functools.partial(comparable, e),
         recorded=parse.to_dict(e),
+        extension_problem=functools.partial(extension_problem, e),
     )  # fmt: skip
 
 
@@ -282,6 +289,25 @@ def comparable(
         del raw["bn_groups"]
     train = splits.train
     return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
+
+
+def extension_problem(experiment: Experiment, epochs: int) -> str:
+    """Why a finished run of `epochs` epochs is not the beginning of this one; "" if it is."""
+    e = experiment
+    optims = {"student_optim": e.student_optim}
+    if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
+        optims["robust_teacher_optim"] = e.robust_teacher_optim
+    passed = jnp.arange(1, epochs + 1)
+    for name, config in optims.items():
+        before, now = (optim.learning_rate(config, n, passed) for n in (epochs, e.epochs))
+        if different := np.flatnonzero(np.broadcast_to(before != now, passed.shape)).tolist():
+            return (
+                f"config.{name}.schedule={config.schedule!r} depends on the length of the run: from epoch "
+                f"{different[0] + 1} on the rate would have been another"
+            )
+    if reason := methods.length_matters(e.method.name, e.method.options):
+        return f"config.method.{reason}"
+    return ""
 
 
 def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:

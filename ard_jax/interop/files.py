@@ -43,6 +43,7 @@ class Contents:
         arrays may be read-only and share memory.
       nested: keys under which the tensors were found, joined by "/"; "" for the top level.
       metadata: numbers and texts that stood beside the tensors (epoch, best_prec1, ...).
+      skipped: what was left out: classes of objects beside the tensors, prefixes of a network's copies.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Contents:
     tensors: dict[str, np.ndarray]
     nested: str
     metadata: dict[str, int | float | bool | str]
+    skipped: tuple[str, ...] = ()
 
 
 def read(
@@ -90,10 +92,11 @@ def read(
             parts = _read_mapped(path, kind, key, budget, use_torch)
     except _DAMAGE as error:
         raise FileError(f"{path} is truncated or damaged: {error}. Download it again") from error
-    kind, tensors, nested, metadata = parts
+    kind, tensors, nested, metadata, skipped = parts
     if not tensors:
         raise FileError(f"{path} holds no arrays")
-    return Contents(path, kind, sha256_of(path), tensors, nested, metadata)
+    tensors, copies = nesting.one_of_equals(tensors, path)
+    return Contents(path, kind, sha256_of(path), tensors, nested, metadata, (*skipped, *copies))
 
 
 def sha256_of(path: str | Path) -> str:
@@ -153,16 +156,12 @@ def _flat(
 ):
     """Formats without nesting: `key` picks the names that begin with it."""
     if key:
-        picked = {
-            name.removeprefix(f"{key}/"): array
-            for name, array in tensors.items()
-            if name.startswith(f"{key}/")
-        }
+        picked = nesting.under(tensors, key)
         if not picked:
             there = ", ".join(dict.fromkeys(name.split("/")[0] for name in tensors))
             raise FileError(f"{path} has no tensors under {key!r}; there are: {there}")
         tensors = picked
-    return kind, tensors, key, metadata
+    return kind, tensors, key, metadata, ()
 
 
 def _read_torch(kind: str, pickled: torch_pickle.Pickled, key: str, use_torch: bool | None):
@@ -174,7 +173,7 @@ def _read_torch(kind: str, pickled: torch_pickle.Pickled, key: str, use_torch: b
     single = {name: value for name, value in chosen.beside.items() if isinstance(value, TensorSpec)}
     beside = chosen.beside | torch_pickle.arrays(pickled, single)
     metadata = {name: _scalar(value) for name, value in beside.items()}
-    return kind, tensors, "/".join(chosen.keys), metadata
+    return kind, tensors, "/".join(chosen.keys), metadata, pickled.skipped
 
 
 def _scalar(value: Any) -> Any:

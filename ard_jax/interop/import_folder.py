@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ard_jax.checkpoints import manager
-from ard_jax.io.files import to_plain
+from ard_jax.io.files import check_writable, to_plain
 
 
 class OutFolderError(ValueError):
@@ -27,6 +27,7 @@ def check(out: str, force: bool) -> Path:
     if not out:
         raise OutFolderError("--out is missing: the folder to make, e.g. --out=teachers/robust")
     folder = Path(out)
+    check_writable(folder.parent, "--out")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return folder
     try:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ard_jax.interop.numpy_pickle import plain
-from ard_jax.interop.restricted_pickle import FileError
+from ard_jax.interop.restricted_pickle import FileError, Skipped
 from ard_jax.interop.torch_tensors import TensorSpec
 
 _MAX_DEPTH = 6
@@ -49,11 +49,15 @@ def select(tree: Any, path: Path, key: str) -> Selection:
     found = {"/".join(keys): (keys, node) for keys, node in _mappings(tree, path)}
     candidates = [name for name, (keys, node) in found.items() if _is_network(keys, node)]
     if key:
+        if key not in found and (inside := [c for c in candidates if under(found[c][1], key)]):
+            keys, node = found[inside[0]]
+            found[inside[0]] = (keys, under(node, key))
+            return _selection(found, inside[0], path)
         if key not in found or not _arrays(found[key][1]):
             raise FileError(
                 f"{path} has no tensors under {key!r}; it has {_listed(candidates, found)}"
             )
-        return _selection(found, key)
+        return _selection(found, key, path)
     if not candidates:
         top = (
             ", ".join(repr(name) for name in list(tree)[:10])
@@ -67,7 +71,58 @@ def select(tree: Any, path: Path, key: str) -> Selection:
         raise FileError(
             f"{path} holds several networks: {_listed(candidates, found)}. Choose one of them with --key"
         )
-    return _selection(found, candidates[0])
+    return _selection(found, candidates[0], path)
+
+
+def under(tensors: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Those whose name begins with `key` and a "/" or ".", without it."""
+    prefixes = (f"{key}/", f"{key}.")
+    return {n[len(key) + 1 :]: v for n, v in tensors.items() if str(n).startswith(prefixes)}
+
+
+def one_of_equals(
+    tensors: dict[str, np.ndarray], path: Path
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Keeps one network where a file has the same one under several prefixes (model.*, attacker.model.*).
+
+    Returns:
+      (tensors, "copies: PREFIX" of those that were left out).
+
+    Raises:
+      FileError: networks of one architecture and different values; --key chooses.
+    """
+    prefixes = _prefixes_of_copies(tensors)
+    if len(prefixes) < 2:
+        return tensors, ()
+    copies = [{n[len(p) :]: v for n, v in tensors.items() if n.startswith(p)} for p in prefixes]
+    for prefix, copy in zip(prefixes[1:], copies[1:], strict=True):
+        if not all(np.array_equal(copies[0][name], copy[name]) for name in copy):
+            keys = " or ".join(p.rstrip(".") for p in prefixes)
+            raise FileError(
+                f"{path} holds several networks of one architecture, and {prefixes[0]}* and {prefix}* have "
+                f"different values. Choose one of them with --key: {keys}"
+            )
+    others = tuple(prefixes[1:])
+    kept = {n: v for n, v in tensors.items() if not n.startswith(others)}
+    return kept, tuple(f"{prefix}* (a copy of {prefixes[0]}*)" for prefix in others)
+
+
+def _prefixes_of_copies(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Prefixes under which all names, but those of constants and counters, are the same; else []."""
+    names = [name for name in tensors if tensors[name].ndim >= 2]  # weights
+    if not names:
+        return []
+    parts = names[0].split(".")
+    for depth in range(1, len(parts)):
+        own, end = ".".join(parts[:depth]) + ".", ".".join(parts[depth:])
+        inside = {n[len(own) :] for n in names if n.startswith(own)}
+        found = [own]
+        for other in sorted({n[: -len(end)] for n in names if n.endswith(f".{end}")} - {own}):
+            if {n[len(other) :] for n in names if n.startswith(other)} == inside:
+                found.append(other)
+        if len(found) > 1 and len(found) * len(inside) == len(names):
+            return found
+    return []
 
 
 def flatten(tree: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -138,9 +193,15 @@ def _is_network(keys: tuple[str, ...], node: dict):
     )
 
 
-def _selection(found: dict[str, tuple], key: str):
+def _selection(found: dict[str, tuple], key: str, path: Path):
     keys, node = found[key]
     arrays = _arrays(node)
+    if strange := {n: v.full_name for n, v in node.items() if isinstance(v, Skipped)}:
+        shown = ", ".join(f"{name} ({kind})" for name, kind in list(strange.items())[:5])
+        raise FileError(
+            f"{path} asks for objects among its tensors, which is refused: {shown}. Save the state dict "
+            "alone: torch.save(model.state_dict(), path)"
+        )
     beside = {}
     for depth in range(len(keys)):
         beside |= _scalars(found["/".join(keys[:depth])][1], arrays=True)

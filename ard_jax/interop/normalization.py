@@ -53,12 +53,13 @@ def parse(text: str) -> Any:
     """A normalisation from the command line: a name, or JSON {"mean": [...], "std": [...]}.
 
     Raises:
-      NormalizationError: JSON that cannot be read.
+      NormalizationError: an unknown name, or JSON that is no normalisation.
     """
-    if not text.lstrip().startswith("{"):
-        return text
     try:
-        return json.loads(text)
+        value = json.loads(text) if text.lstrip().startswith("{") else text
+        mean = value.get("mean") if isinstance(value, dict) else None
+        normalization_constants(value, len(mean) if isinstance(mean, list) else 3)
+        return value
     except ValueError as error:
         raise NormalizationError(
             f"--normalization={text!r}: {error}; write it like "

@@ -19,6 +19,9 @@ from ard_jax.models.canonical_conv import exported_convolutions
 NEEDS = ("jax2onnx", "onnx", "onnxruntime")
 # Old enough for runtimes of 2023 on (onnxruntime 1.14, TensorRT 8.6), new enough for every operator here.
 OPSET = 18
+# The format's version that goes with that opset; the onnx package would write its own newest, which older
+# runtimes refuse whatever the operators.
+IR_VERSION = 8
 _LIMIT = 2**31 - 2**20  # protobuf's limit for one file, less what is not weights
 
 
@@ -35,6 +38,18 @@ def check_installed() -> None:
         )
 
 
+def check_ir_version(version: int) -> None:
+    """Raises OnnxError unless a file of this IR version can be written here."""
+    check_installed()
+    import onnx
+
+    if not IR_VERSION <= version <= onnx.IR_VERSION:
+        raise OnnxError(
+            f"--onnx_ir_version={version}: from {IR_VERSION} (opset {OPSET}) to {onnx.IR_VERSION} (what the "
+            "installed onnx package knows)"
+        )
+
+
 def export(
     bundle: ModelBundle,
     variables: Any,
@@ -42,6 +57,7 @@ def export(
     *,
     fold_batchnorm: bool = False,
     metadata: Mapping[str, str] | None = None,
+    ir_version: int = IR_VERSION,
 ) -> None:
     """Writes a network as one ONNX file, weights and normalisation inside.
 
@@ -53,11 +69,13 @@ def export(
       path: of the file; replaced where it exists.
       fold_batchnorm: see `fold.fold_batchnorm`.
       metadata: strings for the file's metadata_props.
+      ir_version: of the file's format, 8 or later.
 
     Raises:
-      OnnxError: packages are missing, or the weights exceed the 2 GB that one file can hold.
+      OnnxError: packages are missing, an IR version that the opset or the onnx package does not have, or the
+        weights exceed the 2 GB that one file can hold.
     """
-    check_installed()
+    check_ir_version(ir_version)
     if 4 * num_params(bundle) > _LIMIT:
         raise OnnxError(
             f"{bundle.name} has {num_params(bundle):,} parameters, more than the 2 GB that one ONNX file "
@@ -79,6 +97,7 @@ def export(
             input_names=["images"],
             output_names=["logits"],
         )
+    model.ir_version = ir_version
     onnx.helper.set_model_props(model, dict(metadata or {}))
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))

@@ -8,7 +8,7 @@ so that refusals come first and so do streams made to exhaust memory or to crash
 
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,11 @@ _MAX_OPERATIONS = 2_000_000
 # CPython hashes nested tuples by recursion without a guard, so that a deep one as a key crashes it.
 _MAX_TUPLE_DEPTH = 100
 _PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "cPickle": "pickle"}
+# Modules whose functions act: a file that names one of them beside its tensors is refused as a whole.
+_ACTING = frozenset(
+    "os posix nt subprocess builtins sys runpy importlib shutil socket pty ctypes marshal types code pickle "
+    "operator functools multiprocessing threading asyncio webbrowser urllib http signal tempfile".split()
+)
 _ADVICE = (
     "Only tensors, numpy arrays and plain values are read, because anything else could run code. If you "
     "trust the file, load it where it was written and save the state dict alone: "
@@ -69,6 +74,29 @@ class Allowed:
         raise pickle.UnpicklingError("the pickle sets attributes of a function")
 
 
+class Skipped:
+    """An object of a class that is not allowed: nothing is constructed, and what it is given is dropped."""
+
+    __slots__ = ()
+    full_name = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Skipped":
+        """Takes any arguments."""
+        return object.__new__(cls)
+
+    def __call__(self, *_: Any, **__: Any) -> "Skipped":
+        """Stands for the result of a method, too."""
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Ignores an entry."""
+
+    def append(self, *_: Any) -> None:
+        """Ignores elements, attributes and all else that a pickle adds to an object."""
+
+    extend = add = update = __setstate__ = append
+
+
 class PlainDict(dict):
     """A dict that ignores attributes: PyTorch's state dicts carry `_metadata`, versions of modules."""
 
@@ -83,6 +111,7 @@ def load(
     path: Path,
     allowed: Mapping[str, Any],
     persistent_load: Callable[[Any], Any] | None = None,
+    skipped: set[str] | None = None,
 ) -> Any:
     """Reads one pickle from a stream and leaves the stream behind it.
 
@@ -92,6 +121,8 @@ def load(
       allowed: full name of a global ("collections.OrderedDict") -> its stand-in.
       persistent_load: what pickle calls with the id of an object stored outside of the pickle; None
         refuses them.
+      skipped: gets the names of globals that are neither allowed nor of a module whose functions act, whose
+        objects are then `Skipped`; None refuses these files too.
 
     Returns:
       The object.
@@ -102,11 +133,14 @@ def load(
     start = stream.tell()
     try:
         refused = _scan(stream, allowed)
+        if skipped is not None:
+            skipped |= {name for name in refused if _is_idle(name)}
+            refused = [name for name in refused if name not in skipped]
         if refused:
             raise FileError(_refusal(path, refused))
         end = stream.tell()
         stream.seek(start)
-        unpickled = _Unpickler(stream, path, allowed, persistent_load).load()
+        unpickled = _Unpickler(stream, path, allowed, persistent_load, skipped).load()
         stream.seek(end)
     except FileError:
         raise
@@ -124,17 +158,22 @@ class _Unpickler(pickle.Unpickler):
         path: Path,
         allowed: Mapping[str, Any],
         persistent_load: Callable[[Any], Any] | None,
+        skipped: set[str] | None,
     ):
         super().__init__(stream, encoding="latin1")
+        self._skipped = skipped
         self._path = path
         self._allowed = allowed
         self._persistent_load = persistent_load
 
     def find_class(self, module: str, name: str):
         full_name = _full_name(module, name)
-        if full_name not in self._allowed:
+        if full_name in self._allowed:
+            return self._allowed[full_name]
+        if self._skipped is None or not _is_idle(full_name):
             raise FileError(_refusal(self._path, [full_name]))
-        return self._allowed[full_name]
+        self._skipped.add(full_name)
+        return type("Skipped", (Skipped,), {"__slots__": (), "full_name": full_name})
 
     def persistent_load(self, pid: Any):
         if self._persistent_load is None:
@@ -142,11 +181,18 @@ class _Unpickler(pickle.Unpickler):
         return self._persistent_load(pid)
 
 
+def _is_idle(full_name: str) -> bool:
+    """Whether objects of a global that is not allowed may be passed over."""
+    module = full_name.partition(".")[0].lstrip("_")
+    whole_model = full_name.startswith("torch.nn.modules.")
+    return module not in _ACTING and not whole_model and not full_name.startswith("the copyreg")
+
+
 def _full_name(module: str, name: str):
     return f"{_PYTHON_2_MODULES.get(module, module)}.{name}"
 
 
-def _scan(stream: BinaryIO, allowed: Mapping[str, Any]):
+def _scan(stream: BinaryIO, allowed: Collection[str]) -> list[str]:
     """Walks one pickle without building it; the globals that are not allowed, in order, each once.
 
     `genops` itself checks that every string and number is as long as it declares.
@@ -165,8 +211,7 @@ def _scan(stream: BinaryIO, allowed: Mapping[str, Any]):
         elif opcode.name.endswith("PUT") and int(argument or 0) > count:
             # The unpickler allocates its memo up to the largest index.
             raise pickle.UnpicklingError(f"memo index {argument} after {count} operations")
-        if not refused:
-            depths.follow(opcode, argument)
+        depths.follow(opcode, argument)
     return list(refused)
 
 

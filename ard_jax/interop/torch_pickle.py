@@ -8,6 +8,7 @@ size). The values are then taken by `torch.load(weights_only=True)` or by numpy.
 """
 
 import dataclasses
+import functools
 import io
 import pickle
 import struct
@@ -33,11 +34,13 @@ class Pickled:
       path: the file.
       tree: the objects; every mapping is a dict.
       block: key of a storage -> its bytes, read when called.
+      skipped: names of the classes whose objects were passed over.
     """
 
     path: Path
     tree: Any
     block: Callable[[str], bytes]
+    skipped: tuple[str, ...] = ()
 
 
 def read_zip(archive: zipfile.ZipFile, root: str, path: Path, budget: Budget) -> Pickled:
@@ -57,9 +60,9 @@ def read_zip(archive: zipfile.ZipFile, root: str, path: Path, budget: Budget) ->
     order = entries.get(f"{root}byteorder")
     if order and archive.read(order).strip() != b"little":
         raise FileError(f"{path} was written on a big-endian machine; save it again on another")
-    storages = Storages()
+    storages, skipped = Storages(), set[str]()
     stream = io.BytesIO(archive.read(f"{root}data.pkl"))
-    tree = load(stream, path, torch_globals(budget), storages.find)
+    tree = load(stream, path, torch_globals(budget), storages.find, skipped)
     for key, size in storages.block_sizes().items():
         entry = entries.get(f"{root}data/{key}")
         if entry is None or entry.file_size != size:
@@ -68,7 +71,12 @@ def read_zip(archive: zipfile.ZipFile, root: str, path: Path, budget: Budget) ->
                 f"{path} is damaged: its storage {key} must have {size:,} bytes but {given}. "
                 "Download it again"
             )
-    return Pickled(path, tree, lambda key: archive.read(f"{root}data/{key}"))
+    block = functools.partial(_entry, archive, f"{root}data/")
+    return Pickled(path, tree, block, tuple(sorted(skipped)))
+
+
+def _entry(archive: zipfile.ZipFile, folder: str, key: str) -> bytes:
+    return archive.read(folder + key)
 
 
 def read_legacy(stream: BinaryIO, size: int, path: Path, budget: Budget) -> Pickled:
@@ -88,8 +96,8 @@ def read_legacy(stream: BinaryIO, size: int, path: Path, budget: Budget) -> Pick
         raise FileError(f"{path} is damaged: not PyTorch's legacy header. Download it again")
     if system.get("little_endian") is not True:
         raise FileError(f"{path} was written on a big-endian machine; save it again on another")
-    storages = Storages()
-    tree = load(stream, path, torch_globals(budget), storages.find)
+    storages, skipped = Storages(), set[str]()
+    tree = load(stream, path, torch_globals(budget), storages.find, skipped)
     keys = load(stream, path, {})
     sizes = storages.block_sizes()
     if (
@@ -115,7 +123,7 @@ def read_legacy(stream: BinaryIO, size: int, path: Path, budget: Budget) -> Pick
         stream.seek(places[key])
         return stream.read(sizes[key])
 
-    return Pickled(path, tree, block)
+    return Pickled(path, tree, block, tuple(sorted(skipped)))
 
 
 def arrays(pickled: Pickled, specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:

@@ -49,6 +49,13 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
         ) from error
 
 
+def follow_umask(path: str | os.PathLike) -> None:
+    """Gives a file the mode that a plain `open` would have made it with."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
+
+
 def to_plain(value: Any) -> Any:
     """Turns a value into what JSON can say: arrays to lists, NaN and infinities to strings.
 

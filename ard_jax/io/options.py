@@ -98,6 +98,9 @@ def read(
         made = record.model_validate(raw, context={})
     except ValidationError as error:
         wrong = error.errors()
+        paths = [one["loc"] for one in wrong]
+        # A tuple of a bad item is also said to be too short.
+        wrong = [one for one in wrong if not any(_within(path, one["loc"]) for path in paths)]
         problems = [_sentence(record, one, where) for one in wrong]
         raw = _without(raw, [one["loc"] for one in wrong])
         try:
@@ -108,6 +111,10 @@ def read(
         return made, problems
     more = [f"{path}.{text}" for path, one in records(made, where) for text in one.conflicts()]
     return made, problems + unless_told(more, problems)
+
+
+def _within(path: tuple[Any, ...], group: tuple[Any, ...]) -> bool:
+    return len(path) > len(group) and path[: len(group)] == group
 
 
 def unless_told(problems: list[str], told: list[str]) -> list[str]:

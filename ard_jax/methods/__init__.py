@@ -110,6 +110,11 @@ def _teacher_problems(name: str, parts: Parts) -> list[str]:
     return found
 
 
+def length_matters(name: str, options: dict[str, Any]) -> str:
+    """Returns what in the method's step depends on the length of the run; "" if nothing does."""
+    return _METHODS[name].length_matters(make_config(name, options))
+
+
 def create(name: str, parts: Parts, **options: Any) -> Method:
     """The method `name` on these networks, attack and optimisers.
 

@@ -59,6 +59,8 @@ class Registration:
         adversarial examples.
       trained_teachers: the teachers that it goes on training.
       counts_iterates: whether it counts at how many iterates of its attack the student is right.
+      length_matters: option record -> what in a step depends on the length of the run (`Parts.epochs`), so
+        that a finished run cannot be trained longer; "" if nothing does.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Registration:
     attack: str = "sat_train"
     trained_teachers: tuple[str, ...] = ()
     counts_iterates: bool = False
+    length_matters: Callable[[Any], str] = lambda _: ""
 
 
 @dataclasses.dataclass(frozen=True)

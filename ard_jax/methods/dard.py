@@ -178,4 +178,11 @@ def make(config: DardConfig, parts: base.Parts) -> base.Method:
     return base.Method(init, step, columns)
 
 
-REGISTRATION = base.Registration("dard", DardConfig, make, ("robust",), "dpgd")
+def _length_matters(config: DardConfig) -> str:
+    ramp = config.objective == "epoch_ramp"
+    return "objective='epoch_ramp' weighs the losses by the part of the run" if ramp else ""
+
+
+REGISTRATION = base.Registration(
+    "dard", DardConfig, make, ("robust",), "dpgd", length_matters=_length_matters
+)

@@ -97,7 +97,12 @@ def normalization_constants(
                 "'mean' and 'std'"
             )
         mean, std = given["mean"], given["std"]
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    try:
+        mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"normalization={normalization!r}: mean and std must be numbers"
+        ) from error
     if mean.shape != (channels,) or std.shape != (channels,):
         raise ValueError(
             f"normalization={normalization!r} has mean of shape {mean.shape} and std of shape "

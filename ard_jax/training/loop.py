@@ -68,6 +68,7 @@ class TrainingRun:
       save_every: epochs between further saves.
       config: saved with the checkpoints and compared on resume.
       experiment: the whole configuration, saved for `--mode=evaluate`.
+      extension_problem: length of an otherwise equal run -> why it cannot be trained on; "" if it can.
       mesh: devices.
       log_every: steps between train records.
       tensorboard: also write TensorBoard files.
@@ -98,6 +99,7 @@ class TrainingRun:
     long_note: str = ""
     on_device: str = "auto"
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extension_problem: Callable[[int], str] = lambda _: "its length is part of what it is"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -149,7 +151,7 @@ def fit(training: TrainingRun) -> FitResult:
         )
         # Copies: the step donates its state, and teachers' variables are used after it too.
         template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
-        state, meta = resume.newest(last, template, training.config)
+        state, meta = resume.newest(last, template, training.config, training.extension_problem)
         if meta is None or state is None:
             state, meta = template, {"best": None, "seconds": 0.0}
         best.delete_after(int(state.step))  # what comes after is done again

@@ -105,6 +105,7 @@ def make(
         save_every=s.run.save_every,
         config=s.comparable(net, splits, teachers={r: t.identity for r, t in teachers.items()}),
         experiment=s.recorded,
+        extension_problem=s.extension_problem,
         mesh=mesh,
         log_every=s.run.log_every,
         tensorboard=s.run.tensorboard,
