@@ -1,16 +1,20 @@
 """Evaluates any JAX function from images to logits, for notebooks."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ard_jax import attacks as attacks_lib
 from ard_jax.config.build import split_names
 from ard_jax.data.base import ArrayDataset
-from ard_jax.evaluation import autoattack
+from ard_jax.evaluation import autoattack, diagnostics
 from ard_jax.evaluation.accuracies import summarize
 from ard_jax.evaluation.evaluator import Evaluator
+from ard_jax.losses import checks
 
 _MEASURED = (
     "clean", "clean_ci95", "per_class_clean", "worst_class_clean", "attacks", "worst_case", "autoattack",
@@ -19,8 +23,8 @@ _MEASURED = (
 
 def evaluate(
     predict: Callable[[jax.Array], jax.Array],
-    dataset: ArrayDataset,
-    attacks: Iterable[str] | Mapping[str, Any] = ("pgd_sat",),
+    dataset: ArrayDataset | tuple[Any, Any],
+    attacks: str | Iterable[str] | Mapping[str, Any] = ("pgd_sat",),
     *,
     eps: float = 8 / 255,
     norm: str = "linf",
@@ -32,9 +36,10 @@ def evaluate(
 
     Args:
       predict: images float32 [B,H,W,C] in [0,1] -> logits [B,K]; pure, in evaluation mode.
-      dataset: e.g. `data.load(...).test`.
-      attacks: names for `attacks.make` or of `attacks.SUITES` ("autoattack", "square100", ...), or name
-        -> Attack.
+      dataset: e.g. `data.load(...).test`, or (images, labels): uint8 [N,H,W,C], or floats that are these over
+        255, and int [N]; the classes are then the network's outputs.
+      attacks: one or more names for `attacks.make` or of `attacks.SUITES` ("autoattack", "square100", ...),
+        or name -> Attack.
       eps: radius in [0,1] pixel units, for attacks given by name.
       norm: "linf" or "l2", likewise.
       batch_size: images per compiled batch.
@@ -42,11 +47,14 @@ def evaluate(
       unroll: attack loop unrolling; pass 1 for networks of `ard_jax.models`, which compiles faster.
 
     Returns:
-      The measured part of `record.NetworkResult` as a dict, and under "flags" the `ExampleResults`.
+      The measured part of `record.NetworkResult` as a dict, under "flags" the `ExampleResults`, and under
+      "warnings" what a reader must know, which is also given as Python warnings.
 
     Raises:
-      ValueError: unknown attack or impossible radius.
+      ValueError: unknown attack, impossible radius, data that cannot be used, or outputs that are not one for
+        each class.
     """
+    attacks = (attacks,) if isinstance(attacks, str) else attacks
     names, suites = list(attacks), []
     if not isinstance(attacks, Mapping):
         plain, suites = split_names(names)
@@ -54,10 +62,40 @@ def evaluate(
     evaluator = Evaluator(
         "predict", lambda _, x: predict(x), batch_size=batch_size, seed=seed, unroll=unroll
     )
+    if not isinstance(dataset, ArrayDataset):
+        dataset = _as_dataset(dataset, evaluator)
     results, records = evaluator.run((), dataset, attacks), {}
     for name in suites:
         if ran := autoattack.run_suite(evaluator, (), dataset, name, eps=eps, norm=norm):
             autoattack.add_result(results, name, ran[0])
             records[name] = ran[1]
-    found = summarize(results, dataset.num_classes, names, autoattack=records).to_json()
-    return {key: found[key] for key in _MEASURED if key in found} | {"flags": results}
+    summary = summarize(results, dataset.num_classes, names, autoattack=records)
+    found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
+    for text in told:
+        warnings.warn(text, stacklevel=2)
+    measured = {key: found[key] for key in _MEASURED if key in found}
+    return measured | {"flags": results, "warnings": told}
+
+
+def _as_dataset(pair: Any, evaluator: Evaluator) -> ArrayDataset:
+    """The images and labels of a pair, with a class for each output of the network."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(
+            f"dataset is {type(pair).__name__}; give a split of data.load(...), or (images, labels)"
+        )
+    images = checks.array(pair[0], "images")
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        grey = np.rint(255 * np.asarray(checks.pixels(images)))
+        if np.abs(np.asarray(images) - grey / 255).max() > 1e-4:
+            raise ValueError(
+                "images are floats between the 256 grey levels; an evaluation reads images as they are "
+                "stored: give uint8"
+            )
+        images = grey.astype(np.uint8)
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {images.shape}; give [N,H,W,C]")
+    labels = np.asarray(checks.integer_labels(pair[1], len(images)), np.int32)
+    classes = evaluator.engine.check_shape((), images.shape[1:])
+    checks.labels_in_range(labels, classes)
+    return ArrayDataset(images, labels, tuple(map(str, range(classes))), "the data", "test")

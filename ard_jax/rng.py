@@ -5,6 +5,7 @@ shifts another one, and resuming needs nothing but the step.
 """
 
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,3 +32,29 @@ def stream(root_key: jax.Array, name: str, step: int | jax.Array | None = None) 
         )
     key = jax.random.fold_in(root_key, zlib.crc32(name.encode()))
     return key if step is None else jax.random.fold_in(key, step)
+
+
+def of_images(root_key: jax.Array, name: str, index: jax.Array) -> jax.Array:
+    """The keys [B] of one named stream, one for each image: the same in whatever batch it comes.
+
+    Args:
+      root_key: a typed scalar PRNG key.
+      name: the stream's name.
+      index: int [B], the images' positions in their data set; -1 for padding.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(stream(root_key, name), index)
+
+
+def fold_in(key: jax.Array, number: int) -> jax.Array:
+    """`jax.random.fold_in` of one key, or of the keys [B] of several images."""
+    fold = jax.random.fold_in
+    return jax.vmap(fold, (0, None))(key, number) if key.ndim else fold(key, number)
+
+
+def draw(
+    sampler: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Random numbers [B,...] of `shape` from one key for all of it, or from keys [B], one for each row."""
+    return jax.vmap(lambda k: sampler(k, shape[1:]))(key) if key.ndim else sampler(key, shape)

@@ -23,6 +23,8 @@ class Attack(abc.ABC):
         part by part (`cpu_tiling`); such an attack has `own_start`, and `run` takes `start`.
       takes_state: whether `run` takes a `state` that predict updates (train-mode BatchNorm in the attack).
       targeted: whether it moves images towards a class, so that it may put a wrong answer right.
+      keys_per_image: whether `run` and `own_start` also take keys [B], one for each image; without it random
+        numbers, and so results, depend on how an evaluation cuts the images into batches.
       needs_teacher: "" nothing, "logits" `teacher_logits`, "network" `teacher`.
     """
 
@@ -34,6 +36,7 @@ class Attack(abc.ABC):
     tileable = False
     takes_state = False
     needs_teacher = ""
+    keys_per_image = False
     targeted = False
     __dataclass_fields__: ClassVar[dict[str, Any]]  # what every subclass has
 
@@ -80,7 +83,7 @@ class Attack(abc.ABC):
           predict: images -> logits [B,K], pure, eval mode; with a state (images, state) -> (logits, state).
           images: [B,H,W,C] float32 in [0,1].
           labels: [B] int.
-          key: typed PRNG key; needed for random numbers.
+          key: typed PRNG key, or keys [B] with `keys_per_image`; needed for random numbers.
           unroll: of a loop, see `loop.resolve_unroll`; attacks without such a loop ignore it.
           teacher_logits: [B,K], a constant; given where `needs_teacher` is "logits".
           teacher: images -> logits [B,K]; given where `needs_teacher` is "network".

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ard_jax import rng
 from ard_jax.attacks import loop, objectives, threat_model
 from ard_jax.attacks.attack import Attack, Predict
 
@@ -114,6 +115,7 @@ class PgdAttack(Attack):
         return {name: getattr(self, name) for name in objectives.DICE_OPTIONS}
 
     takes_state = True
+    keys_per_image = True
 
     @property
     def tileable(self) -> bool:
@@ -163,7 +165,7 @@ class PgdAttack(Attack):
         self, images: jax.Array, key: jax.Array | None, eps: float | jax.Array | None = None
     ) -> jax.Array:
         """The first iterate [B,H,W,C] that `run` takes with this key and eps, for one restart."""
-        key = None if key is None else jax.random.fold_in(key, 0)
+        key = None if key is None else rng.fold_in(key, 0)
         return self._random_start(key, images, self.eps if eps is None else eps)
 
     def run(
@@ -258,7 +260,7 @@ class PgdAttack(Attack):
         if self.start == "none" or key is None:  # without a key random_start explains itself
             one = self._random_start(None, images, eps)
             return jnp.broadcast_to(one, (self.restarts, *images.shape))
-        keys = [jax.random.fold_in(key, r) for r in range(self.restarts)]
+        keys = [rng.fold_in(key, r) for r in range(self.restarts)]
         return jnp.stack([self._random_start(k, images, eps) for k in keys])
 
     def _random_start(self, key: Any, images: jax.Array, eps: Any) -> jax.Array:

@@ -4,12 +4,15 @@ Images are float32 [B,H,W,C] in [clip_min, clip_max], normally [0,1]; eps is in 
 means 8 grey levels). For "linf" the ball is per pixel and channel, for "l2" per image.
 """
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ard_jax import rng
 
 NORMS = ("linf", "l2")
 STARTS = ("none", "uniform", "gauss")
@@ -83,7 +86,7 @@ def random_start(
         direction that is uniform on the sphere and a length U(0, eps), as Rice et al. and
         torchattacks do (so NOT uniform in volume, where nearly all points lie on the surface).
         "gauss": x + sigma N(0, I) in either norm, as TRADES and the ARD family.
-      key: typed PRNG key; may be None for "none".
+      key: typed PRNG key, or keys [B] of the single images; may be None for "none".
       images: [B,...] float32.
       eps: radius; may be traced.
       norm: "linf" or "l2".
@@ -103,14 +106,22 @@ def random_start(
         raise ValueError(
             f"start={kind!r} draws random numbers but key is None; pass a jax PRNG key"
         )
+
+    def uniform(key: jax.Array, shape: tuple[int, ...], low: float = 0.0) -> jax.Array:
+        return jax.random.uniform(key, shape, images.dtype, low, 1.0)
+
+    def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.normal(key, shape, images.dtype)
+
+    shape = images.shape
     if kind == "gauss":
-        noise = sigma * jax.random.normal(key, images.shape, images.dtype)
+        noise = sigma * rng.draw(normal, key, shape)
     elif norm == "linf":
-        noise = eps * jax.random.uniform(key, images.shape, images.dtype, -1.0, 1.0)
+        noise = eps * rng.draw(functools.partial(uniform, low=-1.0), key, shape)
     else:
-        key_direction, key_length = jax.random.split(key)
-        direction = jax.random.normal(key_direction, images.shape, images.dtype)
-        length = eps * jax.random.uniform(key_length, images.shape[:1], images.dtype)
+        keys = jax.vmap(jax.random.split)(key).T if key.ndim else jax.random.split(key)
+        direction = rng.draw(normal, keys[0], shape)
+        length = eps * rng.draw(uniform, keys[1], shape[:1])
         noise = ascent_direction(direction, "l2") * per_image(length, images)
     start = images + noise
     return start if clip is None else jnp.clip(start, *clip)

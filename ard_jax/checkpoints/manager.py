@@ -248,11 +248,10 @@ def read_meta(step_folder: epath.Path) -> dict[str, Any]:
         meta = json.loads((step_folder / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{step_folder}: damaged checkpoint meta: {error}") from error
-    needed = ("step", "config")
-    if not isinstance(meta, dict) or not all(name in meta for name in needed):
+    if not isinstance(meta, dict) or not meta:
         raise CheckpointError(
-            f"{step_folder}: damaged checkpoint meta: it must have {' and '.join(needed)}; copy the "
-            "checkpoint again, or give another step"
+            f"{step_folder}: damaged checkpoint meta: it is {str(meta)[:40]!r}, not what a run saves; copy "
+            "the checkpoint again, or give another step"
         )
     return meta
 

@@ -6,6 +6,7 @@ from typing import Any
 from ard_jax.attacks import registry
 from ard_jax.attacks.auto_attack import diagnostics
 from ard_jax.evaluation.accuracies import ExampleResults
+from ard_jax.evaluation.evaluator import NOT_FINITE
 from ard_jax.reporting.record import NetworkResult
 
 _ABOVE_CLEAN = 0.01  # more of it is no chance
@@ -22,6 +23,8 @@ def warnings(
       net: its record.
       attacks: name -> attack made on it, AutoAttack and its like left out.
     """
+    undefined = {n: int((p == NOT_FINITE).sum()) for n, p in results.predicted.items()}
+    broken = [f"{n} of {len(results.labels)} under {name}" for name, n in undefined.items() if n]
     # A targeted attack may well push wrong examples onto the right class.
     names = [name for name, spec in attacks.items() if not spec.targeted]
     found = [
@@ -29,6 +32,10 @@ def warnings(
         for name in names
         if results.accuracy(name) > results.accuracy("clean") + _ABOVE_CLEAN
     ]
+    if broken:
+        found.append(
+            f"{title}: outputs are NaN or infinite, which counts as wrong: {', '.join(broken)}"
+        )
     for suite in net.autoattack.values():
         found += [f"{title}: {suite.label}: {text}" for text in suite.warnings]
     if "autoattack" in results.suites and names:

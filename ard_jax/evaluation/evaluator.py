@@ -30,6 +30,7 @@ from ard_jax.runtime.compilation import TRACES
 # Predictions that wait to be read while the host prepares what comes after them. Two keep the device busy;
 # more would make a stop wait longer, as it does for all that was started.
 _IN_FLIGHT = 2
+NOT_FINITE = -1  # in place of a class where a logit is NaN or infinite: never the label
 
 
 def _count_trace(title: str) -> None:
@@ -73,15 +74,20 @@ class Evaluator:
 
     def _predict_traced(self, variables: Any, images: jax.Array):
         TRACES[f"{self.name} predict"] += 1
-        return jnp.argmax(self._apply(variables, images), -1).astype(jnp.int32)
+        logits = self._apply(variables, images)
+        classes = jnp.argmax(logits, -1).astype(jnp.int32)
+        return jnp.where(jnp.isfinite(logits).all(-1), classes, NOT_FINITE)
 
     def predict(self, variables: Any, images: jax.Array) -> np.ndarray:
-        """Predicted classes [B] of one full global batch, on every host."""
+        """Predicted classes [B] of one full global batch, on every host; NOT_FINITE where there is none."""
         return np.asarray(jax.device_get(self._predict(variables, images)))
 
-    def attack(self, spec: Any, variables: Any, images: Any, labels: Any, index: int) -> jax.Array:
-        """Adversarial images of batch number `index` under an `attacks.Attack`."""
-        key = rng.stream(jax.random.key(self.seed), f"evaluate {spec.name}", index)
+    def attack(self, spec: Any, variables: Any, batch: dict[str, Any]) -> jax.Array:
+        """Adversarial images of a batch of `batches` under an `attacks.Attack`."""
+        images, labels = batch["image"], batch["label"]
+        key = self.keys(f"evaluate {spec.name}", batch["index"])
+        if not spec.keys_per_image:
+            key = key[0]
         # A loop of traced length cannot be unrolled.
         if self._unroll == 1 and merged.is_mergeable(spec):
             start = images if spec.start == "none" else self._start(spec, images, key)
@@ -91,6 +97,16 @@ class Evaluator:
         return self._program(spec.program, spec)(
             variables, images, labels, key, {k: jnp.float32(v) for k, v in spec.numbers.items()}
         )
+
+    def keys(self, stream: str, index: jax.Array) -> jax.Array:
+        """Keys [B] of the images of a batch: results do not depend on how images are cut into batches."""
+        if "keys" not in self._programs:
+            split = sharding.split_batch(self.mesh)
+            self._programs["keys"] = jax.jit(
+                lambda root, index: jax.vmap(jax.random.fold_in, (None, 0))(root, index),
+                in_shardings=(sharding.replicated(self.mesh), split), out_shardings=split,
+            )  # fmt: skip
+        return self._programs["keys"](rng.stream(jax.random.key(self.seed), stream), index)
 
     def _program(self, name: Hashable, spec: Any) -> Callable:
         if name not in self._programs:
@@ -155,7 +171,8 @@ class Evaluator:
             )  # fmt: skip
 
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
-        return jax.jit(run, in_shardings=(same, split, split, same, same), out_shardings=split)
+        keys = split if spec.keys_per_image else same
+        return jax.jit(run, in_shardings=(same, split, split, keys, same), out_shardings=split)
 
     def transform(
         self,
@@ -166,7 +183,7 @@ class Evaluator:
         key: Any,
         eps: float,
     ) -> jax.Array:
-        """change(variables, images, key, eps) -> images, compiled once under its name."""
+        """change(variables, images, keys [B], eps) -> images, compiled once under its name."""
         if name not in self._programs:
 
             def run(*args: Any):
@@ -175,23 +192,28 @@ class Evaluator:
 
             same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
             self._programs[name] = jax.jit(
-                run, in_shardings=(same, split, same, same), out_shardings=split
+                run, in_shardings=(same, split, split, same), out_shardings=split
             )
         return self._programs[name](variables, images, key, jnp.float32(eps))
 
-    def batches(self, dataset: ArrayDataset) -> Iterable[tuple[int, dict, dict]]:
-        """(index, device batch {"image" in [0,1], "label"}, the whole batch's mask, index and label)."""
+    def batches(self, dataset: ArrayDataset) -> Iterable[tuple[dict, dict]]:
+        """(device batch {"image" in [0,1], "label", "index"}, the whole batch's mask, index and label).
+
+        Padding has the index and the label -1.
+        """
         size, labels = self.batch_size, np.asarray(dataset.labels)
         # Of the images this host reads its own part alone.
-        for index, mine in enumerate(batching.eval_batches(dataset, size, *sharding.process())):
+        process, processes = sharding.process()
+        for number, mine in enumerate(batching.eval_batches(dataset, size, process, processes)):
             preemption.check("an evaluation")
             image = mine["image"].astype(np.float32) / np.float32(255)
-            rows = np.arange(index * size, (index + 1) * size)
+            rows = np.arange(number * size, (number + 1) * size)
             mask = rows < len(dataset)
-            host = {"mask": mask, "index": np.where(mask, rows, -1)}
-            host["label"] = np.where(mask, labels[rows * mask], 0)
-            local = {"image": image, "label": mine["label"]}
-            yield index, sharding.put_batch(self.mesh, local), host
+            host = {"mask": mask, "index": np.where(mask, rows, -1).astype(np.int32)}
+            host["label"] = np.where(mask, labels[rows * mask], -1)
+            own = slice(process * size // processes, (process + 1) * size // processes)
+            local = {"image": image, "label": host["label"][own], "index": host["index"][own]}
+            yield sharding.put_batch(self.mesh, local), host
 
     def run(
         self,
@@ -212,7 +234,16 @@ class Evaluator:
           watch: name -> (evaluator, variables) of networks that predict on the same images, which is
             how a transfer attack is measured; their results are in `ExampleResults.others`.
           progress: called with "clean" or an attack's name before each is run on a batch.
+
+        Raises:
+          ValueError: the network has not one output for each class.
         """
+        classes = self.engine.check_shape(variables, dataset.image_shape)
+        if classes != dataset.num_classes:
+            raise ValueError(
+                f"{self.name} has {classes} outputs, but {dataset.name} has {dataset.num_classes} classes; "
+                "they must be as many"
+            )
         names = ["clean", *specs]
         nets = {"": (self, variables)} | dict(watch or {})
         predicted = {n: {a: np.zeros(len(dataset), np.int32) for a in names} for n in nets}
@@ -223,15 +254,15 @@ class Evaluator:
             for net, classes in jax.device_get(found).items():
                 predicted[net][name][rows] = classes[mask]
 
-        for index, batch, host in self.batches(dataset):
+        for number, (batch, host) in enumerate(self.batches(dataset), 1):
             rows, mask = host["index"][host["mask"]], host["mask"]
             for name in names:
                 preemption.check("an evaluation")
                 if progress:
-                    progress(f"{name} {index + 1}/{math.ceil(len(dataset) / self.batch_size)}")
+                    progress(f"{name} {number}/{math.ceil(len(dataset) / self.batch_size)}")
                 images = batch["image"]
                 if name != "clean":
-                    images = self.attack(specs[name], variables, images, batch["label"], index)
+                    images = self.attack(specs[name], variables, batch)
                 found = {n: e._predict(v, images) for n, (e, v) in nets.items()}
                 unread.append((name, rows, mask, found))
                 if len(unread) > _IN_FLIGHT:

@@ -358,10 +358,8 @@ def example_images(
     """Clean and adversarial images of the first test examples, for the report's grid."""
     evaluator = network.evaluator
     count = min(settings.eval.grid, len(dataset), evaluator.batch_size)
-    index, batch, _ = next(iter(evaluator.batches(dataset)))
-    adversarial = evaluator.attack(
-        settings.select, network.variables, batch["image"], batch["label"], index
-    )
+    batch, _ = next(iter(evaluator.batches(dataset)))
+    adversarial = evaluator.attack(settings.select, network.variables, batch)
     predicted = evaluator.predict(network.variables, adversarial)
     return {
         "clean": sharding.gather(batch["image"])[:count],

@@ -26,12 +26,12 @@ def noise_accuracy(
     """
     found = {}
     for kind in NOISES:
-        right, key = [], rng.stream(jax.random.key(evaluator.seed), f"{kind} noise")
-        for index, batch, host in evaluator.batches(dataset):
+        right = []
+        for batch, host in evaluator.batches(dataset):
+            keys = evaluator.keys(f"{kind} noise", batch["index"])
             noisy = evaluator.transform(
-                f"{kind} noise {norm}", _program(kind, norm), variables, batch["image"],
-                jax.random.fold_in(key, index), eps,
-            )  # fmt: skip
+                f"{kind} noise {norm}", _program(kind, norm), variables, batch["image"], keys, eps
+            )
             predicted = evaluator.predict(variables, noisy)
             right.append((predicted == host["label"])[host["mask"]])
         found[kind] = float(np.concatenate(right).mean())
@@ -42,7 +42,7 @@ def _program(kind: str, norm: str) -> Callable[..., jax.Array]:
     def noisy(_: Any, images: jax.Array, key: jax.Array, eps: float | jax.Array):
         draw = jax.random.uniform if kind == "uniform" else jax.random.normal
         limits: dict[str, Any] = {"minval": -1.0, "maxval": 1.0} if kind == "uniform" else {}
-        noise = draw(key, images.shape, images.dtype, **limits)
+        noise = rng.draw(lambda k, s: draw(k, s, images.dtype, **limits), key, images.shape)
         noise = noise if norm == "linf" else threat_model.ascent_direction(noise, "l2")
         return jnp.clip(threat_model.project(images + eps * noise, images, eps, norm), 0.0, 1.0)
 

@@ -109,18 +109,20 @@ def one_of_equals(
 
 def _prefixes_of_copies(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Prefixes under which all names, but those of constants and counters, are the same; else []."""
-    names = [name for name in tensors if tensors[name].ndim >= 2]  # weights
-    if not names:
+    shapes = {name: v.shape for name, v in tensors.items() if v.ndim >= 2}  # weights
+    if not shapes:
         return []
+    names = list(shapes)
     parts = names[0].split(".")
     for depth in range(1, len(parts)):
         own, end = ".".join(parts[:depth]) + ".", ".".join(parts[depth:])
-        inside = {n[len(own) :] for n in names if n.startswith(own)}
+        inside = {n[len(own) :]: shapes[n] for n in names if n.startswith(own)}
         found = [own]
         for other in sorted({n[: -len(end)] for n in names if n.endswith(f".{end}")} - {own}):
-            if {n[len(other) :] for n in names if n.startswith(other)} == inside:
+            if {n[len(other) :]: shapes[n] for n in names if n.startswith(other)} == inside:
                 found.append(other)
-        if len(found) > 1 and len(found) * len(inside) == len(names):
+        # One weight is a layer, not a network.
+        if len(found) > 1 and len(inside) > 1 and len(found) * len(inside) == len(names):
             return found
     return []
 

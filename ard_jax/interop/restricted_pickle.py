@@ -133,10 +133,9 @@ def load(
     start = stream.tell()
     try:
         refused = _scan(stream, allowed)
-        if skipped is not None:
-            skipped |= {name for name in refused if _is_idle(name)}
-            refused = [name for name in refused if name not in skipped]
-        if refused:
+        if skipped is not None and all(map(_is_idle, refused)):
+            skipped |= set(refused)
+        elif refused:
             raise FileError(_refusal(path, refused))
         end = stream.tell()
         stream.seek(start)

@@ -1,37 +1,203 @@
-"""Checks of what callers hand to the losses; they look at shapes and Python numbers only."""
+"""Checks of arrays that callers hand to losses, attacks and evaluation.
 
+Shapes and dtypes are always checked, values where they can be read: those of concrete arrays, not of what jit
+traces. So a train step pays nothing.
+"""
+
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+_ROUNDING = 1e-5  # that a change of units may leave beyond the range
 
 
-def same_logits(first: jax.Array, second: jax.Array, names: str) -> None:
-    """Raises ValueError unless both are [B,K] of one shape."""
-    if first.ndim != 2 or first.shape != second.shape:
+def is_concrete(value: Any) -> bool:
+    """Whether the values of an array can be read here, on this process."""
+    if isinstance(value, jax.Array):
+        return not isinstance(value, Tracer) and value.is_fully_addressable
+    return isinstance(value, np.ndarray | np.generic)
+
+
+def array(value: Any, name: str) -> Any:
+    """Returns an array; lists and tuples of numbers become one.
+
+    Raises:
+      ValueError: it is no array of numbers.
+    """
+    if isinstance(value, jax.Array | np.ndarray):
+        found = value
+    else:
+        try:
+            found = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} is no array: {error}") from error
+        if found.dtype == np.float64 or found.dtype == np.int64:
+            found = jnp.asarray(found)  # JAX's default width
+    if found.dtype.kind in "OUSmM":
+        shown = repr(value)[:60]
+        raise ValueError(f"{name} must be an array of numbers, not {type(value).__name__} {shown}")
+    return found
+
+
+def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
+    """Returns labels as an integer array [B].
+
+    Raises:
+      ValueError: another shape or dtype.
+    """
+    labels = array(labels, name)
+    if labels.ndim == 2 and labels.shape[0] == count:
+        raise ValueError(
+            f"{name} have shape {labels.shape} for {count} images: one-hot or soft labels? Give class "
+            f"numbers [B], such as {name}.argmax(-1)"
+        )
+    if labels.shape != (count,):
+        raise ValueError(f"{name} have shape {labels.shape} for a batch of {count}; give [{count}]")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"{name} are {labels.dtype}; give integers, such as {name}.astype(int)")
+    return jnp.asarray(labels)
+
+
+def labels_in_range(labels: Any, num_classes: int, name: str = "labels") -> None:
+    """Raises ValueError when a readable label is not one of 0 ... num_classes - 1."""
+    if is_concrete(labels) and labels.size:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            hint = "; do they count from 1?" if low == 1 and high == num_classes else ""
+            raise ValueError(
+                f"{name} are from {low} to {high}, but there are {num_classes} classes, 0 to "
+                f"{num_classes - 1}{hint}"
+            )
+
+
+def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
+    """Returns images as an array of floats, checked.
+
+    Raises:
+      ValueError: empty, not floating point, NaN, or outside the pixel range.
+    """
+    images = array(images, "images")
+    if images.dtype not in (np.float32, np.float64):
+        raise ValueError(
+            f"images are {images.dtype}; an attack needs float32 in [0,1] (divide uint8 by 255; bfloat16 "
+            "cannot hold a perturbation of 2/255, so cast inside the network)"
+        )
+    if images.ndim < 2:
+        raise ValueError(f"images have shape {images.shape}; add a batch axis: [B,H,W,C]")
+    if images.size == 0:
+        raise ValueError(f"images have shape {images.shape}: there is nothing in them")
+    if not is_concrete(images):
+        return images
+    low, high = float(images.min()), float(images.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("images hold NaN or infinite values")
+    if low < lowest - _ROUNDING or high > highest + _ROUNDING:
+        hint = "give images in pixel units, or the range with clip_min and clip_max"
+        if low >= 0 and high > 1.5:
+            hint = "divide by 255"
+        elif low < 0:
+            hint = (
+                "are they normalised? Give them unnormalised, and put the normalisation into predict: "
+                "eps is in pixel units"
+            )
+        raise ValueError(
+            f"images are from {low:.4g} to {high:.4g}, outside [{lowest:g}, {highest:g}]; {hint}"
+        )
+    return images
+
+
+def random_key(key: Any) -> Any:
+    """Returns a typed PRNG key; an integer is a seed, and a raw key of uint32 becomes a typed one.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if key is None or (
+        isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    ):
+        return key
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if not 0 <= key < 2**32:
+            raise ValueError(f"key={key}: a seed must be from 0 to {2**32 - 1}")
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim:
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    raise ValueError(f"key={key!r}: give jax.random.key(seed), or the seed")
+
+
+def logits(values: Any, name: str, least_classes: int = 2) -> Any:
+    """Returns logits as an array [B,K].
+
+    Raises:
+      ValueError: another shape, no floats, fewer than `least_classes` classes, or readable NaNs.
+    """
+    values = array(values, name)
+    if values.ndim != 2:
+        raise ValueError(f"{name} have shape {values.shape}; they must be [batch, classes]")
+    if values.shape[-1] < least_classes:
+        raise ValueError(f"{values.shape[-1]} classes; this loss needs at least {least_classes}")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"{name} are {values.dtype}; logits are floating point")
+    if is_concrete(values) and bool(jnp.isnan(jnp.asarray(values)).any()):
+        raise ValueError(f"{name} hold NaN")
+    return values
+
+
+def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Array]:
+    """Returns both as arrays [B,K] of one shape.
+
+    Raises:
+      ValueError: they are not.
+    """
+    first, second = logits(first, "logits"), logits(second, "logits")
+    if first.shape != second.shape:
         raise ValueError(
             f"{names}: logits of shapes {first.shape} and {second.shape}; "
             "both must be [batch, classes]"
         )
+    return jnp.asarray(first), jnp.asarray(second)
 
 
-def logits_and_labels(logits: jax.Array, labels: jax.Array, least_classes: int = 2) -> None:
-    """Raises ValueError unless logits are [B,K], labels [B] and K >= least_classes."""
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"logits of shape {logits.shape} and labels of shape {labels.shape}; "
-            "they must be [batch, classes] and [batch] (integer labels, not one-hot)"
-        )
-    if logits.shape[-1] < least_classes:
-        raise ValueError(f"{logits.shape[-1]} classes; this loss needs at least {least_classes}")
+def logits_and_labels(
+    values: Any, labels: Any, least_classes: int = 2
+) -> tuple[jax.Array, jax.Array]:
+    """Returns logits [B,K] and labels [B] as arrays.
+
+    Raises:
+      ValueError: other shapes or dtypes, fewer than `least_classes` classes, or a readable label that is no
+        class.
+    """
+    values = logits(values, "logits", least_classes)
+    labels = integer_labels(labels, values.shape[0])
+    labels_in_range(labels, values.shape[-1])
+    return jnp.asarray(values), labels
+
+
+def per_example(values: Any, weights: Any, name: str) -> jax.Array:
+    """Returns weights or a mask as an array [B], one for each row of the logits.
+
+    Raises:
+      ValueError: another shape.
+    """
+    weights = array(weights, name)
+    if weights.shape != values.shape[:1]:
+        raise ValueError(f"{name} has shape {weights.shape}; it must be [{values.shape[0]}]")
+    return jnp.asarray(weights)
 
 
 def positive(value: Any, name: str) -> None:
-    """Raises ValueError when `value` is a Python number that is not positive; skips tracers."""
-    if isinstance(value, int | float) and not value > 0:
-        raise ValueError(f"{name}={value}: must be positive")
+    """Raises ValueError when a readable number is not positive and finite."""
+    if isinstance(value, int | float) or (is_concrete(value) and value.ndim == 0):
+        if not (float(value) > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: must be positive and finite")
 
 
-def choice(value: Any, name: str, choices: Any) -> None:
+def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in (choices := tuple(choices)):
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")

@@ -61,14 +61,14 @@ def dice_loss(
     Raises:
       ValueError: shapes do not fit, unknown kind or form, or B is not divisible by groups.
     """
-    checks.logits_and_labels(logits, labels)
+    logits, labels = checks.logits_and_labels(logits, labels)
     checks.choice(kind, "dice kind", DICE_KINDS[:3])
     checks.choice(form, "dice form", DICE_FORMS)
     batch = logits.shape[0]
     if groups < 1 or batch % groups:
         raise ValueError(f"groups={groups}: a batch of {batch} cannot be cut into equal groups")
     mask = jnp.ones(batch) if mask is None else jnp.asarray(mask, jnp.float32)
-    checks.logits_and_labels(logits, mask)
+    mask = checks.per_example(logits, mask, "mask")
     p = jax.nn.softmax(logits.astype(jnp.float32))
     p_label = jnp.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
     q = p * (1.0 - jax.nn.one_hot(labels, p.shape[-1], dtype=jnp.float32))
@@ -110,7 +110,7 @@ def soft_dice(
     Raises:
       ValueError: shapes differ, or unknown form.
     """
-    checks.same_logits(logits, targets, "soft_dice")
+    logits, targets = checks.same_logits(logits, targets, "soft_dice")
     checks.choice(form, "dice form", DICE_FORMS)
     p, t = jax.nn.softmax(logits.astype(jnp.float32)), targets.astype(jnp.float32)
     whole = jnp.sum(jnp.square(p), -1) + jnp.sum(jnp.square(t), -1) + smoothing
@@ -136,7 +136,7 @@ def dpgd_objective(
 
     Args:
       logits: [B,K] float, at the current iterate.
-      labels: [B] int.
+      labels: [B] int; -1 is padding, which belongs to neither set.
       lam: weight of the misclassified images; may be traced, may be negative.
       dice: "batch" (the released scripts), "per_sample", "unsquared" or "soft". The last three do not
         couple the images; there L is the SUM over its set, not the mean: the factor is positive, so no
@@ -152,15 +152,16 @@ def dpgd_objective(
     Raises:
       ValueError: shapes do not fit, an unknown name, or targets missing.
     """
-    checks.logits_and_labels(logits, labels)
+    logits, labels = checks.logits_and_labels(logits, labels)
     checks.choice(dice, "dice kind", DICE_KINDS)
     right = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    wrong = jnp.where(labels < 0, 0.0, 1.0 - right)
     if dice == "soft":
         if targets is None:
             raise ValueError("targets are None; dice='soft' needs the teacher's probabilities")
         return jnp.where(right > 0, 1.0 - lam, lam) * soft_dice(logits, targets, smoothing, form)
     loss = [
         dice_loss(logits, labels, m, kind=dice, form=form, smoothing=smoothing, groups=groups)
-        for m in (right, 1.0 - right)
+        for m in (right, wrong)
     ]
     return (1.0 - lam) * loss[0] + lam * loss[1]

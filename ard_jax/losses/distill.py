@@ -46,7 +46,9 @@ def kl_divergence(
     Raises:
       ValueError: shapes differ, or a temperature that is a number is not positive.
     """
-    checks.same_logits(student_logits, teacher_logits, "kl_divergence")
+    student_logits, teacher_logits = checks.same_logits(
+        student_logits, teacher_logits, "kl_divergence"
+    )
     checks.positive(teacher_temperature, "teacher_temperature")
     checks.positive(student_temperature, "student_temperature")
     log_student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / student_temperature)
@@ -112,7 +114,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.logits_and_labels(logits, labels)
+    logits, labels = checks.logits_and_labels(logits, labels)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 

@@ -37,7 +37,7 @@ def cw_margin(
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.logits_and_labels(logits, labels)
+    logits, labels = checks.logits_and_labels(logits, labels)
     logits = logits.astype(jnp.float32)
     return jnp.maximum(_of_label(logits, labels) - _best_other(logits, labels) + confidence, 0.0)
 
@@ -58,7 +58,7 @@ def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit, or K < 3.
     """
-    checks.logits_and_labels(logits, labels, 3)
+    logits, labels = checks.logits_and_labels(logits, labels, 3)
     logits = logits.astype(jnp.float32)
     ordered = jnp.sort(logits, axis=-1)
     margin = _of_label(logits, labels) - _best_other(logits, labels)
@@ -81,8 +81,8 @@ def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> ja
     Raises:
       ValueError: shapes do not fit, or K < 4.
     """
-    checks.logits_and_labels(logits, labels, 4)
-    checks.logits_and_labels(logits, targets, 4)
+    logits, labels = checks.logits_and_labels(logits, labels, 4)
+    targets = checks.logits_and_labels(logits, targets, 4)[1]
     logits = logits.astype(jnp.float32)
     ordered = jnp.sort(logits, axis=-1)
     margin = _of_label(logits, labels) - _of_label(logits, targets)

@@ -55,8 +55,10 @@ def push_loss(
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.logits_and_labels(student_logits_adv, labels)
-    checks.same_logits(student_logits_adv, clean_teacher_logits_adv, "push_loss")
+    student_logits_adv, labels = checks.logits_and_labels(student_logits_adv, labels)
+    student_logits_adv, clean_teacher_logits_adv = checks.same_logits(
+        student_logits_adv, clean_teacher_logits_adv, "push_loss"
+    )
     teacher = jax.lax.stop_gradient(clean_teacher_logits_adv)
     wrong = jnp.argmax(teacher, axis=-1) != labels
     finite = jnp.all(jnp.isfinite(student_logits_adv) & jnp.isfinite(teacher), axis=-1)
@@ -170,9 +172,11 @@ def bounded_push(
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.same_logits(student_logits_adv, clean_teacher_logits_adv, "bounded_push")
+    student_logits_adv, clean_teacher_logits_adv = checks.same_logits(
+        student_logits_adv, clean_teacher_logits_adv, "bounded_push"
+    )
     weights = jnp.asarray(mask, jnp.float32)
-    checks.logits_and_labels(student_logits_adv, weights)
+    weights = checks.per_example(student_logits_adv, weights, "weights")
     chosen = weights > 0
     student = jnp.where(chosen[:, None], student_logits_adv.astype(jnp.float32), 0.0)
     pushed_from = jnp.argmax(jax.lax.stop_gradient(clean_teacher_logits_adv), axis=-1)

@@ -22,7 +22,7 @@ def trades_kl(logits_nat: jax.Array, logits_adv: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes differ.
     """
-    checks.same_logits(logits_nat, logits_adv, "trades_kl")
+    logits_nat, logits_adv = checks.same_logits(logits_nat, logits_adv, "trades_kl")
     log_nat = jax.nn.log_softmax(logits_nat.astype(jnp.float32))
     log_adv = jax.nn.log_softmax(logits_adv.astype(jnp.float32))
     return jnp.sum(jnp.exp(log_nat) * (log_nat - log_adv), axis=-1)
@@ -44,7 +44,7 @@ def boosted_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.logits_and_labels(logits, labels)
+    logits, labels = checks.logits_and_labels(logits, labels)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     is_label = jax.nn.one_hot(labels, log_p.shape[-1], dtype=jnp.bool_)
     other = jnp.argmax(jnp.where(is_label, -jnp.inf, jax.lax.stop_gradient(log_p)), axis=-1)
@@ -70,8 +70,8 @@ def mart_kl(logits_nat: jax.Array, logits_adv: jax.Array, labels: jax.Array) -> 
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.same_logits(logits_nat, logits_adv, "mart_kl")
-    checks.logits_and_labels(logits_nat, labels)
+    logits_nat, logits_adv = checks.same_logits(logits_nat, logits_adv, "mart_kl")
+    logits_nat, labels = checks.logits_and_labels(logits_nat, labels)
     log_nat = jax.nn.log_softmax(logits_nat.astype(jnp.float32))
     p_nat, p_adv = jnp.exp(log_nat), jax.nn.softmax(logits_adv.astype(jnp.float32))
     kl = jnp.sum(p_nat * (log_nat - jnp.log(p_adv + 1e-12)), axis=-1)
@@ -95,7 +95,7 @@ def squared_error(first_logits: jax.Array, second_logits: jax.Array) -> jax.Arra
     Raises:
       ValueError: shapes differ.
     """
-    checks.same_logits(first_logits, second_logits, "squared_error")
+    first_logits, second_logits = checks.same_logits(first_logits, second_logits, "squared_error")
     first = jax.nn.softmax(first_logits.astype(jnp.float32))
     second = jax.nn.softmax(second_logits.astype(jnp.float32))
     return jnp.sum(jnp.square(first - second), axis=-1)
@@ -117,7 +117,7 @@ def label_squared_error(
     Raises:
       ValueError: shapes do not fit.
     """
-    checks.logits_and_labels(logits, labels)
+    logits, labels = checks.logits_and_labels(logits, labels)
     p = jax.nn.softmax(logits.astype(jnp.float32))
     onehot = jax.nn.one_hot(labels, p.shape[-1], dtype=jnp.float32)
     target = (1.0 - label_smoothing) * onehot + label_smoothing / p.shape[-1]

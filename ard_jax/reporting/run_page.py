@@ -310,6 +310,8 @@ def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], 
         raise ValueError(f"images: {len(clean)} images, but {lengths}")
 
     def name(index: int) -> str:
+        if index == -1:
+            return "not finite"
         return class_names[index] if 0 <= index < len(class_names) else str(index)
 
     difference = np.nan_to_num(adversarial - clean)

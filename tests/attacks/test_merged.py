@@ -69,27 +69,27 @@ def test_what_it_cannot_do_keeps_a_program_of_its_own(changed):
 
 @pytest.fixture(scope="module")
 def evaluator():
-    """(evaluator of a small network, its variables, images, labels)."""
+    """(evaluator of a small network, its variables, a batch)."""
     net = models.create("small_cnn", 4, (8, 8, 1), widths=(2, 3))
     variables = net.init(jax.random.key(0))
     apply = lambda v, x: net.apply(v, x, False)[0]  # noqa: E731
     evaluator = Evaluator("merged", apply, mesh=sharding.make_mesh(1), batch_size=8, unroll=1)
     batch = {"image": np.random.default_rng(1).random((8, 8, 8, 1), np.float32)}
-    batch = sharding.put_batch(evaluator.mesh, batch | {"label": np.arange(8, dtype=np.int32) % 4})
-    return evaluator, variables, batch["image"], batch["label"]
+    batch |= {"label": np.arange(8, dtype=np.int32) % 4, "index": np.arange(8, dtype=np.int32)}
+    return evaluator, variables, sharding.put_batch(evaluator.mesh, batch)
 
 
 def test_the_evaluation_attacks_of_a_network_are_one_program(evaluator):
-    evaluator, variables, images, labels = evaluator
+    evaluator, variables, batch = evaluator
     for name in attacks.evaluation_names():
-        found = evaluator.attack(attacks.make(name, EPS), variables, images, labels, 0)
-        assert 0 < np.abs(found - images).max() <= EPS + 1e-6
+        found = evaluator.attack(attacks.make(name, EPS), variables, batch)
+        assert 0 < np.abs(found - batch["image"]).max() <= EPS + 1e-6
     programs = [title for title in compilation.TRACES if title.startswith("merged attack")]
     assert len(programs) == 1 and compilation.TRACES[programs[0]] == 1
 
 
 def test_a_start_is_cut_to_the_range_of_its_attack(evaluator):
-    evaluator, variables, images, labels = evaluator
+    evaluator, variables, batch = evaluator
     for low, high in ((0.0, 1.0), (-1.0, 2.0)):
         spec = attacks.make(
             "pgd_sat",
@@ -100,6 +100,6 @@ def test_a_start_is_cut_to_the_range_of_its_attack(evaluator):
             clip_max=high,
             order="range_at_end",
         )
-        found = evaluator.attack(spec, variables, images, labels, 0)
+        found = evaluator.attack(spec, variables, batch)
         assert low <= found.min() and found.max() <= high
         assert (low == 0.0) == bool(found.min() >= 0.0)

@@ -146,7 +146,7 @@ def test_given_data_must_fit(tmp_path):
         ({"checkpoint": ""}, "needs --checkpoint"),
         ({"checkpoint": "nowhere"}, "nowhere does not exist"),
         ({"item": "ema"}, "holds no 'ema' network"),
-        ({"out": "a_file"}, "a_file cannot be made"),
+        ({"out": "a_file"}, "a_file is not a folder"),
     ],
 )
 def test_bad_input(options, message, tmp_path, monkeypatch):

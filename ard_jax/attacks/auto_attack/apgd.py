@@ -327,6 +327,7 @@ class ApgdAttack(Attack):
     norm: str = "linf"
     steps: int = 10
     loss: str = "cross_entropy"
+    keys_per_image = True
 
     def __post_init__(self):
         """Checks every field."""

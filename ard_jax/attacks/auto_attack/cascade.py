@@ -42,7 +42,7 @@ class Cascade:
         self._clean_images, self._labels, self._logits = images, labels, logits
         self._members, self._eps, self._norm, self._key = members, eps, norm, key
         self._title, self._show, self._done = title, show, 0
-        self.predicted = logits.argmax(1).astype(np.int32)
+        self.predicted = _classes(logits)
         self.robust = self.predicted == labels
         self.images, self.queries = images.copy(), np.zeros(len(images), np.int32)
         longest = max(len(member.name) for member in members)
@@ -118,7 +118,7 @@ class Cascade:
         fair = _within(found, clean, self._eps, self._norm)
         found = np.where(fair[:, None, None, None], found, clean)
         logits = self._engine.logits(self._variables, found, self._key)
-        predicted = logits.argmax(1).astype(np.int32)
+        predicted = _classes(logits)
         broken = (predicted != self._labels[rows]) & fair
         arrays = {"broken": broken, "images": found[broken], "predicted": predicted[broken]}
         return arrays | {
@@ -185,6 +185,11 @@ class Cascade:
             if stop:
                 preemption.check("AutoAttack; what it has done is kept")
         return state
+
+
+def _classes(logits: np.ndarray) -> np.ndarray:
+    """Predicted classes int32 [N]; -1, which is no label, where a logit is not finite."""
+    return np.where(np.isfinite(logits).all(1), logits.argmax(1), -1).astype(np.int32)
 
 
 def _within(found: np.ndarray, clean: np.ndarray, eps: float, norm: str) -> np.ndarray:

@@ -61,14 +61,8 @@ def check_logits(logits: np.ndarray, labels: np.ndarray, members: tuple[Member, 
     """Checks the clean logits [N,K].
 
     Raises:
-      ValueError: NaN, labels that are no class, or a loss that is undefined for so few classes.
+      ValueError: labels that are no class, or a loss that is undefined for so few classes.
     """
-    bad = ~np.isfinite(logits).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"predict returned NaN or infinity for {bad.sum()} of {len(logits)} clean images (first: "
-            f"image {np.flatnonzero(bad)[0]}); robustness is undefined there"
-        )
     classes = logits.shape[1]
     if classes < 2:
         raise ValueError(f"predict returned {classes} logit; AutoAttack needs at least two classes")
@@ -90,6 +84,15 @@ def check_logits(logits: np.ndarray, labels: np.ndarray, members: tuple[Member, 
 def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str]:
     """Warnings that the clean logits [N,K] give."""
     found, classes = [], logits.shape[1]
+    bad = ~np.isfinite(logits).all(axis=1)
+    if bad.any():
+        found.append(
+            f"predict returned NaN or infinity for {bad.sum()} of {len(logits)} clean images (first: image "
+            f"{np.flatnonzero(bad)[0]}), which count as wrong"
+        )
+        logits = logits[~bad]
+    if not len(logits):
+        return found
     if classes < 4:
         found.append(
             f"only {classes} classes: targeted attacks have {num_targets(classes)} target(s) and not "
