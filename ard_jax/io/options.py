@@ -15,11 +15,13 @@ from pydantic import (
     model_validator,
 )
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+# The upper ends are far beyond what has a meaning, and far below what overflows on the way.
+_MOST = 1_000_000
+Positive = Annotated[float, Field(gt=0, le=_MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=_MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+AtLeastOne = Annotated[int, Field(ge=1, le=_MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 _BOUNDS = {

@@ -1,0 +1,252 @@
+"""What users get wrong on the command line: one message that names the thing, the value and the fix."""
+
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+from absl import flags as absl_flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ard_jax.cli import command_line, config_file, values
+from ard_jax.config import comparison, parse
+
+ROOT = Path(__file__).parents[2]
+DIGITS, SAT, CIARD = "digits.py:natural", "digits.py:sat", "digits.py:ciard"
+
+
+def experiment(file, *overrides):
+    return parse.to_experiment(config_file.load(f"{ROOT}/configs/{file}", overrides))
+
+
+# (config, overrides, the message's beginning)
+REFUSED = [
+    (DIGITS, ["epochs=1000000000000"], "config.epochs=1000000000000: must be at most 1000000"),
+    (SAT, ["norm=l2", "eps=0"], "config.eps=0.0: must be greater than 0"),
+    (SAT, ["norm=l2", "eps=128"], "config.eps=128.0: no two images of digits are further apart than 8"),
+    (SAT, ["norm=l2", "eps=nan"], "config.eps=nan: must be a finite number"),
+    (SAT, ["eps=8/0"], "config.eps=8/0: expected a number, such as 0.5, 1e-3 or 8/255"),
+    (DIGITS, ["student_optim.lr=1e30"], "config.student_optim.lr=1e+30: must be at most 100"),
+    (DIGITS, ["student_optim.weight_decay=nan"], "config.student_optim.weight_decay=nan: must be a finite"),
+    (DIGITS, ["student_optim.weight_decay=inf"], "config.student_optim.weight_decay=inf: must be a finite"),
+    (DIGITS, ["epochs=1", "student_optim.warmup=50"], "config.student_optim.warmup=50: must be at most"),
+    (DIGITS, ["student_optim.boundaries=('a',)"], "config.student_optim.boundaries[0]='a': expected an"),
+    (DIGITS, ["student_optim.boundaries=-5"], "config.student_optim.boundaries[0]=-5: must be at least 1"),
+    (DIGITS, ["epochs=1", "student_optim.schedule=multistep", "student_optim.boundaries=5"],
+     "config.student_optim.boundaries=(5,): [5] lie behind the last of 1 epochs"),
+    (DIGITS, ["student_optim.decay=nan"], "config.student_optim.decay=nan: must be a finite number"),
+    (DIGITS, ["student_optim.decay=-1.0"], "config.student_optim.decay=-1.0: must be greater than 0"),
+    (DIGITS, ["seed=100000000000000000000"], "config.seed=100000000000000000000: must be at most 4294967295"),
+    (DIGITS, ["eval.seed=-1"], "config.eval.seed=-1: must be at least 0"),
+    (DIGITS, ["epochs=1", "swa_start=99"], "config.swa_start=99: must be at most config.epochs=1"),
+    (SAT, ["awp.gamma=1e9"], "config.awp.gamma=1000000000.0: must be at most 1"),
+    (SAT, ["awp.gamma=0.01", "awp.start=-4"], "config.awp.start=-4: must be at least 1"),
+    (DIGITS, ["data.holdout=1.0"], "config.data.holdout=1.0: a share below 1, or a whole number of images"),
+    (DIGITS, ["data.holdout=inf"], "config.data.holdout=inf: must be a finite number"),
+    (DIGITS, ["data.pad=500"], "config.data.pad=500: must be less than the images' 8 pixels"),
+    (DIGITS, ["student.kwargs.depth=3"], "config.student: small_resnet has no option ['depth']"),
+    (SAT, ["attack.steps=1000000000"], "config.attack.steps=1000000000: must be at most 10000"),
+    (SAT, ["attack.step_size=100.0"], "config.attack.step_size=100.0: must be at most 1"),
+    (SAT, ["attack.options.foo=1"], "config.attack: attack 'sat_train' has no parameter foo; it has"),
+    (SAT, ["attack.options.restarts=0"], "config.attack: attack 'sat_train': restarts=0: must be an integer"),
+    (DIGITS, ["method.beta=6.0"], "config.method.beta does not exist; did you mean config.teachers"),
+    (DIGITS, ["eval.step_sizes.foo=0.1"], "config.eval.step_sizes: 'foo': choose one of"),
+    (DIGITS, ["eval.step_sizes.pgd_sat=-1.0"], "config.eval.step_sizes.pgd_sat=-1.0: must be greater"),
+    (DIGITS, ["eval.max_selection_examples=-5"], "config.eval.max_selection_examples=-5: must be at least 0"),
+    (DIGITS, ["eval.eps_sweep=(-1.0,)"], "config.eval.eps_sweep[0]=-1.0: must be at least 0"),
+    (DIGITS, ["eval.eps_sweep=(nan,)"], "config.eval.eps_sweep[0]=nan: must be a finite number"),
+    (DIGITS, ["eval.eps_sweep=(float('nan'),)"], "config.eval.eps_sweep=(float('nan'),): expected a tuple"),
+    (DIGITS, ["run.devices=-1"], "config.run.devices=-1: must be at least 0"),
+    (DIGITS, ["run.log_every=0"], "config.run.log_every=0: must be at least 1"),
+    (DIGITS, ["run.save_every=0"], "config.run.save_every=0: must be at least 1"),
+    (DIGITS, ["run.save_every=-2"], "config.run.save_every=-2: must be at least 1"),
+    (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder, so without / and \\"),
+    (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: config."),
+    (CIARD, ["teachers.robust.recipe.epochs=0"], "config.teachers.robust.recipe.epochs=0: must be at least"),
+    (CIARD, ["teachers.robust.recipe.seed=-1"], "config.teachers.robust.recipe.seed=-1: must be at least 0"),
+    (CIARD, ["method.temp_rate=nan"], "config.method.temp_rate=nan: must be a finite number"),
+    (CIARD, ["method.decay_epochs=('a',)"], "config.method.decay_epochs[0]='a': expected an integer"),
+    (DIGITS, ["epoch=3"], "config.epoch does not exist; did you mean config.epochs or"),
+    (DIGITS, ["student_optim.learning_rate=3"], "config.student_optim.learning_rate does not exist; "
+     "config.student_optim has boundaries,"),
+    (DIGITS, ["data=cifar10"], "config.data is a group of values: set those in it, such as config.data."),
+    (DIGITS, ["epochs=three"], "config.epochs=three: expected an integer"),
+    (DIGITS, ["eval.teachers=perhaps"], "config.eval.teachers=perhaps: expected True or False"),
+    ("digits.py:foo", [], "configs/digits.py knows no method 'foo'"),
+    ("digits.py:natural:foo", [], "configs of natural have no variant 'foo': it has none"),
+    ("ciard_digits.py:foo", [], "configs of ciard have no variant 'foo': natural, sat"),
+    ("compare_digits.py", [], "this is the configuration of a comparison: use --mode=compare"),
+    ("protocol.py", [], "is no config file; it has no get_config()"),
+    ("rslad_cifar10.py", [], "the config of a method is --config="),
+    ("ciard_digit.py", [], "does not exist; did you mean ciard_digits or"),
+    ("nope.py", [], "configs/nope.py does not exist"),
+    ("", [], "is a folder; give a config file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "overrides", "message"), REFUSED)
+def test_what_cannot_run_is_refused(file, overrides, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        experiment(file, *overrides)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ValueError) as caught:
+        experiment(DIGITS, "epoch=3", "eval.atacks=fgsm", "eps=eight")
+    assert all(name in str(caught.value) for name in ("config.epochs", "eval.attacks", "eps=eight"))
+    with pytest.raises(ValueError) as caught:
+        experiment(DIGITS, "epochs=0", "eps=-1", "seed=-1")
+    assert str(caught.value).count("must be") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("vm", "line 1: NameError"),
+        ("def get_config(", "line 1: SyntaxError"),
+        ("import nowhere", "line 1: ModuleNotFoundError"),
+        ("def get_config(): return 3", "returned int, not a ConfigDict"),
+        ("def get_config(): return 1 / 0", "line 1: ZeroDivisionError"),
+        ("def get_config(choice): return {}", "needs a choice behind a colon"),
+        ("get_config = 3", "it has no get_config()"),
+    ],
+)
+def test_a_broken_config_file_is_named(text, problem, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(config_file.ConfigFileError, match=re.escape(str(path))) as caught:
+        config_file.load(str(path))
+    assert problem in str(caught.value)
+
+
+def test_every_option_of_the_schema_can_be_set():
+    made = experiment(
+        CIARD, "eps=8/255", "student_optim.lr=1e-3", "eval.attacks=fgsm,pgd_sat", "epochs=1e2",
+        "eval.eps_sweep=0,1/2,1", "attack.options.restarts=1", "student.kwargs.blocks=2",
+        "method.push_t=2**-1", "eval.step_sizes.pgd_sat=2/255", "run.tensorboard=false",
+    )  # fmt: skip
+    assert (made.eps, made.student_optim.lr, made.epochs) == (8 / 255, 1e-3, 100)
+    assert made.eval.attacks == ("fgsm", "pgd_sat") and made.eval.eps_sweep == (0, 0.5, 1)
+    assert made.attack.options["restarts"] == 1 and made.student.kwargs["blocks"] == 2
+    assert made.method.options["push_t"] == 0.5
+    assert made.eval.step_sizes == {"pgd_sat": 2 / 255} and made.run.tensorboard is False
+
+
+def test_a_comparison_takes_the_same_values():
+    config = config_file.load(
+        f"{ROOT}/configs/compare_digits.py",
+        ["seeds=0,1", "methods=sat,rslad", "runs.sat.eps=1/4", "runs.rslad.eps=1/4"],
+    )
+    made = comparison.from_config(config)
+    assert made.seeds == (0, 1) and {e.eps for e in made.experiments.values()} == {0.25}
+    for bad, message in (
+        ("foo=1", "config has data_dir"),
+        ("runs.foo.eps=1", "runs.foo.eps does not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config_file.load(f"{ROOT}/configs/compare_digits.py", [bad])
+    with pytest.raises(ValueError, match="use --mode=train"):
+        comparison.from_config(config_file.load(f"{ROOT}/configs/{DIGITS}"))
+    with pytest.raises(ValueError, match=r"seeds\[0\]=-1: must be at least 0$"):
+        comparison.from_config(config.to_dict() | {"seeds": (-1,)})
+
+
+HINTS = [int, float, bool, str, tuple[float, ...], tuple[str, ...], dict[str, float], typing.Any]
+LEAVES = config_file._types(config_file.load(f"{ROOT}/configs/{CIARD}"))
+NUMBERS = {path: hint for path, hint in LEAVES.items() if hint in (int, float)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(sorted(NUMBERS)),
+    st.sampled_from(["nan", "inf", "-inf", "-1e30", "1e300", "one", "(1,)"]),
+)
+def test_every_number_has_a_range(path, text):
+    with pytest.raises(ValueError, match=re.escape(f"config.{path}")):
+        experiment(CIARD, f"{path}={text}")
+
+
+@given(st.sampled_from(HINTS), st.text(max_size=30))
+def test_no_text_crashes_the_parser(hint, text):
+    try:
+        values.parse(text, hint)
+    except ValueError as error:
+        assert "expected" in str(error)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 10**6))
+def test_arithmetic_is_pythons(number, divisor):
+    assert values.parse(f"{number!r}/{divisor}", float) == number / divisor
+
+
+def parsed(*arguments):
+    """The flags of a command line; exits with 2 where it is wrong."""
+    absl_flags.FLAGS.unparse_flags()
+    command_line.parse(["main", *arguments])
+    return absl_flags.FLAGS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=/nope", "--format=bar"], "--checkpoint is for --mode=evaluate and export, not for"),
+        (["--mode=plan", "--attacks=fgsm"], "--attacks is for --mode=evaluate, not for --mode=plan"),
+        (["--mode=evaluate", "--fold_batchnorm"], "--fold_batchnorm is for --mode=export"),
+        (["--mod=train"], "Unknown command line flag 'mod'"),
+        (["--mode=tain"], "value should be one of"),
+        (["--mode=export", "--onnx_ir_version=new"], "onnx_ir_version"),
+    ],
+)  # fmt: skip
+def test_flags_of_another_mode_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parsed(*arguments)
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ERROR: ") and message in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides"),
+    [
+        (["--config.eps=8/255", "-config.norm", "l2"], ["eps=8/255", "norm=l2"]),
+        (["--config.eval.grid", "--noconfig.eval.teachers"], ["eval.grid=True", "eval.teachers=False"]),
+        (["--config.name=a=b", "--config.workdir="], ["name=a=b", "workdir="]),
+        (["--config.eval.seed", "-1"], ["eval.seed=-1"]),
+    ],
+)  # fmt: skip
+def test_ways_to_write_a_value(arguments, overrides):
+    found = parsed("--config=x.py", *arguments)
+    assert found.override == overrides and found.config == "x.py"
+
+
+def main(*arguments, **options):
+    command = [sys.executable, "-m", "ard_jax.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/ciard_digits.py", "--config.epoch=3"], "config.epoch does not exist"),
+        (["--config=configs/ciard_cifar10.py", "--config.data.dir=/nowhere"], "/nowhere"),
+        (["--config=configs/digits.py:natural", "--config.workdir=FILE"], "is not a folder"),
+        (["--config=configs/ciard_digits.py", "--config.teachers.cache=FILE"], "config.teachers.cache="),
+        (["--config=configs/digits.py:natural", "--config.batch_size=5000"], "5000"),
+        (["--mode=evaluate", "--checkpoint=/nowhere"], "/nowhere does not exist"),
+        (["--config.eps=1"], "--config.eps=1 needs --config=FILE"),
+        ([], "--config is missing"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = [a.replace("FILE", str(tmp_path / "file")) for a in arguments]
+    if any("configs/" in a for a in arguments) and not any("workdir" in a for a in arguments):
+        arguments.append(f"--config.workdir={tmp_path}/run")
+    done = main(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("ERROR: ") and message in done.stderr
+    assert "Traceback" not in done.stderr and [p.name for p in tmp_path.iterdir()] == ["file"]
