@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"ERROR: unexpected arguments {argv[1:]}; flags start with --", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.WARNING)  # JAX and Orbax say much that is not for users
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises, from several threads
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     import jax
 
@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return distributed.leave(2)
     except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"ERROR: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        what = error.filename or "a file of this run"
+        print(f"ERROR: {what}: {error.strerror or error}", file=sys.stderr, flush=True)
         return distributed.leave(2)
     except Exception as error:
         traceback.print_exc()

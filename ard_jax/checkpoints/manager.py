@@ -9,6 +9,7 @@ a shared file system, or a bucket ("gs://...").
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ard_jax.state import NetState, RunState
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing or cannot be read."""
+    """A checkpoint that is missing, or cannot be read or written."""
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -58,9 +59,22 @@ class Checkpoints(contextlib.AbstractContextManager):
             state = jax.tree.map(_copy_to_save, state)
         meta = dict(meta)
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._manager.save(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=True
-        )
+        with self._writing():
+            self._manager.save(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=True
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in our words what Orbax and TensorStore raise, of this save or an earlier one."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "strerror", None) or str(error).partition("\n")[0][-200:]
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint could not be saved ({cause}); the ones before it are whole. "
+                "Make room, or give the folder back, and start the same command again"
+            ) from error
 
     def restore(self, step: int, template: RunState) -> tuple[RunState, dict[str, Any]]:
         """State of a step, with the template's structure, shapes and shardings; and its meta.
@@ -101,12 +115,16 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def wait(self) -> None:
         """Until every save is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Closes, except where the wait could be for another process that is gone."""
         lost = kind is not None and issubclass(kind, jax.errors.JaxRuntimeError)
-        if not lost or jax.process_count() == 1:
+        if lost and jax.process_count() > 1:
+            return
+        # What goes wrong in closing is a consequence of what goes wrong already.
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
             self.close()
 
     def close(self) -> None:

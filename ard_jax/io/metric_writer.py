@@ -121,8 +121,11 @@ class MetricWriter(contextlib.AbstractContextManager):
         if self._file is None:
             return
         plain = to_plain(record)
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:  # which does not say of which file
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         if self._summary is not None and plain.get("kind") != "event":
             self._write_scalars(self._summary, plain)
 
@@ -142,5 +145,6 @@ class MetricWriter(contextlib.AbstractContextManager):
         """Closes both files; may be called twice. Later writes do nothing."""
         for file in (self._file, self._summary):
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # told when it was written
+                    file.close()
         self._file = self._summary = None
