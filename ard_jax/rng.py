@@ -31,3 +31,8 @@ def stream(root_key: jax.Array, name: str, step: int | jax.Array | None = None) 
         )
     key = jax.random.fold_in(root_key, zlib.crc32(name.encode()))
     return key if step is None else jax.random.fold_in(key, step)
+
+
+def of_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Returns one key for each row number, [B]; [B] keys are returned as they are."""
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
