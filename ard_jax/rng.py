@@ -34,15 +34,9 @@ def stream(root_key: jax.Array, name: str, step: int | jax.Array | None = None) 
     return key if step is None else jax.random.fold_in(key, step)
 
 
-def of_images(root_key: jax.Array, name: str, index: jax.Array) -> jax.Array:
-    """The keys [B] of one named stream, one for each image: the same in whatever batch it comes.
-
-    Args:
-      root_key: a typed scalar PRNG key.
-      name: the stream's name.
-      index: int [B], the images' positions in their data set; -1 for padding.
-    """
-    return jax.vmap(jax.random.fold_in, (None, 0))(stream(root_key, name), index)
+def of_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Returns one key for each row number, [B]; [B] keys are returned as they are."""
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
 def fold_in(key: jax.Array, number: int) -> jax.Array:

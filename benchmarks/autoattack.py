@@ -68,6 +68,7 @@ def ours(args, weights, images, labels):
     from torch_networks import jax_cnn_a
 
     from ard_jax.attacks.auto_attack.attack import run as run_autoattack
+    from ard_jax.attacks.auto_attack.cascade import Session
     from ard_jax.attacks.auto_attack.engine import Engine
     from ard_jax.attacks.auto_attack.versions import members
 
@@ -79,8 +80,9 @@ def ours(args, weights, images, labels):
         version, names = ("standard", None) if name == "cascade" else ("custom", (name,))
         chosen = members(version, names, steps=args.steps, queries=args.queries)
         result = run_autoattack(
-            engine, (), images, labels, chosen, version=version, eps=args.eps, progress=False
-        )
+            engine, (), images, labels, chosen, version=version, eps=args.eps,
+            session=Session(progress=False),
+        )  # fmt: skip
         return int(np.sum(result.robust))
 
     return run

@@ -3,11 +3,32 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import jax
 
 Predict = Callable[..., Any]  # images -> logits, or (images, state) -> (logits, state)
+_Record = TypeVar("_Record")
+
+
+def create(kind: type[_Record], attack: str, options: dict[str, Any], /, **fixed: Any) -> _Record:
+    """Returns a record of the attack, with `options` for fields that are not `fixed`.
+
+    Raises:
+      ValueError: an option that the record does not have, or a bad value.
+    """
+    fields = {f.name for f in dataclasses.fields(cast(Any, kind))} - set(fixed)
+    if unknown := sorted(set(options) - fields):
+        raise ValueError(
+            f"attack {attack!r} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(fields))}"
+        )
+    return kind(**fixed, **options)
+
+
+def part_of(whole: Any, kind: type[_Record], **changed: Any) -> _Record:
+    """Returns a record of `kind` whose fields are those of the same name in `whole`."""
+    names = [f.name for f in dataclasses.fields(cast(Any, kind))]
+    return kind(**{name: getattr(whole, name) for name in names} | changed)
 
 
 class Attack(abc.ABC):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax.attacks import threat_model
+from ard_jax.attacks.attack import create
+from ard_jax.attacks.threat_model import ThreatModel
 
 ALPHA_SCHEDULES = ("const", "linear", "cosine", "apgd")
 _MOST_UNROLLED = 20
@@ -38,21 +40,6 @@ def apgd_checkpoints(steps: int) -> list[int]:
         found.append(math.ceil(round(now * steps, 6)))  # 0.57 * 100 is a little over 57
         before, now = now, now + max(now - before - 0.03, 0.06)
     return sorted({c for c in found if 0 < c < steps})
-
-
-def cut(
-    z: jax.Array,
-    x: jax.Array,
-    eps: float | jax.Array,
-    norm: str,
-    order: str,
-    clip: tuple[float, float],
-):
-    """`z` cut back to the ball around `x` and to the range, in the given order."""
-    if order == "range_then_ball":
-        return threat_model.project(jnp.clip(z, *clip), x, eps, norm)
-    z = threat_model.project(z, x, eps, norm)
-    return z if order == "range_at_end" else jnp.clip(z, *clip)
 
 
 def _sum_of(objective: Callable, batch: int):
@@ -97,19 +84,15 @@ def _channel_mask(gradient: jax.Array, rho: float):
     return kept.astype(gradient.dtype)
 
 
-def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
+def ascend(
     objective: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]],
     x: jax.Array,
     x_start: jax.Array,
     state: Any = None,
     *,
-    eps: float | jax.Array,
+    threat: ThreatModel,
     step_size: float | jax.Array,
     steps: int,
-    norm: str = "linf",
-    clip_min: float = 0.0,
-    clip_max: float = 1.0,
-    order: str = "ball_then_range",
     alpha_schedule: str = "const",
     channel_mask_rho: float = 0.0,
     unroll: int | bool | None = None,
@@ -120,14 +103,19 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
       objective: (x' [B,...], state, i) -> (values [B], (score [B], state)); the sum of the values
         is ascended. i is the step's number from 0 (int32, traced). Scores are values that may be
         compared between steps; only alpha_schedule "apgd" reads them.
+      x: [B,...] clean images, centre of the ball.
+      x_start: [B,...] first iterate, used as it is.
       state: any pytree of arrays, or None.
+      threat: ball, range, and the order of cutting to them.
+      step_size: in pixel units; may be traced.
+      steps: static, from 0 on.
       alpha_schedule: step i has the length step_size * c_i. "const": c_i = 1. "linear":
         c_i = 1 - i/steps. "cosine": (1 + cos(pi i/steps))/2. "apgd": c_i is kept per image and
         halves at Auto-PGD's checkpoints where fewer than 75 % of the steps since the last one
         raised the score (only the halving of Auto-PGD; no momentum, no return to the best iterate).
       channel_mask_rho: a channel whose mean |gradient| is under rho times that of the image's
         largest channel does not move; 0 moves all.
-      The other arguments: as `pgd_loop`.
+      unroll: see `resolve_unroll`.
 
     Returns:
       (x' [B,...], the state after the last step); no gradient flows through either.
@@ -135,14 +123,11 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
     Raises:
       ValueError: bad static values, or an objective that does not return [B].
     """
-    threat_model.check_threat(eps, step_size, steps, norm, clip_min, clip_max)
-    threat_model.check_choice("order", order, threat_model.ORDERS)
-    threat_model.check_choice("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES)
-    threat_model.check_number("channel_mask_rho", channel_mask_rho, 0.0, 1.0)
+    check_steps(step_size, steps, alpha_schedule, channel_mask_rho)
     if x_start.shape != x.shape:
         raise ValueError(f"start of shape {x_start.shape} for images of shape {x.shape}")
-    eps, step_size = jnp.asarray(eps, x.dtype), jnp.asarray(step_size, x.dtype)
-    total, clip, batch = _sum_of(objective, x.shape[0]), (clip_min, clip_max), x.shape[0]
+    threat, step_size = threat.astype(x.dtype), jnp.asarray(step_size, x.dtype)
+    total, batch = _sum_of(objective, x.shape[0]), x.shape[0]
     per_image = (batch,) + (1,) * (x.ndim - 1)
 
     def one_step(carry: tuple, i: jax.Array):
@@ -158,12 +143,12 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
             length = step_size * memory[0].reshape(per_image)
         elif alpha_schedule != "const":
             length = step_size * _fixed_factors(alpha_schedule, steps)[i]
-        z = z + length * threat_model.ascent_direction(gradient, norm)
-        return (cut(z, x, eps, norm, order, clip), state, memory), None
+        z = z + length * threat_model.ascent_direction(gradient, threat.norm)
+        return (threat.cut(z, x), state, memory), None
 
     z = jax.lax.stop_gradient(x_start.astype(x.dtype))
     if steps == 0:
-        z = cut(z, x, eps, norm, order, clip)
+        z = threat.cut(z, x)
     else:
         memory = None
         if alpha_schedule == "apgd":
@@ -172,9 +157,17 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
         (z, state, _), _ = jax.lax.scan(
             one_step, (z, state, memory), jnp.arange(steps), unroll=resolve_unroll(steps, unroll)
         )
-    if order == "range_at_end":
-        z = jnp.clip(z, *clip)
+    if threat.order == "range_at_end":
+        z = threat.clip(z)
     return jax.lax.stop_gradient((z, state))
+
+
+def check_steps(step_size: Any, steps: int, alpha_schedule: str, channel_mask_rho: float) -> None:
+    """Raises ValueError for a bad value; a traced step_size passes."""
+    threat_model.check_count("steps", steps, 0)
+    threat_model.check_number("step_size", step_size)
+    threat_model.check_choice("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES)
+    threat_model.check_number("channel_mask_rho", channel_mask_rho, 0.0, 1.0)
 
 
 def pgd_loop(
@@ -185,11 +178,8 @@ def pgd_loop(
     eps: float | jax.Array,
     step_size: float | jax.Array,
     steps: int,
-    norm: str = "linf",
-    clip_min: float = 0.0,
-    clip_max: float = 1.0,
-    order: str = "ball_then_range",
     unroll: int | bool | None = None,
+    **options: Any,
 ) -> jax.Array:
     """Maximises a per-example objective inside the eps-ball by `steps` steps of constant size.
 
@@ -204,11 +194,8 @@ def pgd_loop(
       eps: radius in pixel units; may be traced.
       step_size: length of a step in pixel units; may be traced.
       steps: static; 0 returns `x_start` cut to ball and range (x itself when x_start is x).
-      norm: "linf" or "l2".
-      clip_min: lowest pixel value.
-      clip_max: highest pixel value.
-      order: one of `threat_model.ORDERS`.
       unroll: of lax.scan; None chooses by backend (`resolve_unroll`).
+      **options: norm, clip_min, clip_max and order of `threat_model.ThreatModel`.
 
     Returns:
       [B,...] like x, with |x' - x| <= eps up to rounding, in the range if x is.
@@ -221,7 +208,7 @@ def pgd_loop(
         values = objective(z)
         return values, (values, state)
 
+    threat = create(ThreatModel, "pgd_loop", options, eps=eps)
     return ascend(
-        stateless, x, x_start, eps=eps, step_size=step_size, steps=steps, norm=norm,
-        clip_min=clip_min, clip_max=clip_max, order=order, unroll=unroll,
-    )[0]  # fmt: skip
+        stateless, x, x_start, threat=threat, step_size=step_size, steps=steps, unroll=unroll
+    )[0]

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax.attacks import loop, objectives, threat_model
+from ard_jax.attacks import objectives, threat_model
 from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.projected_gradient import PgdAttack
+from ard_jax.attacks.threat_model import ThreatModel
 
 # Losses that are functions of the logits alone; a setting chooses among them.
 _LOSSES = ("cross_entropy", "cw", "least_likely")
@@ -71,7 +72,7 @@ def run(
     clean = predict(images)
     eps, step_size = (settings[name].astype(images.dtype) for name in ("eps", "step_size"))
     values_of = [
-        objectives.of_logits(loss, lambda: clean, labels, settings["confidence"])
+        objectives.of_logits(objectives.Loss(loss, settings["confidence"]), lambda: clean, labels)
         for loss in _LOSSES
     ]
 
@@ -82,8 +83,8 @@ def run(
 
     def step(_: Any, z: jax.Array):
         z = z + step_size * threat_model.ascent_direction(jax.grad(total)(z), norm)
-        cuts = [loop.cut(z, images, eps, norm, order, clip) for order in threat_model.ORDERS]
-        return jax.lax.select_n(settings["order"], *cuts)
+        threats = [ThreatModel(eps, norm, *clip, order) for order in threat_model.ORDERS]
+        return jax.lax.select_n(settings["order"], *(t.cut(z, images) for t in threats))
 
     z = jax.lax.fori_loop(0, settings["steps"], step, start.astype(images.dtype))
     # The other orders cut to the range in every step.

@@ -1,5 +1,6 @@
 """What an attack maximises: functions of x' built from a predict function."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,72 @@ LOSSES = (
 )  # fmt: skip
 WITHOUT_LABELS = ("kl", "teacher_kl", "teacher_moving_kl", "squared")
 LAMBDA_SCHEDULES = ("paper", "cad", "const")
-# Options of loss "dice", with their defaults; explained in `ard_jax.attacks.dpgd`.
-DICE_OPTIONS = {
-    "lambda_schedule": "paper", "lambda_value": 0.25, "dice": "batch", "dice_form": "stable",
-    "dice_groups": 1, "smoothing": 1e-5,
-}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What an attack maximises.
+
+    Attributes:
+      loss: "cross_entropy": CE with the label. "cw": minus the CW margin with `confidence`.
+        "least_likely": minus CE with a target class. "kl": KL(p(x) || p(x')), TRADES.
+        "teacher_kl": KL(softmax(teacher_logits) || p(x')), RSLAD. "teacher_moving_kl":
+        KL(softmax(teacher(x')) || p(x')) with gradient through both networks, AdaAD. "squared":
+        sum_k (p_k(x') - p_k(x))^2, SCORE. "dice": DPGD (`ard_jax.attacks.dpgd`).
+      confidence: of "cw", in logit units.
+      lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of "dice"
+        (`ard_jax.attacks.dpgd`); with another loss they must keep their defaults.
+
+    Raises:
+      ValueError: on construction, for a bad value.
+    """
+
+    loss: str
+    confidence: float | jax.Array = 50.0
+    lambda_schedule: str = "paper"
+    lambda_value: float = 0.25
+    dice: str = "batch"
+    dice_form: str = "stable"
+    dice_groups: int = 1
+    smoothing: float = 1e-5
+
+    def __post_init__(self):
+        """Checks every field."""
+        threat_model.check_choice("attack loss", self.loss, LOSSES)
+        threat_model.check_number("confidence", self.confidence)
+        threat_model.check_choice("lambda_schedule", self.lambda_schedule, LAMBDA_SCHEDULES)
+        threat_model.check_number("lambda_value", self.lambda_value, -1.0, 1.0)
+        threat_model.check_choice("dice", self.dice, losses.DICE_KINDS)
+        threat_model.check_choice("dice_form", self.dice_form, losses.DICE_FORMS)
+        threat_model.check_count("dice_groups", self.dice_groups, 1)
+        threat_model.check_number("smoothing", self.smoothing)
+        of_dice = dataclasses.fields(self)[2:]
+        changed = [f.name for f in of_dice if getattr(self, f.name) != f.default]
+        if changed and self.loss != "dice":
+            raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
+
+    @property
+    def needs_teacher(self) -> str:
+        """What it needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
+        if self.loss == "teacher_moving_kl":
+            return "network"
+        soft = self.loss == "dice" and self.dice == "soft"
+        return "logits" if soft or self.loss == "teacher_kl" else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """What a loss compares the network's logits with, besides labels and clean images.
+
+    Attributes:
+      targets: [B] int, classes to drive towards, for "least_likely"; default: least likely class.
+      teacher_logits: [B,K], constant; where the loss needs "logits" of a teacher.
+      teacher: images -> logits [B,K]; where it needs a "network".
+    """
+
+    targets: jax.Array | None = None
+    teacher_logits: jax.Array | Any = None
+    teacher: Callable[[jax.Array], jax.Array] | None = None
 
 
 def least_likely_class(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -56,120 +118,89 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
     return ((i if schedule == "paper" else i - 1) / (2.0 * steps)).astype(np.float32)
 
 
-def check_dice_options(options: dict[str, Any]) -> None:
-    """Raises ValueError for a bad value among `DICE_OPTIONS`."""
-    threat_model.check_choice("lambda_schedule", options["lambda_schedule"], LAMBDA_SCHEDULES)
-    threat_model.check_number("lambda_value", options["lambda_value"], -1.0, 1.0)
-    threat_model.check_choice("dice", options["dice"], losses.DICE_KINDS)
-    threat_model.check_choice("dice_form", options["dice_form"], losses.DICE_FORMS)
-    threat_model.check_count("dice_groups", options["dice_groups"], 1)
-    threat_model.check_number("smoothing", options["smoothing"])
-
-
-def check_available(
-    loss: str,
-    labels: jax.Array | None,
-    teacher_logits: jax.Array | None,
-    teacher: Callable | None,
-    dice: str = "batch",
-) -> None:
+def check_available(loss: Loss, labels: jax.Array | None, given: References) -> None:
     """Raises ValueError when an argument that the loss needs is None."""
-    threat_model.check_choice("attack loss", loss, LOSSES)
-    if labels is None and loss not in WITHOUT_LABELS:
-        raise ValueError(f"labels are None; the attack loss {loss!r} needs them")
-    if loss == "teacher_moving_kl" and teacher is None:
+    if labels is None and loss.loss not in WITHOUT_LABELS:
+        raise ValueError(f"labels are None; the attack loss {loss.loss!r} needs them")
+    if loss.needs_teacher == "network" and given.teacher is None:
         raise ValueError(
-            f"teacher is None; the attack loss {loss!r} needs a predict function (images -> logits)"
+            f"teacher is None; the attack loss {loss.loss!r} needs a predict function (images -> logits)"
         )
-    if teacher_logits is None and (loss == "teacher_kl" or (loss == "dice" and dice == "soft")):
-        soft = " with dice='soft'" if loss == "dice" else ""
+    if loss.needs_teacher == "logits" and given.teacher_logits is None:
+        soft = " with dice='soft'" if loss.loss == "dice" else ""
         raise ValueError(
-            f"teacher_logits are None; the attack loss {loss!r}{soft} needs them, [B,K]"
+            f"teacher_logits are None; the attack loss {loss.loss!r}{soft} needs them, [B,K]"
         )
 
 
 def of_logits(
-    loss: str,
+    loss: Loss,
     clean_logits: Callable[[], jax.Array],
     labels: Any,
-    confidence: float | jax.Array = 50.0,
-    targets: jax.Array | None = None,
-    teacher_logits: Any = None,
+    given: References = References(),  # noqa: B008 (frozen)
 ):
     """Returns z(x') -> [B] for a loss that is a function of the logits alone; see `make_objective`.
 
     `clean_logits()` gives those of the clean images; only the losses that read them call it.
     """
-    if loss == "cross_entropy":
+    kind = loss.loss
+    if kind == "cross_entropy":
         return lambda z: losses.cross_entropy(z, labels)
-    if loss == "cw":
-        return lambda z: -losses.cw_margin(z, labels, confidence)
-    if loss == "teacher_kl":
-        fixed = jax.lax.stop_gradient(teacher_logits)
+    if kind == "cw":
+        return lambda z: -losses.cw_margin(z, labels, loss.confidence)
+    if kind == "teacher_kl":
+        fixed = jax.lax.stop_gradient(given.teacher_logits)
         return lambda z: losses.trades_kl(fixed, z)
-    if loss == "least_likely" and targets is not None:
+    targets = given.targets
+    if kind == "least_likely" and targets is not None:
         return lambda z: -losses.cross_entropy(z, targets)
     clean = jax.lax.stop_gradient(clean_logits())
-    if loss == "kl":
+    if kind == "kl":
         return lambda z: losses.trades_kl(clean, z)
-    if loss == "squared":
+    if kind == "squared":
         return lambda z: losses.squared_error(z, clean)
-    targets = least_likely_class(clean, labels)
-    return lambda z: -losses.cross_entropy(z, targets)
+    least_likely = least_likely_class(clean, labels)
+    return lambda z: -losses.cross_entropy(z, least_likely)
 
 
 def make_objective(
-    loss: str,
+    loss: Loss,
     predict: Callable,
     images: jax.Array,
     labels: jax.Array | None,
+    given: References,
     *,
     state: Any = None,
     steps: int = 1,
-    confidence: float = 50.0,
-    targets: jax.Array | None = None,
-    teacher_logits: jax.Array | None = None,
-    teacher: Callable[[jax.Array], jax.Array] | None = None,
-    dice_options: dict[str, Any] | None = None,
 ) -> Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]]:
     """Objective to be maximised, for `loop.ascend`.
 
     Args:
-      loss: "cross_entropy": CE with the label. "cw": minus the CW margin with `confidence`.
-        "least_likely": minus CE with a target class. "kl": KL(p(x) || p(x')), TRADES.
-        "teacher_kl": KL(softmax(teacher_logits) || p(x')), RSLAD. "teacher_moving_kl":
-        KL(softmax(teacher(x')) || p(x')) with gradient through both networks, AdaAD. "squared":
-        sum_k (p_k(x') - p_k(x))^2, SCORE. "dice": DPGD (`ard_jax.attacks.dpgd`).
+      loss: with its options.
       predict: images -> logits [B,K], pure; with a state: (images, state) -> (logits, state).
       images: [B,...] clean images; read by "least_likely", "kl" and "squared", once, outside the
         loop; the state of that evaluation is thrown away.
       labels: [B] int; may be None for the losses in `WITHOUT_LABELS`.
+      given: what the loss compares with.
       state: the state that `predict` starts from, or None for a stateless one.
       steps: of the loop, for the lambda schedule of "dice".
-      confidence: of "cw", in logit units.
-      targets: [B] int, classes to drive towards, for "least_likely"; default: least likely class.
-      teacher_logits: [B,K], constant; for "teacher_kl" and for "dice" with soft targets.
-      teacher: images -> logits [B,K] of the teacher; for "teacher_moving_kl".
-      dice_options: of "dice"; missing ones as in `DICE_OPTIONS`.
 
     Returns:
       (x', state, i) -> (values [B] float32, (score [B] float32, state)). The score orders iterates
       and restarts; it is the value itself except for "dice", whose values depend on i and the batch.
 
     Raises:
-      ValueError: unknown loss, or something that it needs is missing; names both.
+      ValueError: something that the loss needs is missing; names both.
     """
-    options = DICE_OPTIONS | (dice_options or {})
-    check_available(loss, labels, teacher_logits, teacher, options["dice"])
+    check_available(loss, labels, given)
 
     def apply(x: jax.Array, state: Any):
         logits, state = (predict(x), None) if state is None else predict(x, state)
         return logits.astype(jnp.float32), state
 
-    if loss == "dice":
-        return _dice_objective(apply, labels, steps, teacher_logits, **options)
-    if loss == "teacher_moving_kl":
-        assert teacher is not None  # `check_available`
+    if loss.loss == "dice":
+        return _dice_objective(loss, apply, labels, steps, given.teacher_logits)
+    if (teacher := given.teacher) is not None and loss.needs_teacher == "network":
 
         def moving(x: jax.Array, state: Any, i: Any):
             logits, state = apply(x, state)
@@ -177,9 +208,7 @@ def make_objective(
             return values, (values, state)
 
         return moving
-    value_of = of_logits(
-        loss, lambda: apply(images, state)[0], labels, confidence, targets, teacher_logits
-    )
+    value_of = of_logits(loss, lambda: apply(images, state)[0], labels, given)
 
     def objective(x: jax.Array, state: Any, i: Any):
         logits, state = apply(x, state)
@@ -189,29 +218,25 @@ def make_objective(
     return objective
 
 
-def _dice_objective(
-    apply: Callable, labels: Any, steps: int, teacher_logits: Any, *, lambda_schedule: str,
-    lambda_value: float, dice: str, dice_form: str, dice_groups: int, smoothing: float,
-):  # fmt: skip
+def _dice_objective(loss: Loss, apply: Callable, labels: Any, steps: int, teacher_logits: Any):
     """DPGD's J in shares of the images; the score is the Dice loss of each image on its own."""
-    lambdas = jnp.asarray(lambda_values(lambda_schedule, max(steps, 1), lambda_value))
+    lambdas = lambda_values(loss.lambda_schedule, max(steps, 1), loss.lambda_value)
+    lambdas, form, smoothing = jnp.asarray(lambdas), loss.dice_form, loss.smoothing
     teacher = None
-    if dice == "soft":
+    if loss.dice == "soft":
         teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(jnp.float32))
-    alone = "per_sample" if dice == "batch" else dice
+    alone = "per_sample" if loss.dice == "batch" else loss.dice
 
     def objective(x: jax.Array, state: Any, i: Any):
         logits, state = apply(x, state)
         values = losses.dpgd_objective(
-            logits, labels, lambdas[i], dice=dice, form=dice_form, smoothing=smoothing,
-            groups=dice_groups, targets=teacher,
+            logits, labels, lambdas[i], dice=loss.dice, form=form, smoothing=smoothing,
+            groups=loss.dice_groups, targets=teacher,
         )  # fmt: skip
         if teacher is not None:
-            score = losses.soft_dice(logits, teacher, smoothing, dice_form)
+            score = losses.soft_dice(logits, teacher, smoothing, form)
         else:
-            score = losses.dice_loss(
-                logits, labels, kind=alone, form=dice_form, smoothing=smoothing
-            )
+            score = losses.dice_loss(logits, labels, kind=alone, form=form, smoothing=smoothing)
         return values, (score, state)
 
     return objective

@@ -1,7 +1,6 @@
 """Projected gradient attacks as one record; `named` has the papers' settings as functions."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 
 from ard_jax import rng
 from ard_jax.attacks import loop, objectives, threat_model
-from ard_jax.attacks.attack import Attack, Predict
+from ard_jax.attacks.attack import Attack, Predict, create, part_of
+from ard_jax.attacks.threat_model import ThreatModel
 
 
 def _keep_worst(predict: Predict, objective: Callable, candidates: jax.Array, labels: jax.Array):
@@ -38,7 +38,7 @@ class PgdAttack(Attack):
       eps: radius in pixel units ([0,1] images: 8/255 is 8 grey levels).
       step_size: in pixel units.
       steps: number of steps.
-      loss: what is maximised, one of `objectives.LOSSES` (`objectives.make_objective`).
+      loss: what is maximised (`objectives.Loss`).
       start: "none", "uniform" or "gauss".
       restarts: independent starts, of which the worst is kept per example.
       norm: "linf" or "l2".
@@ -89,30 +89,14 @@ class PgdAttack(Attack):
                     raise ValueError(
                         f"{name} is a JAX array; give a Python number, or pass it to run()"
                     )
-            threat_model.check_threat(
-                self.eps, self.step_size, self.steps, self.norm, self.clip_min, self.clip_max
-            )
+            part_of(self, ThreatModel)
+            part_of(self, objectives.Loss)
+            loop.check_steps(self.step_size, self.steps, self.alpha_schedule, self.channel_mask_rho)
             threat_model.check_count("restarts", self.restarts, 1)
-            threat_model.check_choice("attack loss", self.loss, objectives.LOSSES)
             threat_model.check_choice("start", self.start, threat_model.STARTS)
-            threat_model.check_choice("order", self.order, threat_model.ORDERS)
-            threat_model.check_number("confidence", self.confidence)
             threat_model.check_number("sigma", self.sigma)
-            threat_model.check_choice("alpha_schedule", self.alpha_schedule, loop.ALPHA_SCHEDULES)
-            threat_model.check_number("channel_mask_rho", self.channel_mask_rho, 0.0, 1.0)
-            self._check_dice()
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
-
-    def _check_dice(self):
-        options = self._dice_options()
-        objectives.check_dice_options(options)
-        changed = [n for n, value in options.items() if value != objectives.DICE_OPTIONS[n]]
-        if changed and self.loss != "dice":
-            raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
-
-    def _dice_options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in objectives.DICE_OPTIONS}
 
     takes_state = True
     keys_per_image = True
@@ -130,10 +114,7 @@ class PgdAttack(Attack):
     @property
     def needs_teacher(self) -> str:
         """What `run` needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
-        if self.loss == "teacher_moving_kl":
-            return "network"
-        soft = self.loss == "dice" and self.dice == "soft"
-        return "logits" if soft or self.loss == "teacher_kl" else ""
+        return part_of(self, objectives.Loss).needs_teacher
 
     @property
     def program(self) -> tuple[tuple[str, Any], ...]:
@@ -178,11 +159,9 @@ class PgdAttack(Attack):
         eps: float | jax.Array | None = None,
         step_size: float | jax.Array | None = None,
         start: jax.Array | None = None,
-        targets: jax.Array | None = None,
         unroll: int | bool | None = None,
-        teacher_logits: jax.Array | None = None,
-        teacher: Callable[[jax.Array], jax.Array] | None = None,
         state: Any = None,
+        **references: Any,
     ) -> jax.Array | tuple[jax.Array, Any]:
         """Runs the attack.
 
@@ -195,12 +174,11 @@ class PgdAttack(Attack):
           eps: other radius, may be traced; without `step_size` the step scales with it.
           step_size: other step size, may be traced.
           start: first iterate [B,H,W,C] (or [R,B,H,W,C]) in place of the random one.
-          targets: [B] int, of loss "least_likely".
           unroll: see `loop.resolve_unroll`.
-          teacher_logits: [B,K], a constant; needed where `needs_teacher` is "logits".
-          teacher: images -> logits [B,K]; needed where `needs_teacher` is "network".
           state: pytree that predict updates once a step, threaded through the attack; None for a
             stateless predict. Not with restarts.
+          **references: of `objectives.References`: targets of loss "least_likely"; teacher_logits or
+            teacher, as `needs_teacher` says.
 
         Returns:
           [B,H,W,C] float32 with |x' - x| <= eps (up to rounding) and values in the range; with a state
@@ -213,21 +191,19 @@ class PgdAttack(Attack):
             step_size = self.step_size if eps is None else self._scaled_step(eps)
         eps = self.eps if eps is None else eps
         threat_model.check_images(images, labels)
-        threat_model.check_threat(
-            eps, step_size, self.steps, self.norm, self.clip_min, self.clip_max
-        )
+        threat = part_of(self, ThreatModel, eps=eps)
         self._check_combination(labels, state)
+        given = create(objectives.References, self.name, references)
         objective = objectives.make_objective(
-            self.loss, predict, images, labels, state=state, steps=self.steps,
-            confidence=self.confidence, targets=targets, teacher_logits=teacher_logits,
-            teacher=teacher, dice_options=self._dice_options() if self.loss == "dice" else {},
+            part_of(self, objectives.Loss), predict, images, labels, given, state=state, steps=self.steps
         )  # fmt: skip
-        climb = functools.partial(
-            loop.ascend, objective, images, eps=eps, step_size=step_size, steps=self.steps,
-            norm=self.norm, clip_min=self.clip_min, clip_max=self.clip_max, order=self.order,
-            alpha_schedule=self.alpha_schedule, channel_mask_rho=self.channel_mask_rho,
-            unroll=unroll,
-        )  # fmt: skip
+
+        def climb(start: jax.Array, state: Any = None):
+            return loop.ascend(
+                objective, images, start, state, threat=threat, step_size=step_size, steps=self.steps,
+                alpha_schedule=self.alpha_schedule, channel_mask_rho=self.channel_mask_rho, unroll=unroll,
+            )  # fmt: skip
+
         starts = self._starts(start, key, images, eps)
         if self.restarts > 1:
             assert labels is not None  # `_check_combination`

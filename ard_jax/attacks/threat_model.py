@@ -4,9 +4,10 @@ Images are float32 [B,H,W,C] in [clip_min, clip_max], normally [0,1]; eps is in 
 means 8 grey levels). For "linf" the ball is per pixel and channel, for "l2" per image.
 """
 
+import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,55 @@ STARTS = ("none", "uniform", "gauss")
 #   range_then_ball  CIARD's and MTARD's evaluation PGD (after Madry et al.)
 #   range_at_end     CIARD's CW: the ball after every step, the range once after the last
 ORDERS = ("ball_then_range", "range_then_ball", "range_at_end")
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreatModel:
+    """What an attack may do to an image.
+
+    Attributes:
+      eps: radius in pixel units; may be traced.
+      norm: "linf" or "l2".
+      clip_min: lowest pixel value.
+      clip_max: highest pixel value.
+      order: in which an iterate is cut back, one of `ORDERS`.
+
+    Raises:
+      ValueError: on construction, for a bad value; the message names it and the fix.
+    """
+
+    eps: float | jax.Array
+    norm: str = "linf"
+    clip_min: float = 0.0
+    clip_max: float = 1.0
+    order: str = "ball_then_range"
+
+    def __post_init__(self):
+        """Checks every field; a traced eps passes."""
+        check_choice("norm", self.norm, NORMS)
+        check_choice("order", self.order, ORDERS)
+        low, high = self.clip_min, self.clip_max
+        if not low < high:
+            raise ValueError(f"clip_min={low}, clip_max={high}: the range is empty")
+        fix = (
+            "; eps is in pixel units of the image range, so write 8/255 for 8 grey levels of [0,1]"
+        )
+        check_number("eps", self.eps, 0.0, high - low if self.norm == "linf" else math.inf, fix)
+
+    def astype(self, dtype: Any) -> Self:
+        """Returns the same with eps as an array of this type."""
+        return dataclasses.replace(self, eps=jnp.asarray(self.eps, dtype))
+
+    def clip(self, x: jax.Array) -> jax.Array:
+        """Cuts images to the pixel range."""
+        return jnp.clip(x, self.clip_min, self.clip_max)
+
+    def cut(self, x: jax.Array, center: jax.Array) -> jax.Array:
+        """Cuts iterates back to the ball around `center` and to the range, in this order."""
+        if self.order == "range_then_ball":
+            return project(self.clip(x), center, self.eps, self.norm)
+        x = project(x, center, self.eps, self.norm)
+        return x if self.order == "range_at_end" else self.clip(x)
 
 
 def per_image(value: jax.Array, like: jax.Array) -> jax.Array:
@@ -154,21 +204,19 @@ def check_count(name: str, value: Any, lowest: int) -> None:
         raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
 
 
-def check_threat(
-    eps: Any, step_size: Any, steps: int, norm: str, clip_min: float = 0.0, clip_max: float = 1.0
-) -> None:
-    """Checks the numbers of a threat model; traced eps and step_size are let through.
+def check_logits(logits: jax.Array, images: jax.Array) -> None:
+    """Raises ValueError unless these are logits [B,K], K >= 2, of the images."""
+    if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
+        raise ValueError(
+            f"predict returned shape {logits.shape} for {images.shape[0]} images; it must return "
+            "logits [B,K], K >= 2"
+        )
 
-    Raises:
-      ValueError: a bad value, named with what it should be.
-    """
-    check_choice("norm", norm, NORMS)
-    check_count("steps", steps, 0)
-    if not clip_min < clip_max:
-        raise ValueError(f"clip_min={clip_min}, clip_max={clip_max}: the range is empty")
-    fix = "; eps is in pixel units of the image range, so write 8/255 for 8 grey levels of [0,1]"
-    check_number("eps", eps, 0.0, clip_max - clip_min if norm == "linf" else math.inf, fix)
-    check_number("step_size", step_size)
+
+def check_keys(key: jax.Array | None, images: jax.Array) -> None:
+    """Raises ValueError unless this is no key, one key, or one for each image."""
+    if key is not None and key.shape not in ((), images.shape[:1]):
+        raise ValueError(f"key of shape {key.shape}: give one typed key, or one per image")
 
 
 def check_images(images: jax.Array, labels: jax.Array | None) -> None:

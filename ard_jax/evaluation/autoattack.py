@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ard_jax.attacks.auto_attack.attack import AutoAttackResult, run
+from ard_jax.attacks.auto_attack.cascade import Session
 from ard_jax.attacks.auto_attack.versions import SUITES, Member
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation.accuracies import ExampleResults, confidence_interval
@@ -64,7 +65,7 @@ def run_suite(
     found = run(
         evaluator.engine, variables, np.asarray(dataset.images, np.float32) / np.float32(255),
         dataset.labels, chosen, version="custom" if warnings else suite.version, eps=eps, norm=norm,
-        seed=evaluator.seed, state_dir=state_dir, title=f"{title} {suite.label}".strip(),
+        seed=evaluator.seed, session=Session(state_dir, title=f"{title} {suite.label}".strip()),
     )  # fmt: skip
     found.warnings.extend(warnings)
     return found, _record(name, found, round(time.monotonic() - started, 1))

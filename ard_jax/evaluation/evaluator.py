@@ -103,8 +103,7 @@ class Evaluator:
         if "keys" not in self._programs:
             split = sharding.split_batch(self.mesh)
             self._programs["keys"] = jax.jit(
-                lambda root, index: jax.vmap(jax.random.fold_in, (None, 0))(root, index),
-                in_shardings=(sharding.replicated(self.mesh), split), out_shardings=split,
+                rng.of_rows, in_shardings=(sharding.replicated(self.mesh), split), out_shardings=split,
             )  # fmt: skip
         return self._programs["keys"](rng.stream(jax.random.key(self.seed), stream), index)
 

@@ -39,18 +39,27 @@ def exported_convolutions(form: str):
         _form.reset(token)
 
 
+def _is_plain(
+    *,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    batch_group_count: int = 1,
+    preferred_element_type: Any = None,
+) -> bool:
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    return not dilated and batch_group_count == 1 and preferred_element_type is None
+
+
 def canonical_conv(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Any,
     padding: Any,
-    lhs_dilation: Any = None,
-    rhs_dilation: Any = None,
+    *,
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
-    batch_group_count: int = 1,
     precision: Any = None,
-    preferred_element_type: Any = None,
+    **options: Any,
 ):
     """`lax.conv_general_dilated`, in the form that is fast on the default backend.
 
@@ -62,13 +71,10 @@ def canonical_conv(
       rhs: kernel [kh, kw, C / feature_group_count, F], same dtype.
       window_strides: two ints.
       padding: "SAME", "VALID", "SAME_LOWER" or ((top, bottom), (left, right)).
-      lhs_dilation: as in `lax.conv_general_dilated`, like all arguments after it.
-      rhs_dilation: see `lax.conv_general_dilated`.
       dimension_numbers: see `lax.conv_general_dilated`.
       feature_group_count: 1, or C for a depthwise convolution.
-      batch_group_count: see `lax.conv_general_dilated`.
       precision: see `lax.conv_general_dilated`.
-      preferred_element_type: see `lax.conv_general_dilated`.
+      **options: of `lax.conv_general_dilated`; other values than its defaults take the stock path.
 
     Returns:
       [B, H', W', F] in the dtype of the inputs.
@@ -80,9 +86,7 @@ def canonical_conv(
         and lhs.ndim == 4
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
         == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
-        and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-        and batch_group_count == 1
-        and preferred_element_type is None
+        and _is_plain(**options)
         and (feature_group_count == 1 or depthwise)
     )
     if not plain:
@@ -91,13 +95,10 @@ def canonical_conv(
             rhs,
             window_strides,
             padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            **options,
         )
     strides = tuple(window_strides)
     if isinstance(padding, str):

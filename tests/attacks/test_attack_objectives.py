@@ -9,6 +9,7 @@ import pytest
 
 from ard_jax import attacks
 from ard_jax.attacks import loop
+from ard_jax.attacks.threat_model import ThreatModel
 
 BATCH, SHAPE, CLASSES, EPS = 6, (4, 4, 2), 3, 0.1
 _RNG = np.random.default_rng(1)
@@ -141,8 +142,8 @@ def recorded(schedule, steps, score, rho=0.0, slope=1.0):
 
     x = jnp.zeros((1, 2, 2, 2))
     x_adv, seen = loop.ascend(
-        objective, x, x, jnp.zeros(steps), eps=20.0, step_size=1.0, steps=steps, clip_min=-50.0,
-        clip_max=50.0, alpha_schedule=schedule, channel_mask_rho=rho, unroll=1,
+        objective, x, x, jnp.zeros(steps), threat=ThreatModel(20.0, clip_min=-50.0, clip_max=50.0),
+        step_size=1.0, steps=steps, alpha_schedule=schedule, channel_mask_rho=rho, unroll=1,
     )  # fmt: skip
     return np.append(seen, x_adv[0, 0, 0, 0]), np.asarray(x_adv)
 

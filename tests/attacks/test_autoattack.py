@@ -10,6 +10,7 @@ import pytest
 from ard_jax import attacks
 from ard_jax.attacks.auto_attack import cascade, versions
 from ard_jax.attacks.auto_attack.attack import run
+from ard_jax.attacks.auto_attack.cascade import Session
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.versions import members
 from ard_jax.runtime import sharding
@@ -50,7 +51,7 @@ ENGINES = {}
 
 
 def attack(net, images, labels, *, batch_size=48, devices=1, parts=1, version="standard", names=None,
-           eps=0.08, norm="linf", steps=8, queries=60, **more):  # fmt: skip
+           eps=0.08, norm="linf", steps=8, queries=60, state_dir=None, **more):  # fmt: skip
     """`attacks.autoattack` on network(net), with programs that all tests share."""
     place = (batch_size, devices, parts)
     if place not in ENGINES:
@@ -61,7 +62,7 @@ def attack(net, images, labels, *, batch_size=48, devices=1, parts=1, version="s
         ]  # two sizes do: compiling is what takes time
     return run(
         ENGINES[place], weights(net), images, labels, members(version, names, steps=steps, queries=queries),
-        version=version, eps=eps, norm=norm, progress=False, **more,
+        version=version, eps=eps, norm=norm, session=Session(state_dir, progress=False), **more,
     )  # fmt: skip
 
 
@@ -150,7 +151,8 @@ def test_every_program_is_traced_once_per_batch_size_and_never_per_target(parts,
         variables = weights(seed)
         images, labels = data(lambda x, v=variables: apply(v, x), 40)
         chosen = members("standard", steps=4, queries=40)
-        run(engine, variables, images, labels, chosen, version="standard", eps=eps, progress=False)
+        quiet = Session(progress=False)
+        run(engine, variables, images, labels, chosen, version="standard", eps=eps, session=quiet)
     assert set(traced.values()) == {1}, traced
     programs = {title.rsplit(" ", 1)[0] for title in traced}
     assert {"net apgd-ce", "net apgd-t", "net fab-t", "net square", "net predict"} <= programs

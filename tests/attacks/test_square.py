@@ -9,6 +9,7 @@ import pytest
 
 from ard_jax.attacks.auto_attack import square_moves, square_windows
 from ard_jax.attacks.auto_attack.square import square, square_result, square_run, square_start
+from ard_jax.attacks.threat_model import ThreatModel
 
 BATCH, SHAPE, CLASSES, QUERIES = 6, (8, 8, 3), 4, 40
 EPS = {"linf": 0.2, "l2": 2.0}
@@ -253,8 +254,9 @@ def test_shared_windows_are_shared():
     masks = {}
     for shared in (True, False):
         propose = square_moves.proposer(
-            images, jax.random.key(0), jax.random.split(jax.random.key(1), 3), 0.1, "linf", 0.8,
-            shared, False, 100, None,
+            images, jax.random.key(0), ThreatModel(0.1), square_moves.SquareOptions(
+                shared=shared, image_keys=jax.random.split(jax.random.key(1), 3)
+            ), 100,
         )  # fmt: skip
         state = square_start(flat, images, labels, jax.random.key(0), eps=0.0)
         moved = np.asarray(jax.jit(jax.vmap(propose, (None, 0)))(state, jnp.arange(20, 26))) - 0.5

@@ -8,12 +8,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ard_jax import losses
+from ard_jax import losses, rng
 from ard_jax.attacks import threat_model
-from ard_jax.attacks.attack import Attack, Predict
+from ard_jax.attacks.attack import Attack, Predict, create
+from ard_jax.attacks.threat_model import ThreatModel
 
 LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
 _MOMENTUM = 0.75  # share of the new step; the rest is the previous move
+
+
+@dataclasses.dataclass(frozen=True)
+class ApgdOptions:
+    """How Auto-PGD runs.
+
+    Attributes:
+      loss: what is maximised: "cross_entropy", "dlr" (K >= 3) or "targeted_dlr" (K >= 4).
+      steps: static, at least 1.
+      rho: share of steps that must have raised the loss.
+      eot: predictions whose gradients are averaged, for randomised networks. The loss and the
+        predicted class are those of the last one.
+      compat: count the first step as a rise where its loss is above 0, as fra31/auto-attack does;
+        False compares it with the loss of the start.
+      trace: also return the losses and step sizes.
+
+    Raises:
+      ValueError: on construction, for a bad value.
+    """
+
+    loss: str = "cross_entropy"
+    steps: int = 100
+    rho: float = 0.75
+    eot: int = 1
+    compat: bool = True
+    trace: bool = False
+
+    def __post_init__(self):
+        """Checks every field."""
+        threat_model.check_choice("APGD loss", self.loss, LOSSES)
+        threat_model.check_count("steps", self.steps, 1)
+        threat_model.check_number("rho", self.rho, 0.0, 1.0)
+        threat_model.check_count("eot", self.eot, 1)
 
 
 class ApgdResult(NamedTuple):
@@ -72,45 +106,22 @@ def checkpoint_lengths(steps: int) -> np.ndarray:
     return lengths
 
 
-def _row_keys(key: jax.Array, batch: int) -> jax.Array:
-    """One key per image, of one key or of [B] keys."""
-    if key.ndim:
-        return key
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-
-
-def _inside(z: jax.Array, images: jax.Array, eps: float | jax.Array, norm: str):
-    return jnp.clip(threat_model.project(z, images, eps, norm), 0.0, 1.0)
-
-
-def _first_iterate(
-    start: jax.Array | None,
-    key: Any,
-    images: jax.Array,
-    eps: float | jax.Array,
-    norm: str,
-):
+def _first_iterate(start: jax.Array | None, key: Any, images: jax.Array, threat: ThreatModel):
     """The given start, or one whose largest entry (Linf) or length (L2) is eps, cut to the range."""
     if start is None:
         draw = {
             "linf": lambda k: jax.random.uniform(k, images.shape[1:], images.dtype, -1.0, 1.0),
             "l2": lambda k: jax.random.normal(k, images.shape[1:], images.dtype),
-        }[norm]
-        noise = jax.vmap(draw)(_row_keys(key, images.shape[0]))
+        }[threat.norm]
+        noise = jax.vmap(draw)(rng.of_rows(key, jnp.arange(images.shape[0])))
         flat = noise.reshape(noise.shape[0], -1)
-        size = jnp.max(jnp.abs(flat), axis=1) if norm == "linf" else threat_model.l2_norm(noise)
-        start = images + eps * (noise / (threat_model.per_image(size, images) + 1e-12))
-    return _inside(start.astype(images.dtype), images, eps, norm)
+        linf = threat.norm == "linf"
+        size = jnp.max(jnp.abs(flat), axis=1) if linf else threat_model.l2_norm(noise)
+        start = images + threat.eps * (noise / (threat_model.per_image(size, images) + 1e-12))
+    return threat.cut(start.astype(images.dtype), images)
 
 
-def _evaluator(
-    predict: Predict,
-    labels: jax.Array,
-    loss: str,
-    targets: Any,
-    eot: int,
-    key: Any,
-):
+def _evaluator(predict: Predict, labels: jax.Array, targets: Any, key: Any, options: ApgdOptions):
     """(x, j) -> (gradient, loss [B], wrong [B]), with one forward and one backward pass per key."""
     losses_of = {
         "cross_entropy": lambda z: losses.cross_entropy(z, labels),
@@ -121,28 +132,25 @@ def _evaluator(
     def once(x: jax.Array, *keys: jax.Array):
         def total(x: jax.Array):
             logits = predict(x, *keys)
-            if logits.ndim != 2 or logits.shape[0] != x.shape[0]:
-                raise ValueError(
-                    f"predict returned shape {logits.shape} for {x.shape[0]} images; it must "
-                    "return logits [B,K]"
-                )
-            values = losses_of[loss](logits)
+            threat_model.check_logits(logits, x)
+            values = losses_of[options.loss](logits)
             return jnp.sum(values), (values, jnp.argmax(logits, axis=-1) != labels)
 
         gradient, (values, wrong) = jax.grad(total, has_aux=True)(x)
         return gradient, values, wrong
 
     def averaged(x: jax.Array, j: jax.Array):
-        keys = jax.random.split(jax.random.fold_in(_row_keys(key, 1)[0], j), eot)
+        first = rng.of_rows(key, jnp.arange(1))[0]
+        keys = jax.random.split(jax.random.fold_in(first, j), options.eot)
 
         def add(total: jax.Array, one: jax.Array):
             gradient, values, wrong = once(x, one)
             return total + gradient, (values, wrong)
 
         total, (values, wrong) = jax.lax.scan(add, jnp.zeros_like(x), keys)
-        return total / eot, values[-1], wrong[-1]
+        return total / options.eot, values[-1], wrong[-1]
 
-    return averaged if eot > 1 else lambda x, j: once(x)
+    return averaged if options.eot > 1 else lambda x, j: once(x)
 
 
 def _review(state: _State, length: jax.Array, rho: float):
@@ -159,13 +167,12 @@ def _after_evaluation(
     wrong: jax.Array,
     j: jax.Array,
     length: jax.Array,
-    rho: float,
-    compat: bool,
+    options: ApgdOptions,
 ):
     """Bookkeeping after evaluation j of `state.x`: (state, gradient of the iterate to step from)."""
     # Iterate 0 is no step, so it is no rise. AutoAttack compares iterate 1 with a 0 that stands in
     # its buffer, not with the loss of iterate 0.
-    before = jnp.where(j == 1, 0.0, state.loss) if compat else state.loss
+    before = jnp.where(j == 1, 0.0, state.loss) if options.compat else state.loss
     better = loss > state.loss_best
     pick = lambda where, a, b: jnp.where(threat_model.per_image(where, a), a, b)  # noqa: E731
     state = state._replace(
@@ -177,7 +184,7 @@ def _after_evaluation(
         rises=state.rises + ((j > 0) & (loss > before)),
         loss=loss,
     )
-    halve = _review(state, length, rho)
+    halve = _review(state, length, options.rho)
     state = state._replace(
         x=pick(halve, state.x_best, state.x),
         step_size=jnp.where(halve, state.step_size / 2.0, state.step_size),
@@ -189,31 +196,14 @@ def _after_evaluation(
 
 
 def _check(
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array | None,
-    eps: float | jax.Array,
-    norm: str,
-    loss: str,
-    targets: jax.Array | None,
-    steps: int,
-    rho: float,
-    eot: int,
-    start: jax.Array | None,
+    images: jax.Array, key: jax.Array | None, targets: Any, start: Any, options: ApgdOptions
 ):
-    threat_model.check_images(images, labels)
-    threat_model.check_threat(eps, 0.0, steps, norm)
-    threat_model.check_count("steps", steps, 1)
-    threat_model.check_count("eot", eot, 1)
-    threat_model.check_number("rho", rho, 0.0, 1.0)
-    threat_model.check_choice("APGD loss", loss, LOSSES)
-    if loss == "targeted_dlr" and targets is None:
+    threat_model.check_keys(key, images)
+    if options.loss == "targeted_dlr" and targets is None:
         raise ValueError("targets are None; the loss 'targeted_dlr' needs them, [B] int")
-    if key is None and (start is None or eot > 1):
+    if key is None and (start is None or options.eot > 1):
         what = "draws a random start" if start is None else "gives a key to predict (eot > 1)"
         raise ValueError(f"key is None, but APGD {what}; pass a jax PRNG key")
-    if key is not None and key.shape not in ((), images.shape[:1]):
-        raise ValueError(f"key of shape {key.shape}: give one typed key, or one per image")
     if start is not None and start.shape != images.shape:
         raise ValueError(f"start of shape {start.shape} for images of shape {images.shape}")
 
@@ -226,14 +216,9 @@ def apgd(
     *,
     eps: float | jax.Array,
     norm: str = "linf",
-    loss: str = "cross_entropy",
     targets: jax.Array | None = None,
-    steps: int = 100,
-    rho: float = 0.75,
-    eot: int = 1,
     start: jax.Array | None = None,
-    compat: bool = True,
-    trace: bool = False,
+    **options: Any,
 ) -> ApgdResult:
     """One run of Auto-PGD: momentum, a step size that halves per image, return to the best iterate.
 
@@ -257,16 +242,9 @@ def apgd(
         nothing but its key; predict gets keys made from the first one).
       eps: radius in pixel units (8/255); may be traced.
       norm: "linf" or "l2".
-      loss: what is maximised: "cross_entropy", "dlr" (K >= 3) or "targeted_dlr" (K >= 4).
-      targets: [B] int, of "targeted_dlr". Success is any misclassification.
-      steps: static, at least 1.
-      rho: share of steps that must have raised the loss.
-      eot: predictions whose gradients are averaged, for randomised networks. The loss and the
-        predicted class are those of the last one.
+      targets: [B] int, of loss "targeted_dlr". Success is any misclassification.
       start: [B,H,W,C] first iterate in place of the random one.
-      compat: count the first step as a rise where its loss is above 0, as fra31/auto-attack does;
-        False compares it with the loss of the start.
-      trace: also return the losses and step sizes.
+      **options: fields of `ApgdOptions`: loss, steps, rho, eot, compat, trace.
 
     Returns:
       ApgdResult.
@@ -274,32 +252,32 @@ def apgd(
     Raises:
       ValueError: a bad argument, logits of a wrong shape, or too few classes for the loss.
     """
-    _check(images, labels, key, eps, norm, loss, targets, steps, rho, eot, start)
-    eps, batch = jnp.asarray(eps, images.dtype), images.shape[0]
-    evaluate = _evaluator(predict, labels, loss, targets, eot, key)
+    threat_model.check_images(images, labels)
+    chosen = create(ApgdOptions, "apgd", options)
+    _check(images, key, targets, start, chosen)
+    threat = ThreatModel(eps, norm).astype(images.dtype)
+    evaluate = _evaluator(predict, labels, targets, key, chosen)
 
     def one_step(state: _State, inputs: tuple[jax.Array, jax.Array]):
         j, length = inputs
         gradient, value, wrong = evaluate(state.x, j)
-        state, gradient = _after_evaluation(state, gradient, value, wrong, j, length, rho, compat)
+        state, gradient = _after_evaluation(state, gradient, value, wrong, j, length, chosen)
         x, share = state.x, jnp.where(j == 0, 1.0, _MOMENTUM)
         direction = threat_model.ascent_direction(gradient, norm)
-        plain = _inside(
-            x + threat_model.per_image(state.step_size, x) * direction, images, eps, norm
-        )
+        plain = threat.cut(x + threat_model.per_image(state.step_size, x) * direction, images)
         moved = x + (plain - x) * share + (x - state.x_before) * (1.0 - share)
-        state = state._replace(x=_inside(moved, images, eps, norm), x_before=x)
-        return state, (value, state.loss_best, state.step_size) if trace else None
+        state = state._replace(x=threat.cut(moved, images), x_before=x)
+        return state, (value, state.loss_best, state.step_size) if chosen.trace else None
 
-    x = _first_iterate(start, key, images, eps, norm)
+    x, batch = _first_iterate(start, key, images, threat), images.shape[0]
     row = jnp.zeros(batch, jnp.float32)
     state = _State(
         x=x, x_before=x, x_best=x, gradient_best=jnp.zeros_like(x), adversarial=images,
         success=jnp.zeros(batch, jnp.bool_), loss=row, loss_best=row - jnp.inf,
         loss_best_checked=row, rises=jnp.zeros(batch, jnp.int32),
-        reduced=jnp.ones(batch, jnp.bool_), step_size=row + 2.0 * eps,
+        reduced=jnp.ones(batch, jnp.bool_), step_size=row + 2.0 * threat.eps,
     )  # fmt: skip
-    schedule: Any = (jnp.arange(steps + 1), jnp.asarray(checkpoint_lengths(steps)))
+    schedule: Any = (jnp.arange(chosen.steps + 1), jnp.asarray(checkpoint_lengths(chosen.steps)))
     state, traces = jax.lax.scan(one_step, state, schedule)
     result = ApgdResult(state.adversarial, state.success, best=state.x_best)
     if traces is not None:
@@ -331,9 +309,8 @@ class ApgdAttack(Attack):
 
     def __post_init__(self):
         """Checks every field."""
-        threat_model.check_number("eps", self.eps)
-        threat_model.check_choice("norm", self.norm, ("linf", "l2"))
-        threat_model.check_count("steps", self.steps, 1)
+        ThreatModel(self.eps, self.norm)
+        ApgdOptions(steps=self.steps)
         threat_model.check_choice("loss", self.loss, LOSSES[:2])
 
     def run(

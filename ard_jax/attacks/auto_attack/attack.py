@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ard_jax.attacks.attack import Attack
+from ard_jax.attacks.attack import Attack, create
 from ard_jax.attacks.auto_attack import diagnostics as checks
-from ard_jax.attacks.auto_attack.cascade import Cascade
+from ard_jax.attacks.auto_attack.cascade import Cascade, Session
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
-from ard_jax.attacks.auto_attack.versions import Member, Suite, members
+from ard_jax.attacks.auto_attack.versions import Member, Suite
+from ard_jax.attacks.threat_model import ThreatModel
 
 _REPEATS = 5  # predictions on the first batch that must agree
 _FORMAT = 1  # of the stored batches
@@ -113,15 +114,12 @@ def autoattack(
     *,
     eps: float = 8 / 255,
     norm: str = "linf",
-    version: str = "standard",
-    attacks: Iterable[str] | None = None,
     seed: int = 0,
     batch_size: int = 250,
-    steps: int = 100,
-    queries: int = 5000,
     mesh: Any = None,
     state_dir: str | os.PathLike | None = None,
     progress: bool | None = None,
+    **options: Any,
 ) -> AutoAttackResult:
     """Robust accuracy under AutoAttack, with the images that break the network.
 
@@ -144,15 +142,13 @@ def autoattack(
       labels: [N] int, the true classes.
       eps: radius in pixel units: 8/255, not 8.
       norm: "linf" or "l2".
-      version: see above.
-      attacks: of version "custom": "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square".
       seed: of all random numbers.
       batch_size: images per compiled batch.
-      steps: iterations of APGD and FAB; anything but 100 is not AutoAttack.
-      queries: Square's budget; papers also use 100.
       mesh: devices (`sharding.make_mesh`); None for all.
       state_dir: folder that keeps finished batches: a second call with the same arguments continues.
       progress: show a progress bar; None where there is a terminal, and plain lines elsewhere.
+      **options: fields of `versions.Suite`: version ("standard"), attacks (of version "custom":
+        "apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"), steps (100), queries (5,000).
 
     Returns:
       AutoAttackResult; `warnings` says why its number might be too high.
@@ -161,7 +157,8 @@ def autoattack(
       ValueError: images outside [0,1] or not float, labels that are no class, NaN logits, an eps of 0
         or not below 1, a wrong output shape, too few classes for DLR, an unknown name.
     """
-    chosen = members(version, tuple(attacks or ()) or None, steps=steps, queries=queries)
+    suite = create(Suite, "autoattack", {"version": "standard"} | options, label="AutoAttack")
+    chosen, version = suite.members, suite.version
     takes_key = version == "rand" and _takes_key(predict)
     engine = Engine(
         "predict",
@@ -172,7 +169,7 @@ def autoattack(
     )
     found = run(
         engine, (), images, labels, chosen, version=version, eps=eps, norm=norm, seed=seed,
-        state_dir=state_dir, progress=progress,
+        session=Session(state_dir, progress),
     )  # fmt: skip
     if not takes_key and (text := _traced_randomness(predict, np.asarray(images)[:1])):
         found.warnings.append(text)
@@ -190,9 +187,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     eps: float,
     norm: str = "linf",
     seed: int = 0,
-    state_dir: str | os.PathLike | None = None,
-    progress: bool | None = None,
-    title: str = "AutoAttack",
+    session: Session = Session(),  # noqa: B008 (frozen)
 ) -> AutoAttackResult:
     """`autoattack` on an `Engine`, whose programs serve many variables, images and radii.
 
@@ -201,7 +196,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
       variables: the network's.
       chosen: of `members`.
       version: name for the result.
-      title: of the progress bar.
+      session: what is kept and shown.
 
     Returns:
       AutoAttackResult.
@@ -209,7 +204,9 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     Raises:
       ValueError: as `autoattack`.
     """
-    images, labels = checks.check_inputs(images, labels, eps, norm)
+    images, labels = checks.check_inputs(images, labels)
+    threat = ThreatModel(eps, norm)
+    checks.check_threat(threat)
     engine.check_shape(variables, images.shape[1:])
     key = jax.random.key(seed)
     logits = engine.logits(variables, images, key)
@@ -217,12 +214,12 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     settings = (_FORMAT, chosen, float(eps), norm, seed, engine.batch_size)
     identity = fingerprint(settings, [images, labels, logits])
     about = {"version": version, "eps": float(eps), "norm": norm, "images": len(images)}
-    store = Store(state_dir, identity, about)
+    store = Store(session.state_dir, identity, about)
     warnings = checks.output_warnings(logits, chosen)
     warnings += _network_warnings(engine, variables, images, labels, logits, chosen, key)
     cascade = Cascade(
-        engine, variables, images, labels, logits, members=chosen, eps=float(eps), norm=norm, key=key,
-        store=store, title=title, show=progress if jax.process_index() == 0 else False,
+        engine, variables, images, labels, logits, members=chosen, threat=threat, key=key,
+        store=store, session=session,
     )  # fmt: skip
     clean = cascade.robust.copy()
     cascade.run()
@@ -326,6 +323,6 @@ class AutoAttack(Attack):
         suite = self.suite
         found = autoattack(
             predict, images, labels, eps=self.eps, norm=self.norm, version=suite.version,
-            attacks=suite.attacks or None, seed=self.seed, queries=suite.queries,
+            attacks=suite.attacks, seed=self.seed, queries=suite.queries, steps=suite.steps,
         )  # fmt: skip
         return found.images

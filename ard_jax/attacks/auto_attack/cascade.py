@@ -1,5 +1,7 @@
 """The host's side of AutoAttack: who is still robust, what is next, and what is already on disk."""
 
+import dataclasses
+import os
 import time
 from typing import Any
 
@@ -11,11 +13,27 @@ from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.square import SquareState
 from ard_jax.attacks.auto_attack.store import Store
 from ard_jax.attacks.auto_attack.versions import Member
+from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.io.progress import Progress
 from ard_jax.runtime import preemption
 
 _CHUNK = 250  # queries between two compactions of Square
 _SAVE_SECONDS = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Where a run of AutoAttack keeps what it has done, and what it shows of it.
+
+    Attributes:
+      state_dir: folder that keeps finished batches: a second call with the same arguments continues.
+      progress: show a progress bar; None where there is a terminal, and plain lines elsewhere.
+      title: of the progress bar.
+    """
+
+    state_dir: str | os.PathLike | None = None
+    progress: bool | None = None
+    title: str = "AutoAttack"
 
 
 class Cascade:
@@ -34,14 +52,14 @@ class Cascade:
 
     def __init__(
         self, engine: Engine, variables: Any, images: np.ndarray, labels: np.ndarray,
-        logits: np.ndarray, *, members: tuple[Member, ...], eps: float, norm: str, key: jax.Array,
-        store: Store, title: str, show: bool | None,
+        logits: np.ndarray, *, members: tuple[Member, ...], threat: ThreatModel, key: jax.Array,
+        store: Store, session: Session,
     ):  # fmt: skip
         """Starts with what is right on the clean images."""
         self._engine, self._variables, self._store = engine, variables, store
         self._clean_images, self._labels, self._logits = images, labels, logits
-        self._members, self._eps, self._norm, self._key = members, eps, norm, key
-        self._title, self._show, self._done = title, show, 0
+        self._members, self._threat, self._key = members, threat, key
+        self._session, self._done = session, 0
         self.predicted = _classes(logits)
         self.robust = self.predicted == labels
         self.images, self.queries = images.copy(), np.zeros(len(images), np.int32)
@@ -70,9 +88,9 @@ class Cascade:
         classes, alive = self._logits.shape[1], int(self.robust.sum())
         left = sum(alive * self._rounds(m) * m.cost(classes) for m in self._members[position:])
         where = f"{self._members[position].name} ({position + 1}/{len(self._members)})"
-        return Progress(
-            self._done + left, self._done, f"{self._title}: {where}", enabled=self._show
-        )
+        title = f"{self._session.title}: {where}"
+        show = self._session.progress if jax.process_index() == 0 else False
+        return Progress(self._done + left, self._done, title, enabled=show)
 
     def _advance(self, bar: Progress, cost: int) -> None:
         self._done += cost
@@ -103,8 +121,8 @@ class Cascade:
                     if member.targeted:
                         targets = {"targets": self._ranking[rows, number + 1].astype(np.int32)}
                     found = self._engine.gradient_attack(
-                        member, self._norm, self._variables, self._rows(rows) | targets,
-                        jax.random.fold_in(key, number), self._eps,
+                        member, self._threat, self._variables, self._rows(rows) | targets,
+                        jax.random.fold_in(key, number),
                     )  # fmt: skip
                     result = self._verified(rows, found)
                     self._store.save(unit, rows, result)
@@ -115,7 +133,7 @@ class Cascade:
     def _verified(self, rows: np.ndarray, found: Any) -> dict[str, Any]:
         """What the network says to the candidates, by the program that counts for everybody."""
         clean = self._clean_images[rows]
-        fair = _within(found, clean, self._eps, self._norm)
+        fair = _within(found, clean, self._threat)
         found = np.where(fair[:, None, None, None], found, clean)
         logits = self._engine.logits(self._variables, found, self._key)
         predicted = _classes(logits)
@@ -156,7 +174,7 @@ class Cascade:
         engine, batch = self._engine, self._rows(rows)
         saved, first = self._store.load(f"{unit}-partial", rows), 0
         if saved is None:
-            state = engine.square_start(self._norm, self._variables, batch, key, self._eps)
+            state = engine.square_start(self._threat, self._variables, batch, key)
             state = SquareState(*(np.array(part) for part in state))  # writable
         else:
             first = int(saved.pop("first"))
@@ -170,8 +188,8 @@ class Cascade:
                 self._advance(bar, len(rows) * (member.queries - first))
                 break
             after = engine.square_run(
-                self._norm, self._variables, jax.tree.map(lambda a, i=active: a[i], state),
-                {name: a[active] for name, a in batch.items()}, key, self._eps,
+                self._threat, self._variables, jax.tree.map(lambda a, i=active: a[i], state),
+                {name: a[active] for name, a in batch.items()}, key,
                 first=first, queries=count, budget=member.queries,
             )  # fmt: skip
             for part, new in zip(state, after, strict=True):
@@ -192,10 +210,10 @@ def _classes(logits: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(logits).all(1), logits.argmax(1), -1).astype(np.int32)
 
 
-def _within(found: np.ndarray, clean: np.ndarray, eps: float, norm: str) -> np.ndarray:
+def _within(found: np.ndarray, clean: np.ndarray, threat: ThreatModel) -> np.ndarray:
     """[n] bool: finite, in [0,1] and in the eps-ball, up to float32 rounding."""
     delta = np.abs(found - clean).reshape(len(found), -1).astype(np.float64)
-    size = delta.max(1) if norm == "linf" else np.sqrt(np.square(delta).sum(1))
+    size = delta.max(1) if threat.norm == "linf" else np.sqrt(np.square(delta).sum(1))
     flat = found.reshape(len(found), -1)
     in_range = (flat.min(1) >= 0) & (flat.max(1) <= 1)  # False for NaN
-    return in_range & (size <= eps * (1 + 1e-5) + 1e-6)
+    return in_range & (size <= threat.eps * (1 + 1e-5) + 1e-6)

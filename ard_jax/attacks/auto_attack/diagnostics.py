@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
+from ard_jax.attacks.threat_model import ThreatModel
 
 # A gap of more than this between a plain gradient attack and AutoAttack points at gradient masking:
 # adversarially trained networks lose 2 to 6 points between the two.
@@ -16,11 +16,11 @@ _SMALL_GRADIENT = 1e-6
 _LOGITS_DIFFER = 1e-4
 
 
-def check_inputs(images: Any, labels: Any, eps: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
+def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """The images as float32 [N,H,W,C] and the labels as int32 [N], on the host.
 
     Raises:
-      ValueError: one of them, or eps, is not what AutoAttack takes; the message says the fix.
+      ValueError: one of them is not what AutoAttack takes; the message says the fix.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if not np.issubdtype(images.dtype, np.floating):
@@ -41,20 +41,14 @@ def check_inputs(images: Any, labels: Any, eps: float, norm: str) -> tuple[np.nd
         raise ValueError(
             f"labels are {labels.dtype}{list(labels.shape)} for {len(images)} images; give integers [N]"
         )
-    check_eps(eps, norm)
     return np.ascontiguousarray(images, np.float32), labels.astype(np.int32)
 
 
-def check_eps(eps: float, norm: str) -> None:
-    """Raises ValueError for a radius that cannot be meant."""
-    threat_model.check_choice("norm", norm, threat_model.NORMS)
-    threat_model.check_number("eps", eps)
-    if eps <= 0:
-        raise ValueError(f"eps={eps}: must be above 0; clean accuracy needs no attack")
-    if norm == "linf" and eps >= 1:
-        raise ValueError(
-            f"eps={eps}: eps is in pixel units of images in [0,1], so write 8/255 for 8 grey levels"
-        )
+def check_threat(threat: ThreatModel) -> None:
+    """Raises ValueError for a radius of 0, or one that allows every image."""
+    eps = threat.eps
+    if eps == 0 or (threat.norm == "linf" and eps == 1):
+        raise ValueError(f"eps={eps}: must be above 0 and, of images in [0,1], below 1")
 
 
 def check_logits(logits: np.ndarray, labels: np.ndarray, members: tuple[Member, ...]) -> None:

@@ -24,6 +24,7 @@ from ard_jax.attacks.auto_attack.apgd import apgd
 from ard_jax.attacks.auto_attack.fab import fab
 from ard_jax.attacks.auto_attack.square import SquareState, square_run, square_start
 from ard_jax.attacks.auto_attack.versions import Member
+from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.runtime import sharding
 
 _SHARES = (1, 1 / 2, 1 / 4, 1 / 8)
@@ -118,29 +119,23 @@ class Engine:
         return self._over(("gradient",), program, variables, batch, key)
 
     def gradient_attack(
-        self, member: Member, norm: str, variables: Any, batch: dict, key: jax.Array, eps: float
+        self, member: Member, threat: ThreatModel, variables: Any, batch: dict, key: jax.Array
     ) -> np.ndarray:
         """Adversarial images [n,H,W,C] of one batch under one round of APGD or FAB.
 
         Args:
           member: of kind "apgd" or "fab".
-          norm: "linf" or "l2".
+          threat: norm and radius.
           variables: the network's.
           batch: "images", "labels", "index" (of the images in the data set) and, if the member is
             targeted, "targets"; n <= batch_size rows.
           key: of the member's round.
-          eps: radius.
         """
 
         def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             keys = _image_keys(scalars["key"], batch["index"])
-            targets = batch.get("targets")
-            common = {
-                "eps": scalars["eps"],
-                "norm": norm,
-                "targets": targets,
-                "steps": member.steps,
-            }
+            common = {"eps": scalars["eps"], "norm": threat.norm, "steps": member.steps}
+            common["targets"] = batch.get("targets")
             images, labels = batch["images"], batch["labels"]
             if member.kind == "fab":
                 return fab(predict, images, labels, keys, restarts=member.restarts, **common).images
@@ -148,25 +143,26 @@ class Engine:
             result = apgd(called, images, labels, keys, loss=member.loss, eot=member.eot, **common)
             return result.images
 
-        return self._call((member.name, member, norm), program, variables, batch, key, eps=eps)
+        name = (member.name, member, threat.norm)
+        return self._call(name, program, variables, batch, key, eps=threat.eps)
 
     def square_start(
-        self, norm: str, variables: Any, batch: dict, key: jax.Array, eps: float
+        self, threat: ThreatModel, variables: Any, batch: dict, key: jax.Array
     ) -> SquareState:
         """Square's first candidates; batch has "images", "labels" and "index"."""
 
         def program(predict: _Predict, batch: dict[str, jax.Array], scalars: dict[str, Any]):
             return square_start(
                 predict, batch["images"], batch["labels"], scalars["key"], eps=scalars["eps"],
-                norm=norm, image_keys=_image_keys(scalars["key"], batch["index"]),
+                norm=threat.norm, image_keys=_image_keys(scalars["key"], batch["index"]),
             )  # fmt: skip
 
-        state = self._call(("square start", norm), program, variables, batch, key, eps=eps)
-        return SquareState(*state)
+        name = ("square start", threat.norm)
+        return SquareState(*self._call(name, program, variables, batch, key, eps=threat.eps))
 
     def square_run(
-        self, norm: str, variables: Any, state: SquareState, batch: dict, key: jax.Array,
-        eps: float, *, first: int, queries: int, budget: int,
+        self, threat: ThreatModel, variables: Any, state: SquareState, batch: dict, key: jax.Array,
+        *, first: int, queries: int, budget: int,
     ) -> SquareState:  # fmt: skip
         """The next queries on the images of the state; all counts are arguments of one program."""
 
@@ -177,12 +173,12 @@ class Engine:
             return square_run(
                 predict, before, batch["images"], batch["labels"], scalars["key"], eps=scalars["eps"],
                 first_query=scalars["first"], queries=scalars["queries"], budget=scalars["budget"],
-                norm=norm, image_keys=_image_keys(scalars["key"], batch["index"]),
+                norm=threat.norm, image_keys=_image_keys(scalars["key"], batch["index"]),
             )  # fmt: skip
 
         batch = batch | {"best": state.images, "margin": state.margin, "queries": state.queries}
         after = self._call(
-            ("square", norm), program, variables, batch, key, eps=eps,
+            ("square", threat.norm), program, variables, batch, key, eps=threat.eps,
             first=first, queries=queries, budget=budget,
         )  # fmt: skip
         return SquareState(*after)
@@ -290,7 +286,7 @@ def _cores(mesh: Any) -> int:
 
 
 def _image_keys(key: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(rng.stream(key, "images"), index)
+    return rng.of_rows(rng.stream(key, "images"), index)
 
 
 def _padded(name: str, array: np.ndarray, size: int) -> np.ndarray:

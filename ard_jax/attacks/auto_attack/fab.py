@@ -1,20 +1,55 @@
 """FAB: minimum-norm adversarial images (Croce and Hein 2020, arXiv 1907.02044), as in AutoAttack."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ard_jax import rng
 from ard_jax.attacks import threat_model
-from ard_jax.attacks.attack import Predict
+from ard_jax.attacks.attack import Predict, create
 from ard_jax.attacks.auto_attack import fab_projections
+from ard_jax.attacks.threat_model import ThreatModel
 
 NOT_FOUND = 1e10  # the distance of an image for which nothing has been found
 _LEAST_DISTANCE = 1e-8  # to the plane, where the weights of the two projections are found
 _START_RADIUS = 0.5  # of random restarts, in eps
 
 _DISPLACEMENT = {"linf": fab_projections.linf_displacement, "l2": fab_projections.l2_displacement}
+
+
+@dataclasses.dataclass(frozen=True)
+class FabOptions:
+    """How FAB runs.
+
+    Attributes:
+      steps: static, per restart.
+      alpha_max: largest weight of the clean image's projection.
+      eta: overshooting, at least 1.
+      beta: where between the clean and the adversarial image the walk goes on.
+      restarts: the first begins at the clean image, the others at random ones, eps/2 away.
+      trace: also return the smallest distance before every step.
+
+    Raises:
+      ValueError: on construction, for a bad value.
+    """
+
+    steps: int = 100
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    restarts: int = 1
+    trace: bool = False
+
+    def __post_init__(self):
+        """Checks every field."""
+        threat_model.check_count("steps", self.steps, 1)
+        threat_model.check_number("alpha_max", self.alpha_max, 0.0, 1.0)
+        threat_model.check_number("eta", self.eta, 1.0)
+        threat_model.check_number("beta", self.beta, 0.0, 1.0)
+        threat_model.check_count("restarts", self.restarts, 1)
 
 
 class FabResult(NamedTuple):
@@ -95,11 +130,9 @@ def _nearest_plane(predict: Predict, labels: jax.Array, norm: str):
     return plane
 
 
-def _step(
-    x: jax.Array, images: jax.Array, plane: Callable, norm: str, alpha_max: float, eta: float
-):
+def _step(x: jax.Array, images: jax.Array, plane: Callable, norm: str, options: FabOptions):
     """One biased step to the boundary: from x and from the clean image at once."""
-    f, w = plane(x)
+    (f, w), eta = plane(x), options.eta
     flat = lambda a: a.reshape(a.shape[0], -1)  # noqa: E731
     # The plane is <w, v> = <w, x> - f. Both projections in one call, [2B,D].
     gap_clean = f + jnp.sum(flat(w) * flat(images - x), axis=1)
@@ -110,49 +143,20 @@ def _step(
     )
     of_x, of_clean = (m.reshape(x.shape) for m in jnp.split(moves, 2))
     size_x, size_clean = (jnp.maximum(_size(m, norm), _LEAST_DISTANCE) for m in (of_x, of_clean))
-    alpha = threat_model.per_image(jnp.clip(size_x / (size_x + size_clean), 0.0, alpha_max), x)
+    alpha = jnp.clip(size_x / (size_x + size_clean), 0.0, options.alpha_max)
+    alpha = threat_model.per_image(alpha, x)
     return jnp.clip((1 - alpha) * (x + eta * of_x) + alpha * (images + eta * of_clean), 0.0, 1.0)
 
 
 def _random_starts(key: jax.Array, images: jax.Array, eps: float | jax.Array, norm: str):
     """X plus noise of size eps/2, in the range."""
-    if not key.ndim:
-        key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
     if norm == "linf":
         draw = lambda k: jax.random.uniform(k, images.shape[1:], minval=-1.0)  # noqa: E731
     else:
         draw = lambda k: jax.random.normal(k, images.shape[1:])  # noqa: E731
-    noise = jax.vmap(draw)(key)
+    noise = jax.vmap(draw)(rng.of_rows(key, jnp.arange(images.shape[0])))
     length = threat_model.per_image(jnp.maximum(_size(noise, norm), 1e-12), images)
     return jnp.clip(images + _START_RADIUS * eps * noise / length, 0.0, 1.0)
-
-
-def _check(
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array | None,
-    eps: float | jax.Array,
-    norm: str,
-    targets: jax.Array | None,
-    steps: int,
-    alpha_max: float,
-    eta: float,
-    beta: float,
-    restarts: int,
-):
-    threat_model.check_images(images, labels)
-    threat_model.check_threat(eps, 0.0, steps, norm)
-    threat_model.check_count("steps", steps, 1)
-    threat_model.check_count("restarts", restarts, 1)
-    threat_model.check_number("alpha_max", alpha_max, 0.0, 1.0)
-    threat_model.check_number("eta", eta, 1.0)
-    threat_model.check_number("beta", beta, 0.0, 1.0)
-    if targets is not None and targets.shape != labels.shape:
-        raise ValueError(f"targets of shape {targets.shape} for labels of shape {labels.shape}")
-    if restarts > 1 and key is None:
-        raise ValueError(f"restarts={restarts}: FAB draws random starts; pass a jax PRNG key")
-    if key is not None and key.shape not in ((), images.shape[:1]):
-        raise ValueError(f"key of shape {key.shape}: give one typed key, or one per image")
 
 
 def fab(
@@ -164,12 +168,7 @@ def fab(
     eps: float | jax.Array,
     norm: str = "linf",
     targets: jax.Array | None = None,
-    steps: int = 100,
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    beta: float = 0.9,
-    restarts: int = 1,
-    trace: bool = False,
+    **options: Any,
 ) -> FabResult:
     """FAB, or with `targets` FAB-T: walks along the linearised boundary to the nearest point of it.
 
@@ -194,12 +193,7 @@ def fab(
       eps: radius in pixel units (8/255) that counts as success; may be traced.
       norm: "linf" or "l2".
       targets: [B] int, the class whose boundary is approached; None takes the nearest in every step.
-      steps: static, per restart.
-      alpha_max: largest weight of the clean image's projection.
-      eta: overshooting, at least 1.
-      beta: where between the clean and the adversarial image the walk goes on.
-      restarts: the first begins at the clean image, the others at random ones, eps/2 away.
-      trace: also return the smallest distance before every step.
+      **options: fields of `FabOptions`: steps, alpha_max, eta, beta, restarts, trace.
 
     Returns:
       FabResult.
@@ -207,13 +201,18 @@ def fab(
     Raises:
       ValueError: a bad argument, or logits of a wrong shape.
     """
-    _check(images, labels, key, eps, norm, targets, steps, alpha_max, eta, beta, restarts)
-    logits = predict(images)
-    if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
+    threat_model.check_images(images, labels)
+    threat_model.check_keys(key, images)
+    ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
+    chosen = create(FabOptions, "fab", options)
+    if targets is not None and targets.shape != labels.shape:
+        raise ValueError(f"targets of shape {targets.shape} for labels of shape {labels.shape}")
+    if chosen.restarts > 1 and key is None:
         raise ValueError(
-            f"predict returned shape {logits.shape} for {images.shape[0]} images; it must return "
-            "logits [B,K], K >= 2"
+            f"restarts={chosen.restarts}: FAB draws random starts; pass a jax PRNG key"
         )
+    logits = predict(images)
+    threat_model.check_logits(logits, images)
     if targets is None:
         plane = _nearest_plane(predict, labels, norm)
     else:
@@ -222,31 +221,28 @@ def fab(
 
     def one_step(carry: tuple, _: None):
         x, found, best = carry
-        x = _step(x, images, plane, norm, alpha_max, eta)
+        x = _step(x, images, plane, norm, chosen)
         wrong, distance = is_wrong(x), _size(x - images, norm)
         nearer = wrong & (distance < best)
         found = jnp.where(threat_model.per_image(nearer, x), x, found)
-        x = jnp.where(threat_model.per_image(wrong, x), images + beta * (x - images), x)
-        return (x, found, jnp.where(nearer, distance, best)), best if trace else None
+        x = jnp.where(threat_model.per_image(wrong, x), images + chosen.beta * (x - images), x)
+        return (x, found, jnp.where(nearer, distance, best)), best if chosen.trace else None
 
     def one_restart(carry: tuple, r: jax.Array):
         start = images
-        if key is not None and restarts > 1:
-            keys = jax.random.fold_in(key, r) if not key.ndim else _folded(key, r)
+        if key is not None and chosen.restarts > 1:
+            fold_in = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
+            keys = fold_in(key, r)
             start = jnp.where(r == 0, images, _random_starts(keys, images, eps, norm))
-        (_, *kept), best = jax.lax.scan(one_step, (start, *carry), None, length=steps)
+        (_, *kept), best = jax.lax.scan(one_step, (start, *carry), None, length=chosen.steps)
         return tuple(kept), best
 
     distance = jnp.where(jnp.argmax(logits, axis=-1) != labels, 0.0, NOT_FOUND)
     start = (images, distance.astype(images.dtype))
-    (found, distance), traces = jax.lax.scan(one_restart, start, jnp.arange(restarts))
+    (found, distance), traces = jax.lax.scan(one_restart, start, jnp.arange(chosen.restarts))
     success = (distance <= eps) & is_wrong(found)
     result = FabResult(
         jnp.where(threat_model.per_image(success, images), found, images), success, distance,
         traces.reshape(-1, images.shape[0]) if traces is not None else None,
     )  # fmt: skip
     return jax.lax.stop_gradient(result)
-
-
-def _folded(keys: jax.Array, number: jax.Array):
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -6,6 +6,7 @@ and compacts the state in between. Random numbers depend on the keys and on the 
 only, so the size of the chunks changes nothing.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ import jax.numpy as jnp
 
 from ard_jax import rng
 from ard_jax.attacks import threat_model
+from ard_jax.attacks.attack import create
 from ard_jax.attacks.auto_attack import square_moves
-from ard_jax.attacks.auto_attack.square_moves import SquareDraws
+from ard_jax.attacks.auto_attack.square_moves import SquareOptions
+from ard_jax.attacks.threat_model import ThreatModel
 
 Predict = Callable[[jax.Array], jax.Array]
 
@@ -50,46 +53,40 @@ class SquareResult(NamedTuple):
 
 def _margin(predict: Predict, images: jax.Array, labels: jax.Array):
     logits = predict(images)
-    if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
-        raise ValueError(
-            f"predict returned shape {logits.shape} for {images.shape[0]} images; it must return "
-            "logits [B,K], K >= 2"
-        )
+    threat_model.check_logits(logits, images)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     return of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
 
 
-def _image_keys(key: jax.Array, image_keys: jax.Array | None, batch: int):
-    if image_keys is not None:
-        return image_keys
-    return jax.vmap(jax.random.fold_in, (None, 0))(rng.stream(key, "images"), jnp.arange(batch))
-
-
-def _check(
+def _checked(
     images: jax.Array,
     labels: jax.Array,
     key: jax.Array | None,
-    eps: float | jax.Array,
-    norm: str,
-    image_keys: jax.Array | None,
-    draws: SquareDraws | None,
-):
+    threat: ThreatModel,
+    options: dict[str, Any],
+) -> tuple[jax.Array, SquareOptions]:
+    """Returns the key and the options, with keys for every image."""
+    chosen = create(SquareOptions, "square", options)
     threat_model.check_images(images, labels)
-    threat_model.check_threat(eps, 0.0, 1, norm)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; Square needs [B,H,W,C]")
-    if key is None and draws is None:
+    if key is None and chosen.draws is None:
         raise ValueError("key is None, but Square is a random search; pass a jax PRNG key")
     if key is not None and key.shape != ():
         raise ValueError(f"key of shape {key.shape}: give one key here, others as image_keys")
-    if image_keys is not None and image_keys.shape != images.shape[:1]:
-        raise ValueError(f"image_keys of shape {image_keys.shape} for {images.shape[0]} images")
-    if draws is not None and norm != "linf":
+    if chosen.draws is not None and threat.norm != "linf":
         raise ValueError("draws are recorded for norm 'linf' only")
+    key = jax.random.key(0) if key is None else key  # with draws nothing is drawn from it
+    if chosen.image_keys is None:
+        own = rng.of_rows(rng.stream(key, "images"), jnp.arange(images.shape[0]))
+        chosen = dataclasses.replace(chosen, image_keys=own)
+    if (found := chosen.image_keys.shape) != images.shape[:1]:
+        raise ValueError(f"image_keys of shape {found} for {images.shape[0]} images")
+    return key, chosen
 
 
-def square_start(  # noqa: D417 (the others are those of `square`)
+def square_start(
     predict: Predict,
     images: jax.Array,
     labels: jax.Array,
@@ -97,15 +94,20 @@ def square_start(  # noqa: D417 (the others are those of `square`)
     *,
     eps: float | jax.Array,
     norm: str = "linf",
-    image_keys: jax.Array | None = None,
     alive: jax.Array | None = None,
-    draws: SquareDraws | None = None,
+    **options: Any,
 ) -> SquareState:
     """The first candidate and its margin: one query.
 
     Args:
-      predict, images, labels, key, eps, norm, image_keys, draws: as `square`.
+      predict: as `square`, like what is not named here.
+      images: [B,H,W,C].
+      labels: [B].
+      key: one typed PRNG key.
+      eps: radius.
+      norm: "linf" or "l2".
       alive: [B] bool; rows where it is False (padding) count as broken from the start.
+      **options: of `square`.
 
     Returns:
       SquareState.
@@ -113,18 +115,16 @@ def square_start(  # noqa: D417 (the others are those of `square`)
     Raises:
       ValueError: as `square`.
     """
-    _check(images, labels, key, eps, norm, image_keys, draws)
-    key = jax.random.key(0) if key is None else key  # with draws nothing is drawn from it
-    keys = _image_keys(key, image_keys, images.shape[0])
-    first = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    x = jnp.clip(images + square_moves.start_noise(key, first, images, eps, norm, draws), 0.0, 1.0)
+    threat = ThreatModel(eps, norm)
+    key, chosen = _checked(images, labels, key, threat, options)
+    x = jnp.clip(images + square_moves.start_noise(images, key, threat, chosen), 0.0, 1.0)
     margin = _margin(predict, x, labels)
     if alive is not None:
         margin = jnp.where(alive, margin, -jnp.inf)
     return SquareState(x, margin, jnp.ones(images.shape[0], jnp.int32))
 
 
-def square_run(  # noqa: D417 (the others are those of `square`)
+def square_run(
     predict: Predict,
     state: SquareState,
     images: jax.Array,
@@ -135,23 +135,24 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     first_query: int | jax.Array,
     queries: int | jax.Array,
     budget: int | jax.Array,
-    p_init: float = 0.8,
     norm: str = "linf",
-    shared: bool = True,
-    rescale: bool = False,
-    image_keys: jax.Array | None = None,
-    draws: SquareDraws | None = None,
+    **options: Any,
 ) -> SquareState:
     """Queries first_query .. first_query + queries - 1, or up to the budget; less if all are broken.
 
     Args:
-      predict, images, labels, key, eps, p_init, norm, shared, rescale, image_keys, draws: as
-        `square`. After compaction pass the rows that are left, of images, labels and image_keys
-        (without image_keys an image's own draws would change with its row).
+      predict: as `square`, like what is not named here.
       state: of `square_start` or of the last `square_run`, compacted like the images.
+      images: [B,H,W,C]; after compaction the rows that are left, like labels and image_keys (without
+        image_keys an image's own draws would change with its row).
+      labels: [B].
+      key: one typed PRNG key.
+      eps: radius.
       first_query: index of the first query after the first candidate, counted from 0; may be traced.
       queries: how many at most; may be traced.
       budget: of the whole attack; may be traced.
+      norm: "linf" or "l2".
+      **options: of `square`.
 
     Returns:
       SquareState.
@@ -159,13 +160,9 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     Raises:
       ValueError: as `square`.
     """
-    _check(images, labels, key, eps, norm, image_keys, draws)
-    threat_model.check_number("p_init", p_init, 0.0, 1.0)
-    key = jax.random.key(0) if key is None else key
-    keys = _image_keys(key, image_keys, images.shape[0])
-    propose = square_moves.proposer(
-        images, key, keys, eps, norm, p_init, shared, rescale, budget, draws
-    )
+    threat = ThreatModel(eps, norm)
+    key, chosen = _checked(images, labels, key, threat, options)
+    propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
     def one_query(carry: tuple):
@@ -201,11 +198,7 @@ def square(
     eps: float | jax.Array,
     norm: str = "linf",
     queries: int = 5000,
-    p_init: float = 0.8,
-    shared: bool = True,
-    rescale: bool = False,
-    image_keys: jax.Array | None = None,
-    draws: SquareDraws | None = None,
+    **options: Any,
 ) -> SquareResult:
     """Square Attack on the margin z_y - max_{c != y} z_c, as AutoAttack runs it.
 
@@ -222,14 +215,7 @@ def square(
       eps: radius in pixel units; may be traced.
       norm: "linf" or "l2".
       queries: the budget, beyond the first candidate. 100 and 5,000 are usual.
-      p_init: share of the pixels that the first windows cover.
-      shared: one window (and in Linf one sign per channel) a query for the whole batch, as in
-        AutoAttack; False draws them per image.
-      rescale: stretch the schedule of window sizes to the budget, as torchattacks and the original
-        attack do, also for papers' 100 queries; AutoAttack does not.
-      image_keys: [B] typed keys of what is drawn per image, so that an image's draws do not depend
-        on its row. None makes them of `key` and the row.
-      draws: recorded random numbers, for replays; Linf only.
+      **options: fields of `SquareOptions`: p_init, shared, rescale, image_keys, draws.
 
     Returns:
       SquareResult. The queries-to-success curve at n is the mean of success & (queries <= n).
@@ -238,12 +224,9 @@ def square(
       ValueError: a bad argument, or logits of a wrong shape.
     """
     threat_model.check_count("queries", queries, 0)
-    state = square_start(
-        predict, images, labels, key, eps=eps, norm=norm, image_keys=image_keys, draws=draws
-    )
+    state = square_start(predict, images, labels, key, eps=eps, norm=norm, **options)
     state = square_run(
-        predict, state, images, labels, key, eps=eps, first_query=0, queries=queries,
-        budget=queries, p_init=p_init, norm=norm, shared=shared, rescale=rescale,
-        image_keys=image_keys, draws=draws,
+        predict, state, images, labels, key, eps=eps, first_query=0, queries=queries, budget=queries,
+        norm=norm, **options,
     )  # fmt: skip
     return square_result(predict, state, images, labels)

@@ -1,5 +1,6 @@
 """Square Attack's moves: the first candidate and every next one, in Linf and L2."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from ard_jax import rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack import square_windows
+from ard_jax.attacks.threat_model import ThreatModel
 
 
 class SquareDraws(NamedTuple):
@@ -25,6 +27,35 @@ class SquareDraws(NamedTuple):
     row: jax.Array
     col: jax.Array
     sign: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class SquareOptions:
+    """How Square searches, and what it draws.
+
+    Attributes:
+      p_init: share of the pixels that the first windows cover.
+      shared: one window (and in Linf one sign per channel) a query for the whole batch, as in
+        AutoAttack; False draws them per image.
+      rescale: stretch the schedule of window sizes to the budget, as torchattacks and the original
+        attack do, also for papers' 100 queries; AutoAttack does not.
+      image_keys: [B] typed keys of what is drawn per image, so that an image's draws do not depend
+        on its row. None makes them of the key and the row.
+      draws: recorded random numbers, for replays; Linf only.
+
+    Raises:
+      ValueError: on construction, for a bad value.
+    """
+
+    p_init: float = 0.8
+    shared: bool = True
+    rescale: bool = False
+    image_keys: jax.Array | Any = None
+    draws: SquareDraws | None = None
+
+    def __post_init__(self):
+        """Checks the number."""
+        threat_model.check_number("p_init", self.p_init, 0.0, 1.0)
 
 
 def _signs(keys: jax.Array, shape: tuple[int, ...]):
@@ -61,19 +92,13 @@ def _scaled_to(delta: jax.Array, eps: float | jax.Array):
     return eps * delta / (_image_norm(delta) + 1e-12)
 
 
-def start_noise(
-    key: jax.Array,
-    keys: jax.Array,
-    images: jax.Array,
-    eps: float | jax.Array,
-    norm: str,
-    draws: SquareDraws | None,
-):
+def start_noise(images: jax.Array, key: jax.Array, threat: ThreatModel, options: SquareOptions):
     """The first perturbation: vertical stripes (Linf), or tiles of bumps (L2)."""
     _, height, width, channels = images.shape
-    if norm == "linf":
+    keys, draws = jax.vmap(jax.random.fold_in, (0, None))(options.image_keys, 0), options.draws
+    if threat.norm == "linf":
         stripes = _signs(keys, (1, width, channels)) if draws is None else draws.stripes
-        return eps * jnp.asarray(stripes, images.dtype)
+        return threat.eps * jnp.asarray(stripes, images.dtype)
     side, corners = square_windows.tiles(height, width)
     tile = square_windows.bump(side)
     index, pattern = np.zeros((height, width), np.int32), np.zeros((2, height, width), np.float32)
@@ -82,7 +107,7 @@ def start_noise(
         index[window], pattern[0][window], pattern[1][window] = i, tile, tile.T
     turned = jax.random.bernoulli(rng.stream(key, "tiles"), 0.5, (len(corners),))[index]
     pattern = jnp.where(turned, pattern[1], pattern[0])[None, :, :, None]
-    return _scaled_to(pattern * _signs(keys, (len(corners), channels))[:, index], eps)
+    return _scaled_to(pattern * _signs(keys, (len(corners), channels))[:, index], threat.eps)
 
 
 def _propose_linf(
@@ -91,7 +116,7 @@ def _propose_linf(
     uniforms: jax.Array,
     sign: jax.Array,
     side: jax.Array,
-    eps: float | jax.Array,
+    threat: ThreatModel,
 ):
     """A window of the perturbation set to +-eps per channel (by adding 2 eps and cutting)."""
     _, height, width, _ = images.shape
@@ -99,11 +124,8 @@ def _propose_linf(
         _offset(uniforms[:, 0], height, side), _offset(uniforms[:, 1], width, side),
         side, height, width,
     )  # fmt: skip
-    return _cut_linf(state.images + 2.0 * eps * sign[:, None, None, :] * window, images, eps)
-
-
-def _cut_linf(candidate: jax.Array, images: jax.Array, eps: float | jax.Array):
-    return jnp.clip(threat_model.project(candidate, images, eps, "linf"), 0.0, 1.0)
+    moved = state.images + 2.0 * threat.eps * sign[:, None, None, :] * window
+    return threat.cut(moved, images)
 
 
 def _propose_l2(
@@ -137,36 +159,31 @@ def _propose_l2(
 def proposer(
     images: jax.Array,
     key: jax.Array,
-    keys: jax.Array,
-    eps: float | jax.Array,
-    norm: str,
-    p_init: float,
-    shared: bool,
-    rescale: bool,
+    threat: ThreatModel,
+    options: SquareOptions,
     budget: int | jax.Array,
-    draws: SquareDraws | None,
 ):
     """(state, query index) -> the next candidates."""
     _, height, width, channels = images.shape
-    sides = square_windows.sides(p_init, height, width, norm)
-    tiles = jnp.asarray(square_windows.bumps(sides)) if norm == "l2" else None
-    sides = jnp.asarray(sides)
+    sides = square_windows.sides(options.p_init, height, width, threat.norm)
+    tiles = jnp.asarray(square_windows.bumps(sides)) if threat.norm == "l2" else None
+    keys, draws, sides = options.image_keys, options.draws, jnp.asarray(sides)
 
     def propose(state: Any, i: jax.Array):
-        level = square_windows.level(i, budget if rescale else None)
+        level = square_windows.level(i, budget if options.rescale else None)
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, i + 1)  # 0 made the first candidate
-        of_window = rng.stream(key, "query", i)[None] if shared else own
+        of_window = rng.stream(key, "query", i)[None] if options.shared else own
         uniforms, side = _uniforms(of_window, 5), sides[level]
         if tiles is not None:
             sign = _signs(own, (channels,))
-            return _propose_l2(state, images, uniforms, sign, side, tiles[level], eps)
+            return _propose_l2(state, images, uniforms, sign, side, tiles[level], threat.eps)
         if draws is None:
             sign = _signs(of_window, (channels,))
-            return _propose_linf(state, images, uniforms, sign, side, eps)
+            return _propose_linf(state, images, uniforms, sign, side, threat)
         window = square_windows.mask(
             jnp.asarray(draws.row)[i][None], jnp.asarray(draws.col)[i][None], side, height, width
         )
         sign = jnp.asarray(draws.sign, images.dtype)[i]
-        return _cut_linf(state.images + 2.0 * eps * sign * window, images, eps)
+        return threat.cut(state.images + 2.0 * threat.eps * sign * window, images)
 
     return propose

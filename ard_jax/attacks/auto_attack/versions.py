@@ -1,6 +1,7 @@
 """What AutoAttack's versions consist of, and the names under which evaluations run them."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from ard_jax.attacks import threat_model
 
@@ -123,19 +124,22 @@ class Suite:
     Attributes:
       label: how reports call it.
       version: of `members`.
-      attacks: of version "custom".
-      queries: Square's budget.
+      attacks: of version "custom", in this order.
+      queries: Square's budget; papers also use 100.
+      steps: iterations of APGD and FAB; anything but 100 is not AutoAttack.
     """
 
     label: str
     version: str = "custom"
-    attacks: tuple[str, ...] = ()
+    attacks: Iterable[str] = ()
     queries: int = 5000
+    steps: int = 100
 
     @property
     def members(self) -> tuple[Member, ...]:
         """Its attacks."""
-        return members(self.version, self.attacks or None, queries=self.queries)
+        names = tuple(self.attacks or ()) or None
+        return members(self.version, names, steps=self.steps, queries=self.queries)
 
 
 # Only "autoattack" and "autoattack_plus" may be published as AutoAttack.
