@@ -190,7 +190,9 @@ class PgdAttack(Attack):
         if step_size is None:
             step_size = self.step_size if eps is None else self._scaled_step(eps)
         eps = self.eps if eps is None else eps
-        threat_model.check_images(images, labels)
+        images, labels, key = threat_model.check_batch(
+            images, labels, key, self.clip_min, self.clip_max
+        )
         threat = part_of(self, ThreatModel, eps=eps)
         self._check_combination(labels, state)
         given = create(objectives.References, self.name, references)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import rng
+from ard_jax.losses import checks
 
 NORMS = ("linf", "l2")
 STARTS = ("none", "uniform", "gauss")
@@ -204,39 +205,39 @@ def check_count(name: str, value: Any, lowest: int) -> None:
         raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
 
 
-def check_logits(logits: jax.Array, images: jax.Array) -> None:
-    """Raises ValueError unless these are logits [B,K], K >= 2, of the images."""
+def check_logits(logits: jax.Array, images: jax.Array, *labels: jax.Array) -> None:
+    """Raises ValueError unless these are logits [B,K], K >= 2, of the images, and readable labels classes."""
     if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
         raise ValueError(
             f"predict returned shape {logits.shape} for {images.shape[0]} images; it must return "
             "logits [B,K], K >= 2"
         )
+    for classes in labels:
+        checks.labels_in_range(classes, logits.shape[1])
 
 
-def check_keys(key: jax.Array | None, images: jax.Array) -> None:
-    """Raises ValueError unless this is no key, one key, or one for each image."""
-    if key is not None and key.shape not in ((), images.shape[:1]):
-        raise ValueError(f"key of shape {key.shape}: give one typed key, or one per image")
-
-
-def check_images(images: jax.Array, labels: jax.Array | None) -> None:
-    """Checks dtype and shapes of a batch.
+def check_batch(
+    images: Any,
+    labels: Any,
+    key: Any,
+    lowest: float = 0.0,
+    highest: float = 1.0,
+    labelled: bool = False,
+) -> tuple[Any, Any, Any]:
+    """Returns images, labels (None stays None unless `labelled`) and key: what every attack does first.
 
     Raises:
-      ValueError: images are not float32 (or float64), or labels are not integers [B].
+      ValueError: images that are not float32 [B,...] (or float64) in the pixel range, labels that are not
+        integers [B], or a key that is neither one nor one for each image. Values are looked at where they can
+        be read, outside of jit.
     """
-    if not hasattr(images, "dtype") or images.dtype not in (jnp.float32, jnp.float64):
-        found = getattr(images, "dtype", type(images).__name__)
+    images = checks.pixels(images, lowest, highest)
+    if labelled and labels is None:
+        raise ValueError("labels are None; give class numbers [B]")
+    labels = None if labels is None else checks.integer_labels(labels, images.shape[0])
+    key = checks.random_key(key)
+    if key is not None and key.shape not in ((), images.shape[:1]):
         raise ValueError(
-            f"images are {found}; an attack needs float32 in [0,1] (divide uint8 by 255; bfloat16 "
-            "cannot hold a perturbation of 2/255, so cast inside the network)"
+            f"key of shape {key.shape} for {images.shape[0]} images; give one, or one for each image"
         )
-    if images.ndim < 2:
-        raise ValueError(f"images have shape {images.shape}; add a batch axis: [B,H,W,C]")
-    if labels is None:
-        return
-    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels are {labels.dtype}{list(labels.shape)} for {images.shape[0]} images; "
-            "they must be integers [B], not one-hot"
-        )
+    return jnp.asarray(images), labels, key

@@ -50,6 +50,8 @@ def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
     Raises:
       ValueError: another shape or dtype.
     """
+    if labels is None:
+        raise ValueError(f"{name} are None; give class numbers [B]")
     labels = array(labels, name)
     if labels.ndim == 2 and labels.shape[0] == count:
         raise ValueError(

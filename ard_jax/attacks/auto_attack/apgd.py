@@ -132,7 +132,7 @@ def _evaluator(predict: Predict, labels: jax.Array, targets: Any, key: Any, opti
     def once(x: jax.Array, *keys: jax.Array):
         def total(x: jax.Array):
             logits = predict(x, *keys)
-            threat_model.check_logits(logits, x)
+            threat_model.check_logits(logits, x, labels)
             values = losses_of[options.loss](logits)
             return jnp.sum(values), (values, jnp.argmax(logits, axis=-1) != labels)
 
@@ -198,7 +198,6 @@ def _after_evaluation(
 def _check(
     images: jax.Array, key: jax.Array | None, targets: Any, start: Any, options: ApgdOptions
 ):
-    threat_model.check_keys(key, images)
     if options.loss == "targeted_dlr" and targets is None:
         raise ValueError("targets are None; the loss 'targeted_dlr' needs them, [B] int")
     if key is None and (start is None or options.eot > 1):
@@ -252,7 +251,7 @@ def apgd(
     Raises:
       ValueError: a bad argument, logits of a wrong shape, or too few classes for the loss.
     """
-    threat_model.check_images(images, labels)
+    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
     chosen = create(ApgdOptions, "apgd", options)
     _check(images, key, targets, start, chosen)
     threat = ThreatModel(eps, norm).astype(images.dtype)

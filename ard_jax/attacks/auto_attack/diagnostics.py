@@ -6,6 +6,7 @@ import numpy as np
 
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
 from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.losses import checks
 
 # A gap of more than this between a plain gradient attack and AutoAttack points at gradient masking:
 # adversarially trained networks lose 2 to 6 points between the two.
@@ -22,26 +23,11 @@ def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: one of them is not what AutoAttack takes; the message says the fix.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(
-            f"images are {images.dtype}; give float32 in [0,1]: images.astype('float32') / 255"
-        )
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images have shape {images.shape}; give [N,H,W,C], N at least 1")
-    if not np.isfinite(images).all():
-        raise ValueError("images contain NaN or infinity")
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"images reach from {low:.4g} to {high:.4g}; give pixels in [0,1] and put any "
-            "normalisation into predict"
-        )
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels are {labels.dtype}{list(labels.shape)} for {len(images)} images; give integers [N]"
-        )
-    return np.ascontiguousarray(images, np.float32), labels.astype(np.int32)
+    images = np.asarray(checks.pixels(images))
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {images.shape}; give [N,H,W,C]")
+    labels = np.asarray(checks.integer_labels(labels, len(images)))
+    return np.ascontiguousarray(np.clip(images, 0, 1), np.float32), labels.astype(np.int32)
 
 
 def check_threat(threat: ThreatModel) -> None:

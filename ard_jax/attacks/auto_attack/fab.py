@@ -201,8 +201,7 @@ def fab(
     Raises:
       ValueError: a bad argument, or logits of a wrong shape.
     """
-    threat_model.check_images(images, labels)
-    threat_model.check_keys(key, images)
+    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
     ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
     chosen = create(FabOptions, "fab", options)
     if targets is not None and targets.shape != labels.shape:
@@ -212,7 +211,7 @@ def fab(
             f"restarts={chosen.restarts}: FAB draws random starts; pass a jax PRNG key"
         )
     logits = predict(images)
-    threat_model.check_logits(logits, images)
+    threat_model.check_logits(logits, images, labels)
     if targets is None:
         plane = _nearest_plane(predict, labels, norm)
     else:

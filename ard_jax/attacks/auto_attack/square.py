@@ -53,7 +53,7 @@ class SquareResult(NamedTuple):
 
 def _margin(predict: Predict, images: jax.Array, labels: jax.Array):
     logits = predict(images)
-    threat_model.check_logits(logits, images)
+    threat_model.check_logits(logits, images, labels)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     of_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
     return of_label - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
@@ -65,10 +65,10 @@ def _checked(
     key: jax.Array | None,
     threat: ThreatModel,
     options: dict[str, Any],
-) -> tuple[jax.Array, SquareOptions]:
-    """Returns the key and the options, with keys for every image."""
+) -> tuple[jax.Array, jax.Array, jax.Array, SquareOptions]:
+    """Returns images, labels, key and the options, with keys for every image."""
     chosen = create(SquareOptions, "square", options)
-    threat_model.check_images(images, labels)
+    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; Square needs [B,H,W,C]")
     if key is None and chosen.draws is None:
@@ -83,7 +83,7 @@ def _checked(
         chosen = dataclasses.replace(chosen, image_keys=own)
     if (found := chosen.image_keys.shape) != images.shape[:1]:
         raise ValueError(f"image_keys of shape {found} for {images.shape[0]} images")
-    return key, chosen
+    return images, labels, key, chosen
 
 
 def square_start(
@@ -116,7 +116,7 @@ def square_start(
       ValueError: as `square`.
     """
     threat = ThreatModel(eps, norm)
-    key, chosen = _checked(images, labels, key, threat, options)
+    images, labels, key, chosen = _checked(images, labels, key, threat, options)
     x = jnp.clip(images + square_moves.start_noise(images, key, threat, chosen), 0.0, 1.0)
     margin = _margin(predict, x, labels)
     if alive is not None:
@@ -161,7 +161,7 @@ def square_run(
       ValueError: as `square`.
     """
     threat = ThreatModel(eps, norm)
-    key, chosen = _checked(images, labels, key, threat, options)
+    images, labels, key, chosen = _checked(images, labels, key, threat, options)
     propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
@@ -224,6 +224,7 @@ def square(
       ValueError: a bad argument, or logits of a wrong shape.
     """
     threat_model.check_count("queries", queries, 0)
+    images, labels, key = threat_model.check_batch(images, labels, key)
     state = square_start(predict, images, labels, key, eps=eps, norm=norm, **options)
     state = square_run(
         predict, state, images, labels, key, eps=eps, first_query=0, queries=queries, budget=queries,
