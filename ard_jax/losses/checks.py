@@ -55,11 +55,11 @@ def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
     labels = array(labels, name)
     if labels.ndim == 2 and labels.shape[0] == count:
         raise ValueError(
-            f"{name} have shape {labels.shape} for {count} images: one-hot or soft labels? Give class "
-            f"numbers [B], such as {name}.argmax(-1)"
+            f"{name} of shape {labels.shape} for a batch of {count}: give class numbers [{count}], not "
+            f"one-hot or soft labels: {name}.argmax(-1)"
         )
     if labels.shape != (count,):
-        raise ValueError(f"{name} have shape {labels.shape} for a batch of {count}; give [{count}]")
+        raise ValueError(f"{name} of shape {labels.shape} for a batch of {count}: give [{count}]")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"{name} are {labels.dtype}; give integers, such as {name}.astype(int)")
     return jnp.asarray(labels)
@@ -68,7 +68,8 @@ def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
 def labels_in_range(labels: Any, num_classes: int, name: str = "labels") -> None:
     """Raises ValueError when a readable label is not one of 0 ... num_classes - 1."""
     if is_concrete(labels) and labels.size:
-        low, high = int(labels.min()), int(labels.max())
+        found = np.asarray(labels)  # not by jnp, which would trace it inside of jit
+        low, high = int(found.min()), int(found.max())
         if low < 0 or high >= num_classes:
             hint = "; do they count from 1?" if low == 1 and high == num_classes else ""
             raise ValueError(
@@ -95,7 +96,8 @@ def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
         raise ValueError(f"images have shape {images.shape}: there is nothing in them")
     if not is_concrete(images):
         return images
-    low, high = float(images.min()), float(images.max())
+    found = np.asarray(images)
+    low, high = float(found.min()), float(found.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images hold NaN or infinite values")
     if low < lowest - _ROUNDING or high > highest + _ROUNDING:
@@ -136,7 +138,7 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
     """Returns logits as an array [B,K].
 
     Raises:
-      ValueError: another shape, no floats, fewer than `least_classes` classes, or readable NaNs.
+      ValueError: another shape, no floats, or fewer than `least_classes` classes.
     """
     values = array(values, name)
     if values.ndim != 2:
@@ -145,8 +147,6 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
         raise ValueError(f"{values.shape[-1]} classes; this loss needs at least {least_classes}")
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} are {values.dtype}; logits are floating point")
-    if is_concrete(values) and bool(jnp.isnan(jnp.asarray(values)).any()):
-        raise ValueError(f"{name} hold NaN")
     return values
 
 

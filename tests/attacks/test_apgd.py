@@ -242,7 +242,7 @@ def test_l2_follows_a_tiny_gradient():
     ({"rho": 1.5}, "rho=1.5"), ({"loss": "ce"}, "unknown APGD loss 'ce'"), ({"norm": "l1"}, "norm"),
     ({"eps": 8}, "write 8/255"), ({"loss": "targeted_dlr"}, "targets are None"),
     ({"key": None}, "pass a jax PRNG key"), ({"start": np.zeros((1, 1))}, "start of shape"),
-    ({"key": jax.random.split(jax.random.key(0), 3)}, "one per image"),
+    ({"key": jax.random.split(jax.random.key(0), 3)}, "one for each image"),
 ])  # fmt: skip
 def test_bad_arguments(options, words):
     images, labels = batch()

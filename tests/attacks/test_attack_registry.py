@@ -109,7 +109,7 @@ def test_run_scales_the_step_when_only_the_radius_is_given():
         (lambda: attacks.bim(predict, jnp.zeros(X.shape, jnp.uint8), Y), "uint8.*divide uint8 by"),
         (lambda: attacks.bim(predict, X.astype(jnp.bfloat16), Y), "bfloat16"),
         (lambda: attacks.bim(predict, X, jnp.eye(2)), "not one-hot"),
-        (lambda: attacks.bim(predict, X, Y[:1]), "labels are int32"),
+        (lambda: attacks.bim(predict, X, Y[:1]), "labels of shape"),
         (lambda: attacks.bim(predict, jnp.zeros(4), jnp.zeros(4, jnp.int32)), "add a batch axis"),
         (
             lambda: attacks.pgd_loop(
