@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
-from ard_jax.data.base import ArrayDataset, DataError, Splits
+from ard_jax.data.base import ArrayDataset, DataError, Splits, class_mismatch
 
 
 def make(n=6, shape=(4, 4, 3), classes=("a", "b", "c"), split="train", **kwargs):
@@ -46,6 +48,27 @@ def test_arrays_are_read_only_but_the_callers_are_not():
 def test_bad_arrays(change, message):
     with pytest.raises(DataError, match=message):
         make(**change)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        ("abc", "abc", ""),
+        ("012", "abc", ""),  # a network whose classes nobody named
+        ("abc", "012", ""),
+        ("", "abc", ""),
+        ("abd", "abc", "class 2 is 'd' in the network and 'c' in the data: rename"),
+        (
+            "acb",
+            "abc",
+            "class 1 is 'c' in the network and 'b' in the data, the same classes in another",
+        ),
+        ("012", "021", "class 1 is '1' .* another order: sort .*class_order.*, or import it again"),
+    ],
+)
+def test_class_names_of_a_network_and_of_data(theirs, ours, words):
+    found = class_mismatch(tuple(theirs), tuple(ours))
+    assert re.search(words, found) if words else not found
 
 
 def test_splits_must_agree():

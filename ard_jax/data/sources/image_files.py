@@ -44,7 +44,10 @@ class Files:
             path, str(path), self.rgb, self.shape[0] if self.resized else 0
         )
         if image.shape != self.shape:
-            raise DataError(f"{path} has changed since the start: it was of shape {self.shape}")
+            raise DataError(
+                f"{path} has changed since its header was read, from shape {self.shape} to {image.shape} (or "
+                "tells its orientation after its pixels: write it again)"
+            )
         return image
 
     def identity(self, rows: np.ndarray) -> int:
@@ -102,8 +105,8 @@ def survey(
     The headers are read once and then kept in the cache.
 
     Raises:
-      DataError: a file is no image; or, without an image size, the images differ in size or channels,
-        or (unless `rgb`) one is neither gray nor RGB.
+      DataError: a file is no image that can be used; or, without an image size, the images differ in size
+        or (unless `rgb`) in channels.
     """
     found = cache_folder.cached(
         "image-headers",
@@ -117,11 +120,6 @@ def survey(
         return (image_size, image_size, 3 if rgb else 1), rgb
     if rgb:
         found[:, 2] = 3
-    if (other := np.flatnonzero(found[:, 2] == 4)).size:
-        raise DataError(
-            f"{files[other[0]]} is neither 8-bit RGB nor grayscale; convert it, or give image_size, "
-            "which converts all to RGB"
-        )
     if (other := np.flatnonzero((found != found[0]).any(axis=1))).size:
         image_decoding.check_shape(found[other[0]], str(files[other[0]]), found[0], str(files[0]))
     height, width, channels = (int(n) for n in found[0])

@@ -111,7 +111,7 @@ def _list_folders(directory: Path, wnids: list[str]) -> _Listing:
     for wnid in wnids:
         inner = directory / wnid / "images"
         folder = inner if inner.is_dir() else directory / wnid
-        listing += [(file, wnid) for file in image_decoding.list_images(folder)]
+        listing += [(file, wnid) for file in image_decoding.list_images(folder)[0]]
     return listing
 
 
@@ -132,7 +132,7 @@ def _list_val(directory: Path, wnids: list[str]) -> _Listing:
             )
         listing.append((directory / "images" / fields[0], fields[1]))
     listed = {file for file, _ in listing}
-    on_disk = set(image_decoding.list_images(directory / "images"))
+    on_disk = set(image_decoding.list_images(directory / "images")[0])
     for strays, problem in (
         (listed - on_disk, f"does not exist, but {annotations.name} lists it"),
         (on_disk - listed, f"is not listed in {annotations.name}, so its class is unknown"),
