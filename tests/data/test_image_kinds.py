@@ -147,6 +147,32 @@ def test_photos_of_one_camera_stand_upright(folder, spoil):
             np.testing.assert_array_equal(load(folder, loader)[20], upright)
 
 
+def test_kinds_may_be_mixed(tmp_path):
+    """Gray of 8 and 16 bits stays gray; with RGB among it all become RGB, if they get one size."""
+    gray = drawn("L", 0)
+    wide = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / part).mkdir(parents=True)
+        for name, image in (("0.png", gray), ("1.png", wide), ("2.tif", wide), ("3.tif", gray)):
+            image.save(tmp_path / part / name)
+    for loader in LOADERS:
+        np.testing.assert_array_equal(load(tmp_path, loader)[..., 0], [np.asarray(gray)] * 8)
+    drawn("CMYK", 0).save(tmp_path / "train" / "b" / "4.tif")
+    refused(tmp_path, tmp_path / "train/b/4.tif", "3 channels but", sizes=(0,))
+    for loader in LOADERS:
+        assert load(tmp_path, loader, 4).shape == (9, 4, 4, 3)
+
+
+def test_of_a_photo_of_several_pictures_the_first_counts(tmp_path):
+    first, preview = drawn("RGB", 0), drawn("RGB", 1)
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / part).mkdir(parents=True)
+        first.save(tmp_path / part / "x.jpg", "MPO", save_all=True, append_images=[preview])
+    want = np.asarray(Image.open(tmp_path / "train/a/x.jpg"))
+    for loader in LOADERS:
+        np.testing.assert_array_equal(load(tmp_path, loader), [want, want])
+
+
 def test_a_damaged_orientation_says_nothing(folder, spoil):
     upright = Image.open(folder / "train/cat/00.png")
     spoil(upright, exif=b"Exif\0\0II*\0nonsense")
