@@ -65,7 +65,8 @@ def files(draw):
         exif[0x0112] = draw(st.integers(1, 8))
         options |= {"exif": exif} if suffix in ("png", "jpg", "webp", "tif") else {}
     if suffix in ("png", "gif") and mode in ("1", "L", "P") and draw(st.booleans()):
-        options["transparency"] = draw(st.sampled_from([0, 7, 255]))
+        alphas = [b"\xff\xff"] if (suffix, mode) == ("png", "P") else []
+        options["transparency"] = draw(st.sampled_from([0, 7, 255, *alphas]))
     if suffix in ("gif", "tif", "webp", "png") and mode == "RGB" and draw(st.booleans()):
         options |= {"save_all": True, "append_images": [ImageOps.invert(image)]}
     return suffix, encoded(image, suffix, **options)
