@@ -38,6 +38,8 @@ def test_arrays_are_read_only_but_the_callers_are_not():
         (dict(images=np.zeros((6, 4, 4, 4), np.uint8)), "4 channels"),
         (dict(images=np.zeros((6, 3, 8, 8), np.uint8)), "8 channels"),
         (dict(images=np.zeros((0, 4, 4, 3), np.uint8)), "nothing in them"),
+        (dict(classes=("a",)), "toy has 1 class; .* two"),
+        (dict(classes=("a", "b", "a")), "toy: 2 classes are called 'a'"),
         (dict(labels=np.zeros(6, np.int64)), r"labels are int64; .*int32"),
         (dict(labels=np.zeros((6, 1), np.int32)), r"labels have shape \(6, 1\)"),
         (dict(labels=np.zeros(5, np.int32)), "6 images but 5 labels"),

@@ -213,6 +213,15 @@ def test_tiny_imagenet(tiny):
     assert (splits.test.images[0] == np.asarray(Image.open(tiny / "val/images/val_5.JPEG"))).all()
 
 
+def test_images_of_tiny_imagenet_that_are_not_read_are_told(tiny, write_image, caplog):
+    assert len(data.load("tiny_imagenet", tiny).train) == 12 and not caplog.records
+    write_image(tiny / "train/n01/n01_9.JPEG")
+    (tiny / "train/n01/images/notes.txt").write_text("")
+    (tiny / "train/__MACOSX").mkdir()
+    assert len(data.load("tiny_imagenet", tiny).train) == 12
+    assert "read 12 images; passed over 1 .txt, 1 image(s) outside class folders" in caplog.text
+
+
 @pytest.mark.parametrize("inner", ["images", "."])
 def test_tiny_imagenet_with_reorganised_val(tiny, inner):
     before = data.load("tiny_imagenet", tiny).test

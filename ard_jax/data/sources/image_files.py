@@ -1,5 +1,6 @@
 """Image files read as needed: what their headers say, and datasets over them."""
 
+import collections
 import dataclasses
 import os
 import zlib
@@ -124,3 +125,44 @@ def survey(
         image_decoding.check_shape(found[other[0]], str(files[other[0]]), found[0], str(files[0]))
     height, width, channels = (int(n) for n in found[0])
     return (height, width, channels), rgb
+
+
+def is_hidden(entry: os.DirEntry) -> bool:
+    """Whether people did not put it there: .name or __MACOSX."""
+    return entry.name.startswith(".") or entry.name == "__MACOSX"
+
+
+def is_visible_folder(entry: os.DirEntry) -> bool:
+    """Whether it may be a class or a split."""
+    return not is_hidden(entry) and entry.is_dir()
+
+
+def passed_over(beside: Iterable[os.DirEntry], inside: Iterable[os.DirEntry]) -> list[str]:
+    """Says by kind what of a split is not read; [] for nothing.
+
+    Args:
+      beside: what lies beside the class folders.
+      inside: what lies in them beside the images.
+    """
+    counts = collections.Counter(_kind(entry) for entry in beside)
+    for entry in inside:
+        images = _images_below(entry) if is_visible_folder(entry) else 0
+        counts["image(s) in subfolders" if images else _kind(entry)] += images or 1
+    parts = [f"{number} {kind}" for kind, number in sorted(counts.items())]
+    return [f"passed over {', '.join(parts)}"] if parts else []
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """What a file or folder is that is not read."""
+    if is_hidden(entry):
+        return "hidden folder(s)" if os.path.isdir(entry) else "hidden file(s)"
+    if entry.is_dir():
+        return "folder(s) without images"
+    if image_decoding.is_image_name(entry.name):
+        return "image(s) outside class folders"
+    return os.path.splitext(entry.name)[1].lower() or "file(s) without suffix"
+
+
+def _images_below(folder: os.DirEntry) -> int:
+    names = (name for _, _, names in os.walk(folder.path) for name in names)
+    return sum(map(image_decoding.is_image_name, names))

@@ -10,7 +10,6 @@ the class names in alphabetical order, or with `class_order="natural"` 2 comes b
 
 import collections
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,13 @@ import numpy as np
 from ard_jax.data import image_decoding
 from ard_jax.data.base import ArrayDataset, DataError, Splits
 from ard_jax.data.lazy_dataset import Reading
-from ard_jax.data.sources.image_files import Groups, file_splits, survey
+from ard_jax.data.sources.image_files import (
+    Groups,
+    file_splits,
+    is_visible_folder,
+    passed_over,
+    survey,
+)
 from ard_jax.data.split import hold_out_test
 
 _MEMORY = Reading()
@@ -80,7 +85,7 @@ def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Returns split -> its folder; {} where there is none."""
-    folders = [e for e in image_decoding.entries(root) if _is_visible_folder(e)]
+    folders = [e for e in image_decoding.entries(root) if is_visible_folder(e)]
     found = {}
     for split, names in _SPLITS.items():
         if here := [e.name for e in folders if e.name.lower() in names]:
@@ -95,16 +100,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _is_visible_folder(entry: os.DirEntry) -> bool:
-    return not _is_hidden(entry) and entry.is_dir()
-
-
-def _is_hidden(entry: os.DirEntry) -> bool:
-    return entry.name.startswith(".") or entry.name == "__MACOSX"
-
-
 def _class_folders(directory: Path, order: str) -> list[str]:
-    classes = [e.name for e in image_decoding.entries(directory) if _is_visible_folder(e)]
+    classes = [e.name for e in image_decoding.entries(directory) if is_visible_folder(e)]
     if len(classes) < 2:
         raise DataError(
             f"{directory} contains {len(classes)} class folders ({', '.join(classes) or 'none'}); "
@@ -138,45 +135,20 @@ def _compare(train: Path, other: Path, classes: list[str]) -> None:
 def _list(directory: Path, classes: list[str], split: str) -> tuple[list[Path], np.ndarray]:
     """Files and labels of a split; logs what is not read, and names that differ only by case."""
     listed = [image_decoding.list_images(directory / name) for name in classes]
-    strays = [e for e in image_decoding.entries(directory) if e.name not in set(classes)]
-    counts = collections.Counter(_kind(e) for e in strays)
-    for entry in (e for _, others in listed for e in others):
-        inside = _images_below(entry) if _is_visible_folder(entry) else 0
-        counts["image(s) in subfolders" if inside else _kind(entry)] += inside or 1
     groups = [files for files, _ in listed]
-    files = [file for group in groups for file in group]
-    notes = []
-    if counts:
-        notes.append(
-            f"passed over {', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))}"
-        )
+    strays = [e for e in image_decoding.entries(directory) if e.name not in set(classes)]
+    notes = passed_over(strays, [entry for _, others in listed for entry in others])
     for what, names in (("class", classes), *(("file", [f.name for f in g]) for g in groups)):
-        if len({name.lower() for name in names}) < len(names):
-            lower = collections.Counter(name.lower() for name in names)
-            twins = [name for name in names if lower[name.lower()] > 1]
+        counts = collections.Counter(name.lower() for name in names)
+        if twins := [name for name in names if counts[name.lower()] > 1]:
             notes.append(f"{what} names differ only by case: {', '.join(twins[:4])}")
+    files = [file for group in groups for file in group]
     if notes:
         logging.warning(
             "%s (%s): read %d images in %d classes; %s",
             directory, split, len(files), len(classes), "; ".join(notes),
         )  # fmt: skip
     return files, np.repeat(np.arange(len(classes)), [len(g) for g in groups]).astype(np.int32)
-
-
-def _kind(entry: os.DirEntry) -> str:
-    """What a file or folder is that is not read."""
-    if _is_hidden(entry):
-        return "hidden folder(s)" if os.path.isdir(entry) else "hidden file(s)"
-    if entry.is_dir():
-        return "folder(s) without images"
-    if image_decoding.is_image_name(entry.name):
-        return "image(s) outside class folders"
-    return os.path.splitext(entry.name)[1].lower() or "file(s) without suffix"
-
-
-def _images_below(folder: os.DirEntry) -> int:
-    names = (name for _, _, names in os.walk(folder.path) for name in names)
-    return sum(map(image_decoding.is_image_name, names))
 
 
 def _read(root: Path, groups: Groups, classes: list[str], reading: Reading) -> dict[str, Any]:

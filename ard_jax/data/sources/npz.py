@@ -85,6 +85,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return arrays
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); correct its permissions"
+        ) from error
     except Exception as error:  # zipfile, zlib, struct, pickle refusal: many types
         raise DataError(
             f"{path}, {key}: cannot be read as an .npz file ({type(error).__name__}: {error}); it "
