@@ -200,8 +200,8 @@ def _check_opaque(image: Any, name: str) -> None:
         clear = image.convert("RGBA").getchannel("A").getextrema()[0] < 255
     if clear:
         raise DataError(
-            f"{name} has transparent pixels; flatten it onto a background, e.g. "
-            f"convert {Path(name).name} -background white -flatten {Path(name).stem}.flat.png"
+            f"{name} has transparent pixels; flatten it onto a background, e.g. by ImageMagick: "
+            "convert IN -background white -flatten OUT"
         )
     image.info.pop("transparency", None)
 

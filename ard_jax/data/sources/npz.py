@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}); correct its permissions"
+            f"{path} cannot be read ({error.strerror or error}); correct its permissions or write it again"
         ) from error
     except Exception as error:  # zipfile, zlib, struct, pickle refusal: many types
         raise DataError(
