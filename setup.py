@@ -31,7 +31,7 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.20",
-        "pillow",
+        "pillow>=10.1",
         "pydantic>=2.11",
         "safetensors",
         "scikit-learn",  # the handwritten digits come with it

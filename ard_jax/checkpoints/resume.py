@@ -6,6 +6,7 @@ from typing import Any
 
 from ard_jax.checkpoints.manager import CheckpointError, Checkpoints, read_meta
 from ard_jax.config import removed
+from ard_jax.data import base
 from ard_jax.runtime.distributed import tell
 from ard_jax.state import RunState
 
@@ -118,8 +119,14 @@ def compare_configs(
             return f"removed: {gone.instead}"
         return repr(now.get(key, "(absent)"))
 
+    def difference(key: str) -> str:
+        if key == "net.class_names" and saved.get(key) and now.get(key):
+            if problem := base.class_mismatch(saved[key], now[key]):
+                return problem
+        return f"checkpoint {saved.get(key, '(absent)')!r}, now {value_now(key)}"
+
     different = [
-        f"  {key}: checkpoint {saved.get(key, '(absent)')!r}, now {value_now(key)}"
+        f"  {key}: {difference(key)}"
         for key in sorted({*saved, *now})
         if saved.get(key, "(absent)") != now.get(key, "(absent)")
     ]

@@ -90,6 +90,12 @@ def run(
     found = _recognise(contents.tensors, model, entry, told, splits, shape)
     _print_found(contents, found)
     _check_classes(path, found, entry, splits)
+    if (
+        told
+        and splits
+        and (problem := base.class_mismatch(told["class_names"], splits.train.class_names))
+    ):
+        raise ImportingError(f"{path} does not fit {splits.train.name}: {problem}")
     variables = recognise.convert(contents.tensors, found, image_shape=shape)
     description = _describe(found, shape, splits, told)
     own = _own_normalization(found, entry, told, description)

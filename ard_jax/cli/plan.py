@@ -255,9 +255,9 @@ def shapes_of_data(e: Experiment) -> Splits:
     d = e.data
     holdout = d.holdout if d.holdout < 1 else int(d.holdout)
     if d.name not in _SIZES:
-        reading = data.Reading("grain", d.image_size)
+        reading = data.Reading("grain", d.image_size, class_order=d.class_order)
         if data.reading_problems(d.name, reading):  # arrays already
-            reading = data.Reading(image_size=d.image_size)
+            reading = data.Reading(image_size=d.image_size, class_order=d.class_order)
         return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
     shape, classes, train, test = _SIZES[d.name]
     names = tuple(str(k) for k in range(classes))

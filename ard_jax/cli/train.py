@@ -320,6 +320,8 @@ def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
             f"{folder} takes images of shape {tuple(net['image_shape'])}, but {splits.test.name} has "
             f"{tuple(splits.test.image_shape)}"
         )
+    if problem := base.class_mismatch(net.get("class_names") or (), splits.test.class_names):
+        raise teachers.TeacherError(f"{folder} does not fit {splits.test.name}: {problem}")
 
 
 def _transfer_source(

@@ -207,7 +207,9 @@ def load_data(config: DataConfig) -> Splits:
       DataError: see `data.load`.
     """
     holdout = config.holdout if config.holdout < 1 else int(config.holdout)
-    reading = data.Reading(config.loader, config.image_size, config.workers, config.prefetch)
+    reading = data.Reading(
+        config.loader, config.image_size, config.workers, config.prefetch, config.class_order
+    )
     return data.load(
         config.name, config.dir or None, holdout=holdout, seed=config.split_seed, reading=reading
     )

@@ -56,6 +56,12 @@ class DataConfig(Options):
         "they are.",
         json_schema_extra=CONTENT,
     )
+    class_order: Literal["text", "natural"] = Field(
+        default="text",
+        description="Of the class names of `folder`, and so their labels: `text` sorts `10` before `2`, as "
+        "torchvision does, `natural` after it.",
+        json_schema_extra=CONTENT,
+    )
     workers: Count = Field(
         default=0,
         description="Of `grain`: processes that decode; 0 for this one's threads.",

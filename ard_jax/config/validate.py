@@ -29,7 +29,7 @@ def _data_problems(e: Experiment) -> list[str]:
     if d.name not in data.names():
         return _choices({f"config.data.name={d.name!r}": d.name}, data.names())
     found = data.reading_problems(
-        d.name, data.Reading(d.loader, d.image_size, d.workers, d.prefetch)
+        d.name, data.Reading(d.loader, d.image_size, d.workers, d.prefetch, d.class_order)
     )
     shape = data.known_shape(d.name, d.image_size)
     if shape and d.augment != "none" and d.pad >= min(shape[:2]):

@@ -63,6 +63,10 @@ def reading_problems(name: str, reading: Reading) -> list[str]:
             f"config.data.image_size={reading.image_size}: {name} has images of one size; only those of "
             "a folder or tfds are resized, use 0"
         )
+    if reading.class_order == "natural" and name != "folder":
+        found.append(
+            f"config.data.class_order='natural': {name} brings the order of its classes; use 'text'"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class ArrayDataset:
     def __post_init__(self) -> None:
         """Checks everything that the class promises and makes the arrays read-only."""
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        check_classes(self.class_names, self.name)
         _check_images(self.images, f"{self.name} ({self.split}) images")
         check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
         if len(self.images) != len(self.labels):
@@ -102,8 +104,8 @@ class Splits:
                 )
             if other.class_names != self.train.class_names:
                 raise DataError(
-                    f"{other.name}: {other.split} has the classes {_short(other.class_names)} but "
-                    f"train has {_short(self.train.class_names)}; give both the same list"
+                    f"{other.name}: {other.split} has the classes {_short(other.class_names)} but train has "
+                    f"{_short(self.train.class_names)}; give both the same list in the same order"
                 )
 
 
@@ -125,6 +127,39 @@ def _check_images(images: np.ndarray, what: str) -> None:
         )
     if 0 in images.shape:
         raise DataError(f"{what} have shape {images.shape}: there is nothing in them")
+
+
+def check_classes(names: tuple[str, ...], what: str) -> None:
+    """Raises DataError unless there are at least two classes, and no two of one name."""
+    if len(names) < 2:
+        raise DataError(f"{what} has {len(names)} class; there must be at least two: add another")
+    if len(set(names)) < len(names):
+        twin = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"{what}: {names.count(twin)} classes are called {twin!r}; give each a name of its own"
+        )
+
+
+def class_mismatch(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """How a network's class names differ from the data's, and what to do; "" if they agree.
+
+    Classes that one of the two only numbers agree with any names.
+    """
+    theirs, ours = list(theirs), list(ours)
+    reordered = sorted(theirs) == sorted(ours)
+    numbers = [str(i) for i in range(len(ours))]
+    unnamed = len(theirs) != len(ours) or numbers in (theirs, ours) and not reordered
+    if theirs == ours or unnamed:
+        return ""
+    i = next(i for i, (one, other) in enumerate(zip(theirs, ours, strict=True)) if one != other)
+    text = f"class {i} is {theirs[i]!r} in the network and {ours[i]!r} in the data"
+    if reordered:
+        text += (
+            ", the same classes in another order: sort them as for its training, by config.data.class_order "
+            "or the data's own list"
+        )
+        return text + ", or import it again with --config" if theirs == numbers else text
+    return f"{text}: rename the data's classes, or give a network that was trained on these"
 
 
 def check_labels(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:

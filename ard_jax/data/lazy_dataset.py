@@ -9,15 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ard_jax.data.base import check_labels
+from ard_jax.data.base import check_classes, check_labels
 from ard_jax.runtime import threads
 
 LOADERS = ("memory", "grain")
+CLASS_ORDERS = ("text", "natural")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read; all but `image_size` leave what is read as it is.
+    """How images are read; all but `image_size` and `class_order` leave what is read as it is.
 
     Attributes:
       loader: "memory": all decoded at the start; "grain": decoded again whenever they are needed, ahead
@@ -26,18 +27,24 @@ class Reading:
         `image_decoding.decode`), which then are RGB unless all are gray; 0: as they are, all of one size.
       workers: processes that read ahead for training; 0: threads of this process.
       prefetch: batches that are read ahead; by each worker where there are any.
+      class_order: of a folder's class names, and so which label each gets: "text", as torchvision's
+        ImageFolder sorts them ("10" before "2"), or "natural" ("2" before "10").
     """
 
     loader: str = "memory"
     image_size: int = 0
     workers: int = 0
     prefetch: int = 4
+    class_order: str = "text"
 
     def problems(self, where: str = "config.data") -> list[str]:
         """What is wrong, one sentence each."""
         found = []
-        if self.loader not in LOADERS:
-            found.append(f"{where}.loader={self.loader!r}: choose one of 'memory', 'grain'")
+        for name, known in (("loader", LOADERS), ("class_order", CLASS_ORDERS)):
+            if (value := getattr(self, name)) not in known:
+                found.append(
+                    f"{where}.{name}={value!r}: choose one of {', '.join(map(repr, known))}"
+                )
         for name, least in (("image_size", 0), ("workers", 0), ("prefetch", 1)):
             if getattr(self, name) < least:
                 found.append(f"{where}.{name}={getattr(self, name)}: must be at least {least}")
@@ -89,6 +96,7 @@ class LazyDataset:
     def __post_init__(self) -> None:
         """Checks the labels and makes them read-only."""
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        check_classes(self.class_names, self.name)
         check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
         view = self.labels.view()
         view.flags.writeable = False

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-_FORMAT = 1  # raise it when the meaning of what is stored changes
+_FORMAT = 2  # raise it when the meaning of what is stored changes
 
 Arrays = dict[str, np.ndarray]
 

@@ -162,6 +162,8 @@ def _misfits(role: str, source: str, net: dict[str, Any], splits: Splits) -> lis
             f"the {role} teacher ({source}) takes images of shape {tuple(net['image_shape'])}, but "
             f"{data.name} has {tuple(data.image_shape)}"
         )
+    if problem := base.class_mismatch(net.get("class_names") or (), data.class_names):
+        found.append(f"the {role} teacher ({source}) does not fit {data.name}: {problem}")
     return found
 
 

@@ -1,6 +1,7 @@
 """Whole runs: what is written, what a second start does, what stops a run."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 from experiments import tiny
 
 from ard_jax import evaluate
-from ard_jax.checkpoints import networks
-from ard_jax.cli import train
+from ard_jax.checkpoints import networks, resume
+from ard_jax.cli import export, import_network, train
 from ard_jax.config import parse
 from ard_jax.io.metric_writer import read_metrics
 from ard_jax.runtime import compilation
@@ -140,16 +141,42 @@ def test_weak_teacher_stops_the_run_and_speaks_of_normalisation(finished, tmp_pa
     assert not (tmp_path / "run" / "last").exists()
 
 
-def test_teacher_of_other_data_is_refused(finished, tmp_path):
-    _, report, _ = finished
+def other_data(tmp_path, names):
+    """An experiment on random 8x8 images of these classes."""
     rng = np.random.default_rng(0)
     path = tmp_path / "other.npz"
-    np.savez(path, images=rng.integers(0, 255, (60, 8, 8, 1), np.uint8), labels=np.arange(60) % 3)
+    images = rng.integers(0, 255, (60, 8, 8, 1), np.uint8)
+    np.savez(path, images=images, labels=np.arange(60) % len(names), class_names=list(names))
     raw = tiny(tmp_path, batch_size=8)
     raw.data.update(name="npz", dir=str(path))
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("012", "10 classes, but .* has 3"),
+        ("0213456789", "class 1 is '1' in the network and '2' in the data, the same .* another order"),
+    ],
+)  # fmt: skip
+def test_network_of_other_data_is_refused(finished, tmp_path, names, message):
+    _, report, _ = finished
+    raw = other_data(tmp_path, names)
     raw.teachers.robust.checkpoint = str(next((report.parent.parent / "teachers").glob("robust-*")))
-    with pytest.raises(teachers.TeacherError, match="10 classes, but .* has 3"):
-        train.run(parse.to_experiment(raw))
+    experiment = parse.to_experiment(raw)
+    with pytest.raises(teachers.TeacherError, match=message):
+        train.run(experiment)
+    with pytest.raises(teachers.TeacherError, match=message):
+        train.evaluate_checkpoint(experiment, str(report.parent), ["fgsm"])
+    exported = export.run(str(report.parent), str(tmp_path / "out"), formats=("safetensors",))[0]
+    with pytest.raises(import_network.ImportingError, match=message):
+        import_network.run(file=str(exported), out=str(tmp_path / "in"), experiment=experiment)
+
+
+def test_class_names_of_a_run_do_not_change():
+    saved, now = ({"net": {"class_names": names}} for names in (["cat", "dog"], ["dog", "cat"]))
+    with pytest.raises(loop.ConfigChangedError, match="net.class_names: class 0 is 'cat' .*order"):
+        resume.compare_configs(Path("run"), saved, now)
 
 
 def diverging(tmp_path, lr, **overrides):

@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
-from ard_jax.data.base import ArrayDataset, DataError, Splits
+from ard_jax.data.base import ArrayDataset, DataError, Splits, class_mismatch
 
 
 def make(n=6, shape=(4, 4, 3), classes=("a", "b", "c"), split="train", **kwargs):
@@ -36,6 +38,8 @@ def test_arrays_are_read_only_but_the_callers_are_not():
         (dict(images=np.zeros((6, 4, 4, 4), np.uint8)), "4 channels"),
         (dict(images=np.zeros((6, 3, 8, 8), np.uint8)), "8 channels"),
         (dict(images=np.zeros((0, 4, 4, 3), np.uint8)), "nothing in them"),
+        (dict(classes=("a",)), "toy has 1 class; .* two"),
+        (dict(classes=("a", "b", "a")), "toy: 2 classes are called 'a'"),
         (dict(labels=np.zeros(6, np.int64)), r"labels are int64; .*int32"),
         (dict(labels=np.zeros((6, 1), np.int32)), r"labels have shape \(6, 1\)"),
         (dict(labels=np.zeros(5, np.int32)), "6 images but 5 labels"),
@@ -46,6 +50,27 @@ def test_arrays_are_read_only_but_the_callers_are_not():
 def test_bad_arrays(change, message):
     with pytest.raises(DataError, match=message):
         make(**change)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        ("abc", "abc", ""),
+        ("012", "abc", ""),  # a network whose classes nobody named
+        ("abc", "012", ""),
+        ("", "abc", ""),
+        ("abd", "abc", "class 2 is 'd' in the network and 'c' in the data: rename"),
+        (
+            "acb",
+            "abc",
+            "class 1 is 'c' in the network and 'b' in the data, the same classes in another",
+        ),
+        ("012", "021", "class 1 is '1' .* another order: sort .*class_order.*, or import it again"),
+    ],
+)
+def test_class_names_of_a_network_and_of_data(theirs, ours, words):
+    found = class_mismatch(tuple(theirs), tuple(ours))
+    assert re.search(words, found) if words else not found
 
 
 def test_splits_must_agree():

@@ -19,8 +19,6 @@ def write_folder(root, write_image, parts, classes=("cat", "dog"), n=5, **kwargs
 
 def test_train_and_test_folders(tmp_path, write_image):
     pixels = write_folder(tmp_path, write_image, ("train", "test"))
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("passed over")
-    (tmp_path / "train" / ".hidden").mkdir()
     splits = data.load("folder", tmp_path)
     assert splits.train.class_names == ("cat", "dog") and splits.validation is None
     for split in (splits.train, splits.test):
@@ -48,11 +46,59 @@ def test_without_parts_a_fixed_fifth_is_the_test_split(tmp_path, write_image):
     assert sorted(got) == sorted(i.tobytes() for group in pixels.values() for i in group)
 
 
+@pytest.mark.parametrize("names", [("training", "testing", "dev"), ("Train", "TEST", "Validation")])
+def test_other_names_of_the_splits(tmp_path, write_image, names):
+    pixels = write_folder(tmp_path, write_image, names)
+    splits = data.load("folder", tmp_path, holdout=0.5)
+    for split, name in zip((splits.train, splits.test, splits.validation), names, strict=True):
+        assert (split.images == np.stack([*pixels[name, "cat"], *pixels[name, "dog"]])).all()
+
+
+def test_what_is_not_read_is_told(tmp_path, write_image, caplog):
+    write_folder(tmp_path, write_image, ("train", "test"))
+    assert len(data.load("folder", tmp_path).train) == 10 and not caplog.records
+    train = tmp_path / "train"
+    for path in ("cat/sub/0.png", "cat/sub/b/0.JPG", "0.png", "__MACOSX/cat/0.png", ".x/0.png"):
+        write_image(train / path)
+    for path in "cat/a.txt dog/a.TXT dog/a.heic dog/Makefile dog/.DS_Store dog/x/a.txt".split():
+        (train / path).parent.mkdir(exist_ok=True)
+        (train / path).write_text("passed over")
+    (train / "dog/.#a.png").symlink_to("an editor's lock")
+    write_image(train / "cat" / "1.PNG")
+    write_image(tmp_path / "extra" / "cat" / "0.png")
+    assert len(data.load("folder", tmp_path).train) == 11
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: passed over the folder(s) extra",
+        f"{train} (train): read 11 images in 2 classes; passed over 1 .heic, 2 .txt, 1 file(s) without "
+        "suffix, 1 folder(s) without images, 2 hidden file(s), 2 hidden folder(s), 2 image(s) in subfolders, "
+        "1 image(s) outside class folders; file names differ only by case: 1.PNG, 1.png",
+    ]
+
+
+def test_orders_of_the_classes(tmp_path, write_image, caplog):
+    names = ["a10", "a2", "A2", "b", "2", "10", "02"]
+    pixels = write_folder(tmp_path / "set", write_image, ("",), names, n=2)
+    for loader in ("memory", "grain"):
+        text, natural = (
+            data.load(
+                "folder", tmp_path / "set", reading=data.Reading(loader, class_order=order)
+            ).train
+            for order in ("text", "natural")
+        )
+        assert text.class_names == ("02", "10", "2", "A2", "a10", "a2", "b")
+        assert natural.class_names == ("02", "2", "10", "A2", "a2", "a10", "b")
+        for split in (text, natural):
+            for image, label in zip(split.images, split.labels, strict=True):
+                assert any((image == p).all() for p in pixels["", split.class_names[label]])
+    assert "class names differ only by case: A2, a2" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("suffix", "shape", "mode", "channels"),
     [
-        *((suffix, (6, 5, 3), None, 3) for suffix in ("png", "bmp", "ppm", "jpeg", "webp", "PNG")),
+        *((s, (6, 5, 3), None, 3) for s in "png bmp ppm jpeg jfif webp PNG TIF tiff".split()),
         ("png", (6, 5, 1), None, 1),
+        ("gif", (6, 5, 3), "P", 3),
         ("png", (6, 5, 1), "1", 1),  # bilevel
         ("png", (6, 5, 3), "P", 3),  # palette
     ],
@@ -63,7 +109,7 @@ def test_formats(tmp_path, write_image, suffix, shape, mode, channels):
             pixels = write_image(tmp_path / name / f"{i}.{suffix}", shape, mode=mode)
     train = data.load("folder", tmp_path).train
     assert train.image_shape == (6, 5, channels) and len(np.unique(train.images)) > 1
-    if suffix not in ("jpeg", "webp") and mode is None:
+    if suffix not in ("jpeg", "jfif", "webp") and mode is None:
         assert (train.images == pixels).all()
 
 
@@ -102,7 +148,12 @@ BAD_FOLDERS = {
                            ["(4, 4, 3)", "(8, 8, 3)"]),
     "other channels": (lambda r, w: w(r / VICTIM, (8, 8, 1)), VICTIM,
                        ["8x8 with 1 channel ", "8x8 with 3 channels"]),
-    "alpha": (lambda r, w: w(r / VICTIM, mode="RGBA"), VICTIM, ["mode RGBA", "convert"]),
+    "two names of a split": (lambda r, w: w(r / "Testing/cat/0.png"), "", ["Testing and test", "keep one"]),
+    "only in subfolders": (lambda r, w: [empty(r / "train/dog"), w(r / "train/dog/in/0.png")], "train/dog",
+                           ["no images, only in;"]),
+    "one class": (lambda r, w: shutil.rmtree(r / "train/dog"), "train", ["1 class folders (cat)"]),
+    "link to nowhere": (lambda r, w: (r / "train/eel").symlink_to("gone"), "train/eel", ["No such file"]),
+    "locked": (lambda r, w: (r / "train/eel").symlink_to("eel"), "train/eel", ["symbolic links"]),
 }  # fmt: skip
 
 
@@ -160,6 +211,15 @@ def test_tiny_imagenet(tiny):
     # val_5 is the first line and of n03; val_2 is of n01.
     assert splits.test.labels.tolist() == [1, 1, 0, 0, 2, 2]
     assert (splits.test.images[0] == np.asarray(Image.open(tiny / "val/images/val_5.JPEG"))).all()
+
+
+def test_images_of_tiny_imagenet_that_are_not_read_are_told(tiny, write_image, caplog):
+    assert len(data.load("tiny_imagenet", tiny).train) == 12 and not caplog.records
+    write_image(tiny / "train/n01/n01_9.JPEG")
+    (tiny / "train/n01/images/notes.txt").write_text("")
+    (tiny / "train/__MACOSX").mkdir()
+    assert len(data.load("tiny_imagenet", tiny).train) == 12
+    assert "read 12 images; passed over 1 .txt, 1 image(s) outside class folders" in caplog.text
 
 
 @pytest.mark.parametrize("inner", ["images", "."])

@@ -33,7 +33,9 @@ def test_train_and_test(load):
     assert (splits.train.images == arrays["train_images"]).all()
     assert (splits.test.labels == arrays["test_labels"]).all()
     assert splits.train.class_names == ("0", "1", "2") and splits.validation is None
-    assert load(arrays | {"class_names": np.array(list("xyz"))}).test.class_names == tuple("xyz")
+    for kind in ("U", "S"):
+        named = load(arrays | {"class_names": np.array(list("xyz"), kind)})
+        assert named.test.class_names == tuple("xyz")
 
 
 def test_medmnist_form(load):
@@ -83,6 +85,16 @@ NAN_FLOAT[5, 0, 0, 0] = np.nan
         (dict(train_images=NAN_FLOAT), r"train_images\[5\] has values from nan"),
         (dict(train_images=np.zeros((11, 6, 6, 3), np.uint8)), "11 images but 12 labels"),
         (dict(train_labels=np.arange(12) / 2), "train_labels is float64"),
+        (dict(train_labels=np.array([])), "train_labels is empty"),
+        (dict(train_labels=np.zeros(12, int), test_labels=np.zeros(6, int)), "1 class; .* two"),
+        (dict(class_names=np.array(["x", "y", "x"])), "2 classes are called 'x'"),
+        (dict(val_labels=np.zeros(2, int)), "no array 'val_images'"),
+        (dict(images=np.zeros((2, 6, 6, 3), np.uint8)), r"images.*either images and labels alone"),
+        (
+            dict(train_images=np.zeros((0, 6, 6, 3), np.uint8), train_labels=np.array([], int)),
+            "is empty",
+        ),
+        (dict(train_images=np.zeros((12, 0, 6, 3), np.uint8)), "nothing in them"),
         (dict(train_labels=np.eye(12, dtype=int)), r"train_labels is int64 of shape \(12, 12\)"),
         (dict(train_labels=np.arange(12) - 1), r"train_labels\[0\] = -1"),
         (dict(train_labels=np.arange(12) % 3 * 2), r"up to 4 but no image has class 1 \(2 such"),
@@ -108,7 +120,11 @@ def test_bad_files(tmp_path):
     flipped[len(whole) // 3] ^= 1  # the zip's own checksum finds it
     (tmp_path / "flip.npz").write_bytes(flipped)
     np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "text.npz").write_text("<html>not found</html>")
+    np.savez(tmp_path / "keys.npz", x_train=np.zeros(3))
     for name, message in (
+        ("text.npz", r"text\.npz is not an \.npz file \(it begins with b'<html>'\)"),
+        ("keys.npz", r"none of the arrays train_images.* it has x_train; rename"),
         ("none.npz", r"none\.npz is not a file"),
         (".", "is not a file"),
         ("cut.npz", r"cut\.npz.* truncated"),

@@ -1,5 +1,6 @@
 """Image files read as needed: what their headers say, and datasets over them."""
 
+import collections
 import dataclasses
 import os
 import zlib
@@ -44,7 +45,10 @@ class Files:
             path, str(path), self.rgb, self.shape[0] if self.resized else 0
         )
         if image.shape != self.shape:
-            raise DataError(f"{path} has changed since the start: it was of shape {self.shape}")
+            raise DataError(
+                f"{path} has changed since its header was read, from shape {self.shape} to {image.shape} (or "
+                "tells its orientation after its pixels: write it again)"
+            )
         return image
 
     def identity(self, rows: np.ndarray) -> int:
@@ -102,8 +106,8 @@ def survey(
     The headers are read once and then kept in the cache.
 
     Raises:
-      DataError: a file is no image; or, without an image size, the images differ in size or channels,
-        or (unless `rgb`) one is neither gray nor RGB.
+      DataError: a file is no image that can be used; or, without an image size, the images differ in size
+        or (unless `rgb`) in channels.
     """
     found = cache_folder.cached(
         "image-headers",
@@ -117,12 +121,48 @@ def survey(
         return (image_size, image_size, 3 if rgb else 1), rgb
     if rgb:
         found[:, 2] = 3
-    if (other := np.flatnonzero(found[:, 2] == 4)).size:
-        raise DataError(
-            f"{files[other[0]]} is neither 8-bit RGB nor grayscale; convert it, or give image_size, "
-            "which converts all to RGB"
-        )
     if (other := np.flatnonzero((found != found[0]).any(axis=1))).size:
         image_decoding.check_shape(found[other[0]], str(files[other[0]]), found[0], str(files[0]))
     height, width, channels = (int(n) for n in found[0])
     return (height, width, channels), rgb
+
+
+def is_hidden(entry: os.DirEntry) -> bool:
+    """Whether people did not put it there: .name or __MACOSX."""
+    return entry.name.startswith(".") or entry.name == "__MACOSX"
+
+
+def is_visible_folder(entry: os.DirEntry) -> bool:
+    """Whether it may be a class or a split."""
+    return not is_hidden(entry) and entry.is_dir()
+
+
+def passed_over(beside: Iterable[os.DirEntry], inside: Iterable[os.DirEntry]) -> list[str]:
+    """Says by kind what of a split is not read; [] for nothing.
+
+    Args:
+      beside: what lies beside the class folders.
+      inside: what lies in them beside the images.
+    """
+    counts = collections.Counter(_kind(entry) for entry in beside)
+    for entry in inside:
+        images = _images_below(entry) if is_visible_folder(entry) else 0
+        counts["image(s) in subfolders" if images else _kind(entry)] += images or 1
+    parts = [f"{number} {kind}" for kind, number in sorted(counts.items())]
+    return [f"passed over {', '.join(parts)}"] if parts else []
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """What a file or folder is that is not read."""
+    if is_hidden(entry):
+        return "hidden folder(s)" if os.path.isdir(entry) else "hidden file(s)"
+    if entry.is_dir():
+        return "folder(s) without images"
+    if image_decoding.is_image_name(entry.name):
+        return "image(s) outside class folders"
+    return os.path.splitext(entry.name)[1].lower() or "file(s) without suffix"
+
+
+def _images_below(folder: os.DirEntry) -> int:
+    names = (name for _, _, names in os.walk(folder.path) for name in names)
+    return sum(map(image_decoding.is_image_name, names))

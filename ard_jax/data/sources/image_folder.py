@@ -1,12 +1,16 @@
-"""Any folder of class subfolders of PNG, JPEG, BMP, WebP or PPM images, of one size or made so.
+"""Any folder of class subfolders of images that PIL reads, of one size or made so.
 
     <dir>/train/<class>/*  and  <dir>/test/<class>/*  (or val/ in place of test/)
     <dir>/train/, val/ and test/: val/ is the validation split
     <dir>/<class>/*: 20 % of each class is held out as the test split, always the same images
 
-Labels are the positions of the class names in alphabetical order.
+The splits may also be called training, testing, and valid, validation or dev. Labels are the positions of
+the class names in alphabetical order, or with `class_order="natural"` 2 comes before 10.
 """
 
+import collections
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,22 @@ import numpy as np
 from ard_jax.data import image_decoding
 from ard_jax.data.base import ArrayDataset, DataError, Splits
 from ard_jax.data.lazy_dataset import Reading
-from ard_jax.data.sources.image_files import Groups, file_splits, survey
+from ard_jax.data.sources.image_files import (
+    Groups,
+    file_splits,
+    is_visible_folder,
+    passed_over,
+    survey,
+)
 from ard_jax.data.split import hold_out_test
 
 _MEMORY = Reading()
+# split -> what its folder may be called, in either case.
+_SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation", "dev"),
+}
 
 
 def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
@@ -36,70 +52,103 @@ def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
 
     Raises:
       DataError: no such folder, a class of test or val that train lacks or the reverse, an empty
-        class folder, a damaged image, or without an image size images of several sizes or numbers of
-        channels.
+        class folder, an image that is damaged or that `image_decoding.decode` refuses, or without an
+        image size images of several sizes or numbers of channels.
     """
     root = Path(data_dir).expanduser()
     if not root.is_dir():
         raise DataError(f"data_dir {root} is not a directory; give a folder of class subfolders")
-    parts = {part for part in ("train", "test", "val") if (root / part).is_dir()}
+    parts = _split_folders(root)
     if "train" not in parts and parts:
         raise DataError(
-            f"{root} contains {' and '.join(sorted(parts))}/ but no train/; add train/<class>/*"
+            f"{root} contains {' and '.join(sorted(f.name for f in parts.values()))}/ but no train/; add "
+            "train/<class>/*"
         )
-    if parts == {"train"}:
+    if set(parts) == {"train"}:
         raise DataError(
-            f"{root} contains train/ but neither test/ nor val/; add one, or give "
-            f"data_dir={root / 'train'} to have 20 % of it held out as the test split"
+            f"{root} contains {parts['train'].name}/ but neither test/ nor val/; add one, or give "
+            f"data_dir={parts['train']} to have 20 % of it held out as the test split"
         )
     if not parts:
-        classes = _class_folders(root)
-        whole = _read(root, {"train": _list(root, classes)}, classes, reading)
+        classes = _class_folders(root, reading.class_order)
+        whole = _read(root, {"train": _list(root, classes, "train and test")}, classes, reading)
         return hold_out_test(whole["train"])
-    classes = _class_folders(root / "train")
-    for part in sorted(parts - {"train"}):
-        _compare(root, part, classes)
-    folders = {"train": "train", "test": "test" if "test" in parts else "val"}
-    if {"test", "val"} <= parts:
-        folders["validation"] = "val"
-    groups = {split: _list(root / folder, classes) for split, folder in folders.items()}
+    classes = _class_folders(parts["train"], reading.class_order)
+    for part in set(parts) - {"train"}:
+        _compare(parts["train"], parts[part], classes)
+    if "test" not in parts:
+        parts["test"] = parts.pop("validation")
+    groups = {split: _list(folder, classes, split) for split, folder in parts.items()}
     made = _read(root, groups, classes, reading)
     return Splits(made["train"], made.get("validation"), made["test"])
 
 
-def _class_folders(directory: Path) -> list[str]:
-    classes = sorted(
-        entry.name
-        for entry in directory.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Returns split -> its folder; {} where there is none."""
+    folders = [e for e in image_decoding.entries(root) if is_visible_folder(e)]
+    found = {}
+    for split, names in _SPLITS.items():
+        if here := [e.name for e in folders if e.name.lower() in names]:
+            if here[1:]:
+                raise DataError(
+                    f"{root} contains {' and '.join(here)}, which all mean the {split} split; keep one"
+                )
+            found[split] = root / here[0]
+    strays = {e.name for e in folders} - {folder.name for folder in found.values()}
+    if strays and found:
+        logging.warning("%s: passed over the folder(s) %s", root, ", ".join(sorted(strays)))
+    return found
+
+
+def _class_folders(directory: Path, order: str) -> list[str]:
+    classes = [e.name for e in image_decoding.entries(directory) if is_visible_folder(e)]
     if len(classes) < 2:
         raise DataError(
             f"{directory} contains {len(classes)} class folders ({', '.join(classes) or 'none'}); "
             "there must be one folder per class, at least two"
         )
+    if order == "natural":
+        classes.sort(key=_natural)
     return classes
 
 
-def _compare(root: Path, part: str, classes: list[str]) -> None:
-    """The classes of `part` must be those of train."""
-    own = set(_class_folders(root / part))
+def _natural(name: str) -> list[str | int]:
+    """A key that compares runs of digits as numbers."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _compare(train: Path, other: Path, classes: list[str]) -> None:
+    """The classes of the other split must be those of train."""
+    own = set(_class_folders(other, "text"))
     if extra := sorted(own - set(classes)):
         raise DataError(
-            f"{root / part / extra[0]} is a class that {root / 'train'} does not have; add "
+            f"{other / extra[0]} is a class that {train} does not have; add "
             "training images of it, or remove it"
         )
     if missing := sorted(set(classes) - own):
         raise DataError(
-            f"{root / part / missing[0]} does not exist, but train/ has that class; add {part} "
-            "images of it, or remove it from train/"
+            f"{other / missing[0]} does not exist, but {train.name}/ has that class; add {other.name} "
+            f"images of it, or remove it from {train.name}/"
         )
 
 
-def _list(directory: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
-    per_class = [image_decoding.list_images(directory / name) for name in classes]
-    labels = np.repeat(np.arange(len(classes)), [len(group) for group in per_class])
-    return [file for group in per_class for file in group], labels.astype(np.int32)
+def _list(directory: Path, classes: list[str], split: str) -> tuple[list[Path], np.ndarray]:
+    """Files and labels of a split; logs what is not read, and names that differ only by case."""
+    listed = [image_decoding.list_images(directory / name) for name in classes]
+    groups = [files for files, _ in listed]
+    strays = [e for e in image_decoding.entries(directory) if e.name not in set(classes)]
+    notes = passed_over(strays, [entry for _, others in listed for entry in others])
+    for what, names in (("class", classes), *(("file", [f.name for f in g]) for g in groups)):
+        counts = collections.Counter(name.lower() for name in names)
+        if twins := [name for name in names if counts[name.lower()] > 1]:
+            notes.append(f"{what} names differ only by case: {', '.join(twins[:4])}")
+    files = [file for group in groups for file in group]
+    if notes:
+        logging.warning(
+            "%s (%s): read %d images in %d classes; %s",
+            directory, split, len(files), len(classes), "; ".join(notes),
+        )  # fmt: skip
+    return files, np.repeat(np.arange(len(classes)), [len(g) for g in groups]).astype(np.int32)
 
 
 def _read(root: Path, groups: Groups, classes: list[str], reading: Reading) -> dict[str, Any]:

@@ -33,7 +33,14 @@ def load(data_dir: str | Path) -> Splits:
     """
     path = Path(data_dir).expanduser()
     arrays = _read(path)
-    if "images" in arrays and "train_images" not in arrays:
+    if {"images", "labels"} & set(arrays):
+        if len(set(arrays) - {"class_names"}) > 2:
+            raise DataError(
+                f"{path} has {sorted(set(arrays) - {'class_names'})}: it is either images and labels alone, "
+                "or train_images, train_labels, test_images and test_labels; rename or remove arrays"
+            )
+        if "images" not in arrays:
+            raise DataError(f"{path} has no array 'images', only 'labels'; add it")
         names = _class_names(path, arrays, "labels")
         return hold_out_test(_dataset(path, arrays, "", "train", names))
     for key in ("train_images", "train_labels", "test_images", "test_labels"):
@@ -46,7 +53,7 @@ def load(data_dir: str | Path) -> Splits:
     made = {
         split: _dataset(path, arrays, f"{prefix}_", split, names)
         for prefix, split in _PARTS.items()
-        if f"{prefix}_images" in arrays
+        if {f"{prefix}_images", f"{prefix}_labels"} & set(arrays)
     }
     return Splits(made["train"], made.get("validation"), made["test"])
 
@@ -57,18 +64,31 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     wanted = {
         f"{p}{kind}" for p in ("", "train_", "val_", "test_") for kind in ("images", "labels")
     }
-    wanted.add("class_names")
     arrays, key = {}, "its directory"
     try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            begin = file.read(6)
+        if begin == b"\x93NUMPY":
             raise DataError(f"{path} is one array; save images and labels together by np.savez")
-        with stored:
-            for key in wanted.intersection(stored.files):
+        if begin[:2] != b"PK":
+            raise DataError(
+                f"{path} is not an .npz file (it begins with {begin!r}); save the arrays by np.savez"
+            )
+        with np.load(path, allow_pickle=False) as stored:
+            if not wanted.intersection(stored.files):
+                raise DataError(
+                    f"{path} has none of the arrays train_images, train_labels, test_images, test_labels, or "
+                    f"images and labels; it has {', '.join(stored.files[:5]) or 'nothing'}; rename them"
+                )
+            for key in (wanted | {"class_names"}).intersection(stored.files):
                 arrays[key] = stored[key]
         return arrays
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}); correct its permissions or write it again"
+        ) from error
     except Exception as error:  # zipfile, zlib, struct, pickle refusal: many types
         raise DataError(
             f"{path}, {key}: cannot be read as an .npz file ({type(error).__name__}: {error}); it "
@@ -85,7 +105,10 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], key: str) -> tuple[s
     present = np.unique(labels)
     num = int(present[-1]) + 1
     if "class_names" in arrays:
-        names = tuple(str(name) for name in arrays["class_names"].ravel())
+        given = arrays["class_names"].ravel()
+        names = tuple(
+            map(str, np.char.decode(given, "utf-8") if given.dtype.kind == "S" else given)
+        )
         if num > len(names):
             i = int(np.argmax(labels >= len(names)))
             raise DataError(
@@ -109,7 +132,9 @@ def _labels(path: Path, arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
     labels = arrays[key]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+    if not labels.size:
+        raise DataError(f"{path}: {key} is empty; give one integer class number per image, [N]")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{path}: {key} is {labels.dtype} of shape {labels.shape}; give one integer class "
             "number per image, [N]"
@@ -128,7 +153,9 @@ def _dataset(
             f"{path}: {key}[{outside[0]}] = {labels[outside[0]]} ({outside.size} such labels), but "
             f"train has the classes 0..{len(names) - 1}; correct the label, or add training images"
         )
-    pixels = _images(path, arrays[f"{prefix}images"], f"{prefix}images")
+    if (key := f"{prefix}images") not in arrays:
+        raise DataError(f"{path} has no array {key!r}, only {sorted(arrays)}; add it")
+    pixels = _images(path, arrays[key], key)
     return ArrayDataset(pixels, labels.astype(np.int32), names, str(path), split)
 
 

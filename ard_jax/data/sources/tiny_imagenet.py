@@ -12,6 +12,7 @@ in alphabetical order, which is what torchvision's ImageFolder gives, and so wha
 elsewhere predict; wnids.txt has another order. Grayscale JPEGs (a few are) become RGB.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from ard_jax.data import image_decoding
 from ard_jax.data.base import ArrayDataset, DataError, Splits
 from ard_jax.data.lazy_dataset import Reading
-from ard_jax.data.sources.image_files import file_splits
+from ard_jax.data.sources.image_files import file_splits, is_visible_folder, passed_over
 
 _MEMORY = Reading()
 _Listing = list[tuple[Path, str]]  # (file, wnid)
@@ -96,7 +97,8 @@ def _list_folders(directory: Path, wnids: list[str]) -> _Listing:
     """The images of a folder of class folders, by class and name."""
     if not directory.is_dir():
         raise DataError(f"{directory} does not exist; data_dir must have train/ and val/")
-    present = {entry.name for entry in directory.iterdir() if entry.is_dir()} - {"images"}
+    folders = filter(is_visible_folder, image_decoding.entries(directory))
+    present = {entry.name for entry in folders} - {"images"}
     if unknown := sorted(present - set(wnids)):
         raise DataError(
             f"{directory / unknown[0]} is a class that wnids.txt does not list ({len(unknown)} "
@@ -107,11 +109,21 @@ def _list_folders(directory: Path, wnids: list[str]) -> _Listing:
             f"{directory / missing[0]} does not exist, but wnids.txt lists that class "
             f"({len(missing)} such classes); restore the folder, or remove the class from wnids.txt"
         )
-    listing = []
+    listing, strays = [], []
     for wnid in wnids:
         inner = directory / wnid / "images"
         folder = inner if inner.is_dir() else directory / wnid
-        listing += [(file, wnid) for file in image_decoding.list_images(folder)]
+        files, others = image_decoding.list_images(folder)
+        listing += [(file, wnid) for file in files]
+        if folder == inner:  # beside it lie boxes
+            others += [
+                e
+                for e in image_decoding.entries(directory / wnid)
+                if image_decoding.is_image_name(e.name)
+            ]
+        strays += others
+    if notes := passed_over((), strays):
+        logging.warning("%s: read %d images; %s", directory, len(listing), notes[0])
     return listing
 
 
@@ -132,7 +144,7 @@ def _list_val(directory: Path, wnids: list[str]) -> _Listing:
             )
         listing.append((directory / "images" / fields[0], fields[1]))
     listed = {file for file, _ in listing}
-    on_disk = set(image_decoding.list_images(directory / "images"))
+    on_disk = set(image_decoding.list_images(directory / "images")[0])
     for strays, problem in (
         (listed - on_disk, f"does not exist, but {annotations.name} lists it"),
         (on_disk - listed, f"is not listed in {annotations.name}, so its class is unknown"),
