@@ -37,7 +37,9 @@ def test_files_and_functions_can_be_read():
     assert not long
     assert len((PACKAGE / "main.py").read_text().splitlines()) < 100
     bodies = {f"{p}:{n.name}": n.end_lineno - n.lineno + 1 for p, n in functions()}
-    assert not {name: lines for name, lines in bodies.items() if lines > 95}
+    assert not {name: lines for name, lines in bodies.items() if lines > 80}
+    many = {f"{p}:{n.name}": len(parameters(n)) for p, n in functions()}
+    assert not {name: count for name, count in many.items() if count > 10}
 
 
 def test_the_whole_experiment_ends_in_the_configuration():

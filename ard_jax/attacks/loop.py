@@ -84,7 +84,7 @@ def _channel_mask(gradient: jax.Array, rho: float):
     return kept.astype(gradient.dtype)
 
 
-def ascend(
+def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
     objective: Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]],
     x: jax.Array,
     x_start: jax.Array,
@@ -103,19 +103,15 @@ def ascend(
       objective: (x' [B,...], state, i) -> (values [B], (score [B], state)); the sum of the values
         is ascended. i is the step's number from 0 (int32, traced). Scores are values that may be
         compared between steps; only alpha_schedule "apgd" reads them.
-      x: [B,...] clean images, centre of the ball.
-      x_start: [B,...] first iterate, used as it is.
       state: any pytree of arrays, or None.
       threat: ball, range, and the order of cutting to them.
-      step_size: in pixel units; may be traced.
-      steps: static, from 0 on.
       alpha_schedule: step i has the length step_size * c_i. "const": c_i = 1. "linear":
         c_i = 1 - i/steps. "cosine": (1 + cos(pi i/steps))/2. "apgd": c_i is kept per image and
         halves at Auto-PGD's checkpoints where fewer than 75 % of the steps since the last one
         raised the score (only the halving of Auto-PGD; no momentum, no return to the best iterate).
       channel_mask_rho: a channel whose mean |gradient| is under rho times that of the image's
         largest channel does not move; 0 moves all.
-      unroll: see `resolve_unroll`.
+      The other arguments: as `pgd_loop`.
 
     Returns:
       (x' [B,...], the state after the last step); no gradient flows through either.

@@ -33,25 +33,19 @@ class PgdAttack(Attack):
     """A projected gradient attack with all its numbers.
 
     Attributes:
-      name: registry name, or any other.
-      label: how reports call it.
-      eps: radius in pixel units ([0,1] images: 8/255 is 8 grey levels).
+      name, label, eps, norm: as of every `Attack`.
       step_size: in pixel units.
       steps: number of steps.
       loss: what is maximised (`objectives.Loss`).
       start: "none", "uniform" or "gauss".
       restarts: independent starts, of which the worst is kept per example.
-      norm: "linf" or "l2".
-      order: of cutting to ball and range (`threat_model.ORDERS`).
-      confidence: of loss "cw", in logit units.
+      order, clip_min, clip_max: of `threat_model.ThreatModel`.
       sigma: of start "gauss", in pixel units.
       clip_start: cut a random start to the pixel range.
-      clip_min: lowest pixel value.
-      clip_max: highest pixel value.
       alpha_schedule: how the step size changes over the steps (`loop.ascend`).
       channel_mask_rho: channels with less gradient than this part of the largest do not move.
-      lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of loss "dice"
-        (`dpgd`); with another loss they must keep their defaults.
+      confidence, lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of the loss
+        (`objectives.Loss`).
 
     Raises:
       ValueError: on construction, for a bad value; the message names it and the fix.

@@ -53,9 +53,7 @@ class ThreatModel:
         low, high = self.clip_min, self.clip_max
         if not low < high:
             raise ValueError(f"clip_min={low}, clip_max={high}: the range is empty")
-        fix = (
-            "; eps is in pixel units of the image range, so write 8/255 for 8 grey levels of [0,1]"
-        )
+        fix = "; eps is in pixel units of the image, so write 8/255 for 8 grey levels of [0,1]"
         check_number("eps", self.eps, 0.0, high - low if self.norm == "linf" else math.inf, fix)
 
     def astype(self, dtype: Any) -> Self:
@@ -87,18 +85,22 @@ def l2_norm(x: jax.Array) -> jax.Array:
     return unit * jnp.sqrt(jnp.sum(jnp.square(flat / unit[:, None]), axis=1))
 
 
+def size(x: jax.Array, norm: str) -> jax.Array:
+    """Length ("l2") or largest |entry| ("linf") of each image, [B,...] -> [B]."""
+    return l2_norm(x) if norm == "l2" else jnp.max(jnp.abs(x.reshape(x.shape[0], -1)), axis=1)
+
+
+def image_noise(key: jax.Array, images: jax.Array, norm: str) -> jax.Array:
+    """Noise U(-1, 1) ("linf") or N(0, 1) ("l2"), of one key or of [B] keys: each image has its own."""
+    draw = jax.random.normal
+    if norm == "linf":
+        draw = functools.partial(jax.random.uniform, minval=-1.0)
+    keys = rng.of_rows(key, jnp.arange(images.shape[0]))
+    return jax.vmap(lambda k: draw(k, images.shape[1:], images.dtype))(keys)
+
+
 def project(x: jax.Array, center: jax.Array, eps: float | jax.Array, norm: str) -> jax.Array:
-    """Nearest point of the eps-ball around `center`.
-
-    Args:
-      x: [B,...] float32.
-      center: [B,...] float32, the clean images.
-      eps: radius; may be traced.
-      norm: "linf" or "l2".
-
-    Returns:
-      [B,...] float32.
-    """
+    """Returns the nearest points of the eps-balls around `center`, [B,...]."""
     if norm == "linf":
         return jnp.clip(x, center - eps, center + eps)
     delta = x - center

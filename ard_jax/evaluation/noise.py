@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import rng
@@ -44,6 +43,6 @@ def _program(kind: str, norm: str) -> Callable[..., jax.Array]:
         limits: dict[str, Any] = {"minval": -1.0, "maxval": 1.0} if kind == "uniform" else {}
         noise = rng.draw(lambda k, s: draw(k, s, images.dtype, **limits), key, images.shape)
         noise = noise if norm == "linf" else threat_model.ascent_direction(noise, "l2")
-        return jnp.clip(threat_model.project(images + eps * noise, images, eps, norm), 0.0, 1.0)
+        return threat_model.ThreatModel(eps, norm).cut(images + eps * noise, images)
 
     return noisy

@@ -1,5 +1,7 @@
 """PgdAttack and make: parameters, overrides, programs, and every bad input named."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +95,17 @@ def test_run_scales_the_step_when_only_the_radius_is_given():
         (lambda: attacks.make("pgd_sat", sigma=-1.0), "sigma=-1.0"),
         (lambda: attacks.make("pgd_sat", clip_min=1.0), "clip_min=1.0.*empty"),
         (lambda: attacks.make("pgd_sat", step=0.1), "no parameter step; it has.*step_size"),
+        *(
+            (lambda f=f, given=given: f(predict, X, *given, step=1), f"no parameter step; it has .*{has}")
+            for f, given, has in (
+                (functools.partial(attacks.apgd, eps=0.1), (Y,), "eot, loss"),
+                (functools.partial(attacks.fab, eps=0.1), (Y,), "beta, eta"),
+                (functools.partial(attacks.square, eps=0.1), (Y, None), "rescale, shared"),
+                (attacks.autoattack, (Y,), "steps, version"),
+                (functools.partial(attacks.pgd_loop, eps=0.1, step_size=0.1, steps=1), (X,), "order"),
+                (functools.partial(attacks.make("bim").run, key=None), (Y,), "targets, teacher"),
+            )
+        ),
         (lambda: attacks.make("bim", eps=0).with_eps(0.1), "eps=0.*step_size"),
         (lambda: attacks.pgd(predict, X, Y), "key is None"),
         (lambda: attacks.pgd(predict, X, Y, eps=-1.0), "eps=-1.0"),

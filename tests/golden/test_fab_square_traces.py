@@ -12,7 +12,8 @@ from shared_files import autoattack_rounding, load
 
 from ard_jax.attacks.auto_attack import fab_projections, square_windows
 from ard_jax.attacks.auto_attack.fab import fab
-from ard_jax.attacks.auto_attack.square import SquareDraws, square, square_run, square_start
+from ard_jax.attacks.auto_attack.square import square, square_run, square_start
+from ard_jax.attacks.auto_attack.square_moves import SquareDraws
 
 pytestmark = pytest.mark.golden
 

@@ -109,15 +109,9 @@ def checkpoint_lengths(steps: int) -> np.ndarray:
 def _first_iterate(start: jax.Array | None, key: Any, images: jax.Array, threat: ThreatModel):
     """The given start, or one whose largest entry (Linf) or length (L2) is eps, cut to the range."""
     if start is None:
-        draw = {
-            "linf": lambda k: jax.random.uniform(k, images.shape[1:], images.dtype, -1.0, 1.0),
-            "l2": lambda k: jax.random.normal(k, images.shape[1:], images.dtype),
-        }[threat.norm]
-        noise = jax.vmap(draw)(rng.of_rows(key, jnp.arange(images.shape[0])))
-        flat = noise.reshape(noise.shape[0], -1)
-        linf = threat.norm == "linf"
-        size = jnp.max(jnp.abs(flat), axis=1) if linf else threat_model.l2_norm(noise)
-        start = images + threat.eps * (noise / (threat_model.per_image(size, images) + 1e-12))
+        noise = threat_model.image_noise(key, images, threat.norm)
+        size = threat_model.per_image(threat_model.size(noise, threat.norm), images)
+        start = images + threat.eps * (noise / (size + 1e-12))
     return threat.cut(start.astype(images.dtype), images)
 
 

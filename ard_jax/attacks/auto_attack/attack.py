@@ -17,7 +17,6 @@ from ard_jax.attacks.auto_attack.cascade import Cascade, Session
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
 from ard_jax.attacks.auto_attack.versions import Member, Suite
-from ard_jax.attacks.threat_model import ThreatModel
 
 _REPEATS = 5  # predictions on the first batch that must agree
 _FORMAT = 1  # of the stored batches
@@ -205,15 +204,14 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
       ValueError: as `autoattack`.
     """
     images, labels = checks.check_inputs(images, labels)
-    threat = ThreatModel(eps, norm)
-    checks.check_threat(threat)
+    threat = checks.checked_threat(eps, norm)
     engine.check_shape(variables, images.shape[1:])
     key = jax.random.key(seed)
     logits = engine.logits(variables, images, key)
     checks.check_logits(logits, labels, chosen)
-    settings = (_FORMAT, chosen, float(eps), norm, seed, engine.batch_size)
+    settings = (_FORMAT, chosen, threat.eps, norm, seed, engine.batch_size)
     identity = fingerprint(settings, [images, labels, logits])
-    about = {"version": version, "eps": float(eps), "norm": norm, "images": len(images)}
+    about = {"version": version, "eps": threat.eps, "norm": norm, "images": len(images)}
     store = Store(session.state_dir, identity, about)
     warnings = checks.output_warnings(logits, chosen)
     warnings += _network_warnings(engine, variables, images, labels, logits, chosen, key)

@@ -30,11 +30,16 @@ def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.clip(images, 0, 1), np.float32), labels.astype(np.int32)
 
 
-def check_threat(threat: ThreatModel) -> None:
-    """Raises ValueError for a radius of 0, or one that allows every image."""
-    eps = threat.eps
-    if eps == 0 or (threat.norm == "linf" and eps == 1):
+def checked_threat(eps: Any, norm: str) -> ThreatModel:
+    """Returns the threat model, eps a Python number.
+
+    Raises:
+      ValueError: a radius that cannot be meant.
+    """
+    ThreatModel(eps, norm)
+    if eps <= 0 or (norm == "linf" and eps >= 1):
         raise ValueError(f"eps={eps}: must be above 0 and, of images in [0,1], below 1")
+    return ThreatModel(float(eps), norm)
 
 
 def check_logits(logits: np.ndarray, labels: np.ndarray, members: tuple[Member, ...]) -> None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ard_jax import rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Predict, create
 from ard_jax.attacks.auto_attack import fab_projections
@@ -69,13 +68,6 @@ class FabResult(NamedTuple):
     success: jax.Array
     distance: jax.Array
     best_distance: jax.Array | None = None
-
-
-def _size(delta: jax.Array, norm: str):
-    """Norm of each image, [B,...] -> [B]."""
-    if norm == "l2":
-        return threat_model.l2_norm(delta)
-    return jnp.max(jnp.abs(delta.reshape(delta.shape[0], -1)), axis=1)
 
 
 def _dual_size(w: jax.Array, norm: str):
@@ -142,7 +134,9 @@ def _step(x: jax.Array, images: jax.Array, plane: Callable, norm: str, options: 
         jnp.concatenate([f, gap_clean]),
     )
     of_x, of_clean = (m.reshape(x.shape) for m in jnp.split(moves, 2))
-    size_x, size_clean = (jnp.maximum(_size(m, norm), _LEAST_DISTANCE) for m in (of_x, of_clean))
+    size_x, size_clean = (
+        jnp.maximum(threat_model.size(m, norm), _LEAST_DISTANCE) for m in (of_x, of_clean)
+    )
     alpha = jnp.clip(size_x / (size_x + size_clean), 0.0, options.alpha_max)
     alpha = threat_model.per_image(alpha, x)
     return jnp.clip((1 - alpha) * (x + eta * of_x) + alpha * (images + eta * of_clean), 0.0, 1.0)
@@ -150,13 +144,18 @@ def _step(x: jax.Array, images: jax.Array, plane: Callable, norm: str, options: 
 
 def _random_starts(key: jax.Array, images: jax.Array, eps: float | jax.Array, norm: str):
     """X plus noise of size eps/2, in the range."""
-    if norm == "linf":
-        draw = lambda k: jax.random.uniform(k, images.shape[1:], minval=-1.0)  # noqa: E731
-    else:
-        draw = lambda k: jax.random.normal(k, images.shape[1:])  # noqa: E731
-    noise = jax.vmap(draw)(rng.of_rows(key, jnp.arange(images.shape[0])))
-    length = threat_model.per_image(jnp.maximum(_size(noise, norm), 1e-12), images)
+    noise = threat_model.image_noise(key, images, norm)
+    length = threat_model.per_image(jnp.maximum(threat_model.size(noise, norm), 1e-12), images)
     return jnp.clip(images + _START_RADIUS * eps * noise / length, 0.0, 1.0)
+
+
+def _check(labels: jax.Array, key: Any, targets: Any, options: FabOptions):
+    if targets is not None and targets.shape != labels.shape:
+        raise ValueError(f"targets of shape {targets.shape} for labels of shape {labels.shape}")
+    if options.restarts > 1 and key is None:
+        raise ValueError(
+            f"restarts={options.restarts}: FAB draws random starts; pass a jax PRNG key"
+        )
 
 
 def fab(
@@ -202,14 +201,9 @@ def fab(
       ValueError: a bad argument, or logits of a wrong shape.
     """
     images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
-    ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
     chosen = create(FabOptions, "fab", options)
-    if targets is not None and targets.shape != labels.shape:
-        raise ValueError(f"targets of shape {targets.shape} for labels of shape {labels.shape}")
-    if chosen.restarts > 1 and key is None:
-        raise ValueError(
-            f"restarts={chosen.restarts}: FAB draws random starts; pass a jax PRNG key"
-        )
+    ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
+    _check(labels, key, targets, chosen)
     logits = predict(images)
     threat_model.check_logits(logits, images, labels)
     if targets is None:
@@ -221,7 +215,7 @@ def fab(
     def one_step(carry: tuple, _: None):
         x, found, best = carry
         x = _step(x, images, plane, norm, chosen)
-        wrong, distance = is_wrong(x), _size(x - images, norm)
+        wrong, distance = is_wrong(x), threat_model.size(x - images, norm)
         nearer = wrong & (distance < best)
         found = jnp.where(threat_model.per_image(nearer, x), x, found)
         x = jnp.where(threat_model.per_image(wrong, x), images + chosen.beta * (x - images), x)

@@ -86,7 +86,7 @@ def _checked(
     return images, labels, key, chosen
 
 
-def square_start(
+def square_start(  # noqa: D417 (the others are those of `square`)
     predict: Predict,
     images: jax.Array,
     labels: jax.Array,
@@ -100,14 +100,8 @@ def square_start(
     """The first candidate and its margin: one query.
 
     Args:
-      predict: as `square`, like what is not named here.
-      images: [B,H,W,C].
-      labels: [B].
-      key: one typed PRNG key.
-      eps: radius.
-      norm: "linf" or "l2".
+      predict, images, labels, key, eps, norm, **options: as `square`.
       alive: [B] bool; rows where it is False (padding) count as broken from the start.
-      **options: of `square`.
 
     Returns:
       SquareState.
@@ -124,7 +118,7 @@ def square_start(
     return SquareState(x, margin, jnp.ones(images.shape[0], jnp.int32))
 
 
-def square_run(
+def square_run(  # noqa: D417 (the others are those of `square`)
     predict: Predict,
     state: SquareState,
     images: jax.Array,
@@ -141,18 +135,13 @@ def square_run(
     """Queries first_query .. first_query + queries - 1, or up to the budget; less if all are broken.
 
     Args:
-      predict: as `square`, like what is not named here.
+      predict, images, labels, key, eps, norm, **options: as `square`. After compaction pass the rows
+        that are left, of images, labels and image_keys (without image_keys an image's own draws would
+        change with its row).
       state: of `square_start` or of the last `square_run`, compacted like the images.
-      images: [B,H,W,C]; after compaction the rows that are left, like labels and image_keys (without
-        image_keys an image's own draws would change with its row).
-      labels: [B].
-      key: one typed PRNG key.
-      eps: radius.
       first_query: index of the first query after the first candidate, counted from 0; may be traced.
       queries: how many at most; may be traced.
       budget: of the whole attack; may be traced.
-      norm: "linf" or "l2".
-      **options: of `square`.
 
     Returns:
       SquareState.
