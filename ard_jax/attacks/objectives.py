@@ -10,6 +10,7 @@ import numpy as np
 
 from ard_jax import losses
 from ard_jax.attacks import threat_model
+from ard_jax.losses import checks
 
 LOSSES = (
     "cross_entropy", "cw", "least_likely", "kl", "teacher_kl", "teacher_moving_kl", "squared",
@@ -95,6 +96,7 @@ def least_likely_class(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       [B] int32.
     """
+    logits, labels = checks.logits_and_labels(logits, labels)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     return jnp.argmin(jnp.where(is_label, jnp.inf, logits), axis=-1).astype(jnp.int32)
 

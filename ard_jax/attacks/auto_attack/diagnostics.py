@@ -51,12 +51,7 @@ def check_logits(logits: np.ndarray, labels: np.ndarray, members: tuple[Member, 
     classes = logits.shape[1]
     if classes < 2:
         raise ValueError(f"predict returned {classes} logit; AutoAttack needs at least two classes")
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
-        raise ValueError(
-            f"labels[{wrong[0]}] = {labels[wrong[0]]}, but predict has the {classes} classes 0 to "
-            f"{classes - 1}"
-        )
+    checks.labels_in_range(labels, classes)
     undefined = [member for member in members if member.min_classes > classes]
     if undefined:
         raise ValueError(
