@@ -107,6 +107,30 @@ def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     assert again.parent.name == "3"
 
 
+def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
+    experiment, report, _ = finished
+    path, out = str(report.parent), tmp_path / "mine"
+    with pytest.raises(ValueError, match="unknown attack 'foo'"):
+        train.evaluate_checkpoint(experiment, path, ["foo"], out=str(out))
+    assert not out.exists()
+    train.evaluate_checkpoint(experiment, path, ["fgsm"], out=str(out))
+    assert (out / "report.html").is_file() and (out / "evaluation.json").is_file()
+    with pytest.raises(ValueError, match="mine holds an evaluation; choose another folder"):
+        train.evaluate_checkpoint(experiment, path, ["fgsm"], out=str(out))
+
+
+def test_two_evaluations_at_once_have_two_folders(tmp_path):
+    with (
+        train._evaluation_folder(tmp_path, "") as (first, unfinished),
+        train._evaluation_folder(tmp_path, "") as (second, none),
+    ):
+        assert (first.name, second.name) == ("1", "2")
+        assert unfinished == tmp_path / "unfinished"
+    with pytest.raises(KeyboardInterrupt), train._evaluation_folder(tmp_path, "") as (third, _):
+        raise KeyboardInterrupt
+    assert none is None and not third.exists()
+
+
 @pytest.mark.slow
 def test_teacher_from_a_checkpoint_of_ours(finished, tmp_path):
     experiment, report, _ = finished
