@@ -39,7 +39,7 @@ def of_rows(key: jax.Array, rows: jax.Array) -> jax.Array:
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
-def fold_in(key: jax.Array, number: int) -> jax.Array:
+def fold_in(key: jax.Array, number: int | jax.Array) -> jax.Array:
     """`jax.random.fold_in` of one key, or of the keys [B] of several images."""
     fold = jax.random.fold_in
     return jax.vmap(fold, (0, None))(key, number) if key.ndim else fold(key, number)

@@ -296,15 +296,7 @@ def test_square_curve():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": lambda x: x * 255}, r"give pixels in \[0,1\]"),
-        ({"images": lambda x: x - 0.5}, r"give pixels in \[0,1\]"),
-        ({"images": lambda x: (x * 255).astype(np.uint8)}, r"images are uint8.*/ 255"),
         ({"images": lambda x: x[0]}, r"give \[N,H,W,C\]"),
-        ({"images": lambda x: np.where(x > 0.5, np.nan, x)}, "images contain NaN"),
-        ({"labels": lambda y: y + CLASSES}, "predict has the 6 classes 0 to 5"),
-        ({"labels": lambda y: y - 10}, "predict has the 6 classes"),
-        ({"labels": lambda y: y[:-1]}, r"labels are int32\[11\] for 12 images"),
-        ({"labels": lambda y: y.astype(np.float32)}, "give integers"),
         ({"eps": 0.0}, "eps=0.0: must be above 0"),
         ({"eps": 8.0}, "write 8/255"),
         ({"norm": "l1"}, "unknown norm 'l1'"),
@@ -312,7 +304,6 @@ def test_square_curve():
         ({"version": "best"}, "unknown AutoAttack version"),
         ({"predict": lambda f: lambda x: f(x)[:, 0]}, r"must return logits \[B,K\]"),
         ({"predict": lambda f: lambda x: f(x).argmax(1)[:, None]}, "not predicted classes"),
-        ({"predict": lambda f: lambda x: jnp.log(-jnp.abs(f(x)))}, "NaN"),
     ],
 )
 def test_bad_input(change, message):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ard_jax import rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Predict, create
 from ard_jax.attacks.auto_attack import fab_projections
@@ -224,9 +225,8 @@ def fab(
     def one_restart(carry: tuple, r: jax.Array):
         start = images
         if key is not None and chosen.restarts > 1:
-            fold_in = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
-            keys = fold_in(key, r)
-            start = jnp.where(r == 0, images, _random_starts(keys, images, eps, norm))
+            drawn = _random_starts(rng.fold_in(key, r), images, eps, norm)
+            start = jnp.where(r == 0, images, drawn)
         (_, *kept), best = jax.lax.scan(one_step, (start, *carry), None, length=chosen.steps)
         return tuple(kept), best
 
