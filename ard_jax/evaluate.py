@@ -10,6 +10,7 @@ import numpy as np
 
 from ard_jax import attacks as attacks_lib
 from ard_jax.config.build import split_names
+from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import autoattack, diagnostics
 from ard_jax.evaluation.accuracies import summarize
@@ -60,7 +61,11 @@ def evaluate(
         plain, suites = split_names(names)
         attacks = {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}
     evaluator = Evaluator(
-        "predict", lambda _, x: predict(x), batch_size=batch_size, seed=seed, unroll=unroll
+        "predict",
+        lambda _, x: fast_on_cpu(predict, x)(x),
+        batch_size=batch_size,
+        seed=seed,
+        unroll=unroll,
     )
     if not isinstance(dataset, ArrayDataset):
         dataset = _as_dataset(dataset, evaluator)

@@ -54,7 +54,7 @@ def jax_passes(shape, arrays, devices, stock=False):
     from jax import lax
 
     from ard_jax import models
-    from ard_jax.models.cpu_conv import splits_batch
+    from ard_jax.convolutions.cpu_conv import splits_batch
     from ard_jax.runtime import sharding
 
     *_, kernel, stride, groups = shape

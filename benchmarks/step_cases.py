@@ -10,7 +10,7 @@ import numpy as np
 
 from ard_jax import attacks, methods, models, optim
 from ard_jax.cli import plan
-from ard_jax.models.canonical_conv import exported_convolutions
+from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.runtime import sharding
 from ard_jax.training import train_step as steps
 

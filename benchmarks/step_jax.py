@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax import losses
+from ard_jax.convolutions.cpu_conv import splits_batch
 from ard_jax.data.augment import augment
 from ard_jax.methods import base
-from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.runtime import sharding
 from benchmarks.step_cases import WORK, Built, arrays
 

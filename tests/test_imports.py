@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ard_jax"
 # From the ground up; docs/architecture.md says what each part is.
 LAYERS = (
-    {"losses", "runtime", "io", "rng", "state"},
+    {"convolutions", "losses", "runtime", "io", "rng", "state"},
     {"attacks", "models", "data", "reporting", "optim"},
     {"methods"},
     {"config"},

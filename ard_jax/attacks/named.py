@@ -14,6 +14,8 @@ import jax
 from ard_jax.attacks.attack import Predict
 from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.attacks.registry import make
+from ard_jax.convolutions.rewrite import fast_on_cpu
+from ard_jax.losses import checks
 
 # Arguments of `PgdAttack.run`; every other option is a field of the record.
 _RUN = ("step_size", "targets", "teacher_logits", "teacher", "state", "unroll")
@@ -29,6 +31,9 @@ def _run(
     options: dict[str, Any],
 ) -> Any:
     arguments = {k: options.pop(k) for k in _RUN if k in options}
+    images = checks.pixels(images, options.get("clip_min", 0.0), options.get("clip_max", 1.0))
+    if "state" not in arguments:
+        predict = fast_on_cpu(predict, images)
     if "start" in options and not isinstance(options["start"], str):
         arguments["start"] = options.pop("start")
     if isinstance(eps, jax.Array):  # traced, or to be: the record holds Python numbers

@@ -22,11 +22,11 @@ from ard_jax.checkpoints import networks
 from ard_jax.cli.plan_hardware import Assumptions, Fleet, assumptions, parse, step_time
 from ard_jax.config import build
 from ard_jax.config.schema import Experiment
+from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.data import ArrayDataset, Splits, batching
 from ard_jax.data.split import holdout_count
 from ard_jax.io.files import check_writable
 from ard_jax.models import described
-from ard_jax.models.canonical_conv import exported_convolutions
 from ard_jax.runtime import sharding
 from ard_jax.training import run as run_lib
 from ard_jax.training import step_runner, train_step

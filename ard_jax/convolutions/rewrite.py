@@ -14,32 +14,30 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-from ard_jax.models.canonical_conv import canonical_conv
+from ard_jax.convolutions.canonical_conv import canonical_conv
 
 _DERIVATIVES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 _OURS = "cpu_conv.py"
 
 
-def fast_on_cpu(function: Callable, *examples: Any) -> tuple[Callable, bool]:
-    """Returns the function with our convolutions, and whether an attack's loop may hold it.
+def fast_on_cpu(function: Callable, *examples: Any) -> Callable:
+    """Returns the function with our convolutions; it itself on other backends, or with nothing to replace.
 
-    On other backends, and where there is nothing to replace, it is the function itself.
+    Convolutions that keep XLA's form (dilated, grouped but not depthwise, of other dimensions, inside of a
+    custom derivative) are logged.
 
     Args:
       function: pure; of arrays or pytrees of them.
       *examples: arguments, or their shapes.
-
-    Returns:
-      (function, whether none of its convolutions is slow inside of a loop).
     """
     if jax.default_backend() != "cpu":
-        return function, True
+        return function
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), examples)
     found = _Found()
     found.look(jax.make_jaxpr(function)(*shapes).jaxpr)
     if found.left:
         logging.info("convolutions that keep XLA's form: %s", ", ".join(sorted(found.left)))
-    return (_rewritten(function) if found.replaceable else function), not found.left
+    return _rewritten(function) if found.replaceable else function
 
 
 class _Found:

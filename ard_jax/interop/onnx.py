@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.interop import fold
 from ard_jax.models import ModelBundle, num_params
-from ard_jax.models.canonical_conv import exported_convolutions
 
 NEEDS = ("jax2onnx", "onnx", "onnxruntime")
 # Old enough for runtimes of 2023 on (onnxruntime 1.14, TensorRT 8.6), new enough for every operator here.

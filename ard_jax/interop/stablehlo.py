@@ -10,9 +10,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
+from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.interop import fold, load_stablehlo
 from ard_jax.models import ModelBundle
-from ard_jax.models.canonical_conv import exported_convolutions
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from ard_jax import losses
 from ard_jax.attacks import cpu_tiling
+from ard_jax.convolutions.cpu_conv import devices_of_batch
 from ard_jax.io.options import Options
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.models.bundle import ModelBundle
-from ard_jax.models.cpu_conv import devices_of_batch
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
 

@@ -10,8 +10,8 @@ import operator
 import re
 from typing import Any
 
+from ard_jax.convolutions.canonical_conv import canonical_conv
 from ard_jax.models.bundle import NORMALIZATIONS, ModelBundle, make_bundle, num_params
-from ard_jax.models.canonical_conv import canonical_conv
 from ard_jax.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
 from ard_jax.models.layers import Layers
 from ard_jax.models.mobilenet_v2 import mobilenet_v2

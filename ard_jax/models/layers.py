@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ard_jax.models.canonical_conv import canonical_conv
+from ard_jax.convolutions.canonical_conv import canonical_conv
 from ard_jax.models.norm import BatchNorm
 
 INITIALISERS = ("torch", "flax")

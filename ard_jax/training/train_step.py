@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from ard_jax import rng
+from ard_jax.convolutions.cpu_conv import splits_batch
 from ard_jax.data import augment
 from ard_jax.methods.base import Method
-from ard_jax.models.cpu_conv import splits_batch
 from ard_jax.runtime.compilation import TRACES
 from ard_jax.runtime.sharding import num_devices, put_replicated, replicated, split_batch
 from ard_jax.state import RunState

@@ -14,7 +14,7 @@ from PIL import Image
 from ard_jax import models
 from ard_jax.cli import plan, plan_hardware
 from ard_jax.config import parse
-from ard_jax.models.canonical_conv import canonical_conv, exported_convolutions
+from ard_jax.convolutions.canonical_conv import canonical_conv, exported_convolutions
 
 
 def counted(function, *arguments):

@@ -9,7 +9,7 @@ from experiments import tiny
 
 from ard_jax import models
 from ard_jax.config import build, parse
-from ard_jax.models.cpu_conv import splits_batch
+from ard_jax.convolutions.cpu_conv import splits_batch
 from ard_jax.models.norm import BatchNorm
 from ard_jax.runtime import sharding
 from ard_jax.training import run

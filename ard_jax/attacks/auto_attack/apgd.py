@@ -12,6 +12,7 @@ from ard_jax import losses, rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack, Predict, create
 from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.convolutions.rewrite import fast_on_cpu
 
 LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
 _MOMENTUM = 0.75  # share of the new step; the rest is the previous move
@@ -223,7 +224,7 @@ def apgd(
 
     All steps run, for all images: 1 + steps forward and backward passes in one loop, of which the
     program holds one copy. On CPU the gradient of a stock convolution is slow inside a loop
-    (`ard_jax.models.canonical_conv` is not).
+    (`ard_jax.convolutions.canonical_conv` is not).
 
     Args:
       predict: images [B,H,W,C] -> logits [B,K], pure, eval mode; with eot > 1 (images, key) ->
@@ -249,6 +250,7 @@ def apgd(
     chosen = create(ApgdOptions, "apgd", options)
     _check(images, key, targets, start, chosen)
     threat = ThreatModel(eps, norm).astype(images.dtype)
+    predict = fast_on_cpu(predict, images, *((jax.random.key(0),) if chosen.eot > 1 else ()))
     evaluate = _evaluator(predict, labels, targets, key, chosen)
 
     def one_step(state: _State, inputs: tuple[jax.Array, jax.Array]):

@@ -17,6 +17,7 @@ from ard_jax.attacks.auto_attack.cascade import Cascade, Session
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
 from ard_jax.attacks.auto_attack.versions import Member, Suite
+from ard_jax.convolutions.rewrite import fast_on_cpu
 
 _REPEATS = 5  # predictions on the first batch that must agree
 _FORMAT = 1  # of the stored batches
@@ -136,7 +137,7 @@ def autoattack(
     Args:
       predict: images [B,H,W,C] float32 in [0,1] -> logits [B,K]; pure, in evaluation mode. It is
         compiled for a few batch sizes. On CPU the gradient of a stock convolution is slow in a
-        loop: see `ard_jax.models.canonical_conv`. With version "rand" it may take (images, key).
+        loop: see `ard_jax.convolutions.canonical_conv`. With version "rand" it may take (images, key).
       images: [N,H,W,C] float, in [0,1].
       labels: [N] int, the true classes.
       eps: radius in pixel units: 8/255, not 8.
@@ -161,7 +162,7 @@ def autoattack(
     takes_key = version == "rand" and _takes_key(predict)
     engine = Engine(
         "predict",
-        lambda _, x, *key: predict(x, *key),
+        lambda _, x, *key: fast_on_cpu(predict, x, *key)(x, *key),
         mesh=mesh,
         batch_size=min(batch_size, max(len(images), 1)) if batch_size > 0 else batch_size,
         takes_key=takes_key,

@@ -12,6 +12,7 @@ from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Predict, create
 from ard_jax.attacks.auto_attack import fab_projections
 from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.convolutions.rewrite import fast_on_cpu
 
 NOT_FOUND = 1e10  # the distance of an image for which nothing has been found
 _LEAST_DISTANCE = 1e-8  # to the plane, where the weights of the two projections are found
@@ -183,7 +184,7 @@ def fab(
     eps plays no part in the walk (but for random restarts), so larger budgets need no new run:
     compare `distance`. Cost: restarts * steps times (1 forward, 1 backward, 1 forward), with one
     backward a class without targets; one loop, of which the program holds one copy. On CPU the
-    gradient of a stock convolution is slow inside a loop (`ard_jax.models.canonical_conv` is not).
+    gradient of a stock convolution is slow inside a loop (`ard_jax.convolutions.canonical_conv` is not).
 
     Args:
       predict: images [B,H,W,C] -> logits [B,K], pure, eval mode.
@@ -205,6 +206,7 @@ def fab(
     chosen = create(FabOptions, "fab", options)
     ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
     _check(labels, key, targets, chosen)
+    predict = fast_on_cpu(predict, images)
     logits = predict(images)
     threat_model.check_logits(logits, images, labels)
     if targets is None:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from ard_jax.models import cpu_conv
+from ard_jax.convolutions import cpu_conv
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _form = contextvars.ContextVar("form of exported convolutions", default="")

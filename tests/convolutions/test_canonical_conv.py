@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ard_jax.models import canonical_conv, cpu_conv
+from ard_jax.convolutions import cpu_conv
+from ard_jax.models import canonical_conv
 from ard_jax.runtime import sharding
 
 # The package exports the function under the module's name.
-MODULE = importlib.import_module("ard_jax.models.canonical_conv")
+MODULE = importlib.import_module("ard_jax.convolutions.canonical_conv")
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
