@@ -25,8 +25,8 @@ use = jax.make_user_context("auto")
 # (docs/performance.md; with 16 and 32 channels it never was by much).
 _MEASURED = ((512, 32), (256, 64), (128, 256), (64, 512))
 _TILES_BYTES = (
-    8 << 20
-)  # transformed tiles of the images in one round of the loop: they stay in the cache
+    4 << 20
+)  # transformed tiles of the images of one round: they stay in the cache  # transformed tiles of the images in one round of the loop: they stay in the cache
 
 
 def pays(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, parts: int) -> bool:
