@@ -24,9 +24,8 @@ use = jax.make_user_context("auto")
 # Channels, the fewer of in and out: tiles of each device, from which on it was faster than XLA's convolution
 # (docs/performance.md; with 16 and 32 channels it never was by much).
 _MEASURED = ((512, 32), (256, 64), (128, 256), (64, 512))
-_TILES_BYTES = (
-    4 << 20
-)  # transformed tiles of the images of one round: they stay in the cache  # transformed tiles of the images in one round of the loop: they stay in the cache
+# Of the transformed tiles of the images in one round of the loop, on each device: they stay in the cache.
+_TILES_BYTES = 4 << 20
 
 
 def pays(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, parts: int) -> bool:
