@@ -187,16 +187,16 @@ def _conv_bwd(
     x, kernel = saved
     # Input gradient: g, dilated by the stride, convolved with the kernel flipped in space and with its
     # channels exchanged.
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     dx_pads = _dx_pads(x, kernel, g, strides, pads)
-    if winograd.pays(g, turned, strides, dx_pads, _possible_parts()):
-        dx = conv(g, turned, strides, dx_pads, precision)
+    if winograd.pays(g, kernel, strides, dx_pads, _possible_parts()):
+        dx = winograd.conv(g, kernel, dx_pads, precision, _possible_parts(), True)
     else:
+        # Without the barrier XLA folds flip and exchange back into the convolution, and the slow layout
+        # returns.
+        turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
         dx = lax.conv_general_dilated(
             g,
-            # Without the barrier XLA folds flip and exchange back into the convolution, and the slow
-            # layout returns.
-            lax.optimization_barrier(turned),
+            turned,
             (1, 1),
             dx_pads,
             lhs_dilation=strides,

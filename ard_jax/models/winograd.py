@@ -44,8 +44,15 @@ def pays(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, parts: i
     return fewest is not None and tiles >= fewest
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def conv(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any = None, parts: int = 1):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    pads: Pads,
+    precision: Any = None,
+    parts: int = 1,
+    turned: bool = False,
+):
     """The convolution of images [B, H, W, C] with a kernel [3, 3, C, F], stride 1.
 
     A loop takes a few images at a time. They are not neighbours: round i takes image i of each of so many
@@ -57,19 +64,26 @@ def conv(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any = None, par
       pads: ((top, bottom), (left, right)), of any sign and size that leave an output.
       precision: of the products, see `lax.dot`.
       parts: devices that the batch is split over.
+      turned: the kernel is [3, 3, F, C], to be flipped in space and its channels exchanged, as in an input
+        gradient.
 
     Returns:
       [B, H', W', F].
     """
     out = _out_size(x, pads)
-    transformed = _kernel_products(kernel)
+    transformed, features = _kernel_products(kernel), kernel.shape[-1]
+    if (
+        turned
+    ):  # XLA is slow at transforms of an exchanged kernel, and so both directions share them
+        order, features = (3, 1, 2, 0), kernel.shape[-2]
+        transformed = [[transformed[i][j].T for j in order] for i in order]
 
     def of_images(images: jax.Array):
         products = [
             [jnp.matmul(tile, u, precision=precision) for tile, u in zip(*rows, strict=True)]
             for rows in zip(_input_tiles(images, pads, out), transformed, strict=True)
         ]
-        return _outputs(products, (len(images), *out, kernel.shape[-1]))
+        return _outputs(products, (len(images), *out, features))
 
     size = _images_at_a_time(len(x), out, max(kernel.shape[2:]), parts)
     if size == len(x):
@@ -80,7 +94,7 @@ def conv(x: jax.Array, kernel: jax.Array, pads: Pads, precision: Any = None, par
         images = lax.dynamic_index_in_dim(x, i, 1, keepdims=False)
         return lax.dynamic_update_index_in_dim(y, of_images(images), i, 1)
 
-    y = jnp.zeros((*x.shape[:2], *out, kernel.shape[-1]), x.dtype)
+    y = jnp.zeros((*x.shape[:2], *out, features), x.dtype)
     y = lax.fori_loop(0, x.shape[1], one_round, y)
     return y.reshape(-1, *y.shape[2:])
 
