@@ -158,7 +158,8 @@ def main():
     columns = ["stock", "one", "direct", "cores", *(["PyTorch"] if with_torch else [])]
     print(f"{args.batch} images, {cores} cores, float32; ms\n")
     print(
-        f"| convolution | pass | {' | '.join(columns)} | Winograd | GFLOP/s |{' PyTorch/cores |' * with_torch}"
+        f"| convolution | pass | {' | '.join(columns)} | Winograd | GFLOP/s |"
+        f"{' PyTorch/cores |' * with_torch}"
     )
     print("|" + "---|" * (len(columns) + 4 + with_torch))
     for title, shape in SHAPES.items():
@@ -177,12 +178,12 @@ def main():
         times = measure(calls, args.rounds)
         products = 2 * arrays[2].size * arrays[1][..., 0].size
         for name in PASSES:
-            row = [times[kind, name] for kind in columns]
+            row = " | ".join(f"{times[kind, name]:.2f}" for kind in columns)
             rate = products / times["cores", name] / 1e6
             gain = times["direct", name] / times["cores", name]
             ratio = f" {times['PyTorch', name] / times['cores', name]:.2f} |" if with_torch else ""
             print(
-                f"| {title} | {name} | {' | '.join(f'{t:.2f}' for t in row)} | {gain:.2f} | {rate:.0f} |{ratio}",
+                f"| {title} | {name} | {row} | {gain:.2f} | {rate:.0f} |{ratio}",
                 flush=True,
             )
 
