@@ -72,9 +72,8 @@ def conv(
     """
     out = _out_size(x, pads)
     transformed, features = _kernel_products(kernel), kernel.shape[-1]
-    if (
-        turned
-    ):  # XLA is slow at transforms of an exchanged kernel, and so both directions share them
+    if turned:
+        # Both directions share the transforms, and XLA is slow at those of a kernel with exchanged channels.
         order, features = (3, 1, 2, 0), kernel.shape[-2]
         transformed = [[transformed[i][j].T for j in order] for i in order]
 
