@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from ard_jax.cli import config_file
+    from ard_jax.convolutions import winograd
     from ard_jax.runtime import distributed, preemption, sharding
     from ard_jax.training import loop
 
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
         run = config.get("run", {}) if config is not None else {}
         distributed.start(run.get("distributed", "auto"), run.get("distributed_timeout", 300.0))
         sharding.use_cores()
+        # For all threads, and anew in each call: a value of this thread would compile AutoAttack twice.
+        winograd.use.set_global(run.get("winograd", "auto"))
         preemption.install()
         return mode(config)
     except preemption.PreemptedError as error:

@@ -4,7 +4,8 @@
     python -m benchmarks.convolutions --rounds 3  # quicker
 
 JAX has the whole batch on one device ("one"), or one part of it on each core ("cores"), as the product
-does. "stock" is the same with `lax.conv_general_dilated` and its automatic gradients, on one device.
+does. "direct" is "cores" without Winograd's algorithm, and "Winograd" how many times as fast "cores" is.
+"stock" is `lax.conv_general_dilated` with its automatic gradients, on one device.
 PyTorch (`pip install -e '.[reference]'`; without it its columns stay away) has channels-last tensors and all
 cores. Programs take turns, the smallest time of each counts; milliseconds, and GFLOP/s of "cores".
 """
@@ -16,8 +17,8 @@ import time
 
 import numpy as np
 
-# Title: side, input channels, output channels, kernel, stride, groups; of ResNet-18, small_resnet and
-# MobileNetV2 at 32x32.
+# Title: side, input channels, output channels, kernel, stride, groups; of ResNet-18, WRN-28-10,
+# small_resnet and MobileNetV2 at 32x32.
 SHAPES = {
     "3x3 3-64 @32": (32, 3, 64, 3, 1, 1),
     "3x3 64-64 @32": (32, 64, 64, 3, 1, 1),
@@ -25,8 +26,12 @@ SHAPES = {
     "3x3 128-128 @16": (16, 128, 128, 3, 1, 1),
     "3x3 256-256 @8": (8, 256, 256, 3, 1, 1),
     "3x3 512-512 @4": (4, 512, 512, 3, 1, 1),
+    "3x3 160-160 @32": (32, 160, 160, 3, 1, 1),
+    "3x3 320-320 @16": (16, 320, 320, 3, 1, 1),
+    "3x3 640-640 @8": (8, 640, 640, 3, 1, 1),
     "3x3 16-16 @32": (32, 16, 16, 3, 1, 1),
     "3x3 32-32 @16": (16, 32, 32, 3, 1, 1),
+    "3x3 64-64 @8": (8, 64, 64, 3, 1, 1),
     "1x1 64-128 @32 /2": (32, 64, 128, 1, 2, 1),
     "1x1 24-144 @32": (32, 24, 144, 1, 1, 1),
     "1x1 144-24 @32": (32, 144, 24, 1, 1, 1),
@@ -48,12 +53,13 @@ def operands(shape, batch):
     return [rng.standard_normal(s, np.float32) for s in shapes]
 
 
-def jax_passes(shape, arrays, devices, stock=False):
+def jax_passes(shape, arrays, devices, stock=False, form="auto"):
     """{pass: a call that runs it}."""
     import jax
     from jax import lax
 
     from ard_jax import models
+    from ard_jax.convolutions import winograd
     from ard_jax.convolutions.cpu_conv import splits_batch
     from ard_jax.runtime import sharding
 
@@ -77,7 +83,7 @@ def jax_passes(shape, arrays, devices, stock=False):
 
     def compiled(run, out, used):
         def traced(*arguments):
-            with splits_batch(devices):
+            with splits_batch(devices), winograd.use(form):
                 return run(*arguments)
 
         places = (split, same, split)[:used]
@@ -149,12 +155,13 @@ def main():
 
     cores = jax.device_count()
     with_torch = importlib.util.find_spec("torch") is not None
-    columns = ["stock", "one", "cores", *(["PyTorch"] if with_torch else [])]
+    columns = ["stock", "one", "direct", "cores", *(["PyTorch"] if with_torch else [])]
     print(f"{args.batch} images, {cores} cores, float32; ms\n")
     print(
-        f"| convolution | pass | {' | '.join(columns)} | GFLOP/s |{' PyTorch/cores |' * with_torch}"
+        f"| convolution | pass | {' | '.join(columns)} | Winograd | GFLOP/s |"
+        f"{' PyTorch/cores |' * with_torch}"
     )
-    print("|" + "---|" * (len(columns) + 3 + with_torch))
+    print("|" + "---|" * (len(columns) + 4 + with_torch))
     for title, shape in SHAPES.items():
         if args.only not in title:
             continue
@@ -162,6 +169,7 @@ def main():
         kinds = {
             "stock": jax_passes(shape, arrays, 1, stock=True),
             "one": jax_passes(shape, arrays, 1),
+            "direct": jax_passes(shape, arrays, cores, form="off"),
             "cores": jax_passes(shape, arrays, cores),
         }
         if with_torch:
@@ -170,11 +178,12 @@ def main():
         times = measure(calls, args.rounds)
         products = 2 * arrays[2].size * arrays[1][..., 0].size
         for name in PASSES:
-            row = [times[kind, name] for kind in columns]
+            row = " | ".join(f"{times[kind, name]:.2f}" for kind in columns)
             rate = products / times["cores", name] / 1e6
+            gain = times["direct", name] / times["cores", name]
             ratio = f" {times['PyTorch', name] / times['cores', name]:.2f} |" if with_torch else ""
             print(
-                f"| {title} | {name} | {' | '.join(f'{t:.2f}' for t in row)} | {rate:.0f} |{ratio}",
+                f"| {title} | {name} | {row} | {gain:.2f} | {rate:.0f} |{ratio}",
                 flush=True,
             )
 

@@ -296,6 +296,11 @@ class RunConfig(Options):
         default="",
         description="XLA's folder; empty for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, `off` for none.",
     )
+    winograd: Literal["auto", "off"] = Field(
+        default="auto",
+        description="On a CPU, 3x3 convolutions by Winograd's algorithm where that is faster, or never. "
+        "Results differ by rounding alone.",
+    )
     distributed: str = Field(
         default="auto",
         description="`auto`, `off`, `HOST:PORT` or `HOST:PORT,COUNT,INDEX`: see `distributed.start`.",

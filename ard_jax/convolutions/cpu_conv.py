@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ard_jax.convolutions import winograd
+
 Strides = tuple[int, ...]
 Pads = tuple[tuple[int, int], ...]
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_parts = contextvars.ContextVar("devices that the batch is split over", default=1)
+_parts = contextvars.ContextVar("devices that the batch is split over", default=0)
 _MANY_POSITIONS = 256  # of an image, from which on the kernel gradient takes one image at a time
 _CACHED_POSITIONS = 512  # of the output, per round of a sum over images
 
@@ -38,7 +40,12 @@ def splits_batch(parts: int):
 
 def devices_of_batch() -> int:
     """The `parts` of `splits_batch`; 1 outside of it."""
-    return _parts.get()
+    return _parts.get() or 1
+
+
+def _possible_parts() -> int:
+    """Whoever did not say how the batch is split may have split it over all devices."""
+    return _parts.get() or jax.device_count()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -126,7 +133,7 @@ def _sum_over_images(of_images: Callable, x: jax.Array, g: jax.Array, size: int)
 
     Each device works through its own images: see `splits_batch`.
     """
-    parts = _parts.get() if x.shape[0] % _parts.get() == 0 else 1
+    parts = devices_of_batch() if x.shape[0] % devices_of_batch() == 0 else 1
     local = x.shape[0] // parts
     size = max(c for c in range(1, local + 1) if local % c == 0 and c <= max(1, size))
     x, g = (a.reshape(parts, local, *a.shape[1:]) for a in (x, g))
@@ -164,12 +171,14 @@ def stock(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any):
-    """The stock convolution with a backward pass of ordinary convolutions and products of matrices."""
+    """The stock convolution, or Winograd's, with a backward pass of such and of products of matrices."""
+    if winograd.pays(x, kernel, strides, pads, _possible_parts()):
+        return winograd.conv(x, kernel, pads, precision, _possible_parts())
     return stock(x, kernel, strides, pads, precision)
 
 
 def _conv_fwd(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any):
-    return stock(x, kernel, strides, pads, precision), (x, kernel)
+    return conv(x, kernel, strides, pads, precision), (x, kernel)
 
 
 def _conv_bwd(
@@ -177,31 +186,35 @@ def _conv_bwd(
 ):
     x, kernel = saved
     # Input gradient: g, dilated by the stride, convolved with the kernel flipped in space and with its
-    # channels exchanged. Without the barrier XLA folds flip and exchange back into the convolution,
-    # and the slow layout returns.
-    turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    # channels exchanged.
     dx_pads = _dx_pads(x, kernel, g, strides, pads)
-    dx = lax.conv_general_dilated(
-        g,
-        turned,
-        (1, 1),
-        dx_pads,
-        lhs_dilation=strides,
-        dimension_numbers=_NHWC,
-        precision=precision,
-    )
+    if winograd.pays(g, kernel, strides, dx_pads, _possible_parts()):
+        dx = winograd.conv(g, kernel, dx_pads, precision, _possible_parts(), True)
+    else:
+        # Without the barrier XLA folds flip and exchange back into the convolution, and the slow layout
+        # returns.
+        turned = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+        dx = lax.conv_general_dilated(
+            g,
+            turned,
+            (1, 1),
+            dx_pads,
+            lhs_dilation=strides,
+            dimension_numbers=_NHWC,
+            precision=precision,
+        )
     # XLA drops this one where only dx is used, as in the inner loop of an attack.
     return dx, _kernel_gradient(x, kernel, g, strides, pads, precision)
 
 
 def _dx_pads(x: jax.Array, kernel: jax.Array, g: jax.Array, strides: Strides, pads: Pads):
     """The padding of the dilated g that makes the input gradient exactly as large as x."""
-    return [
+    return tuple(
         (k - 1 - low, n + low - (m - 1) * s - 1)
         for n, m, k, s, (low, _) in zip(
             x.shape[1:3], g.shape[1:3], kernel.shape[:2], strides, pads, strict=True
         )
-    ]
+    )
 
 
 def _kernel_gradient(
