@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import attacks as attacks_lib
+from ard_jax.attacks.auto_attack import diagnostics as checks_of_networks
 from ard_jax.config.build import split_names
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.data.base import ArrayDataset
@@ -56,6 +57,8 @@ def evaluate(
         each class.
     """
     attacks = (attacks,) if isinstance(attacks, str) else attacks
+    if not attacks:
+        raise ValueError("attacks is empty; name at least one, such as 'pgd_sat'")
     names, suites = list(attacks), []
     if not isinstance(attacks, Mapping):
         plain, suites = split_names(names)
@@ -69,6 +72,7 @@ def evaluate(
     )
     if not isinstance(dataset, ArrayDataset):
         dataset = _as_dataset(dataset, evaluator)
+    autoattack.check_defined(suites, dataset.num_classes)
     results, records = evaluator.run((), dataset, attacks), {}
     for name in suites:
         if ran := autoattack.run_suite(evaluator, (), dataset, name, eps=eps, norm=norm):
@@ -76,10 +80,34 @@ def evaluate(
             records[name] = ran[1]
     summary = summarize(results, dataset.num_classes, names, autoattack=records)
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
+    told += [] if suites else _network_warnings(evaluator, dataset)  # suites have given them
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}
     return measured | {"flags": results, "warnings": told}
+
+
+def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
+    """Signs, on the first batch, that an attack's failure means nothing."""
+    count, key = min(len(dataset), evaluator.batch_size), jax.random.key(evaluator.seed)
+    images = np.asarray(dataset.images[:count], np.float32) / np.float32(255)
+    logits = evaluator.engine.logits((), images, key)
+    finite = np.isfinite(logits).all(1)  # the others are told already
+    images, logits, labels = (
+        images[finite],
+        logits[finite],
+        np.asarray(dataset.labels[:count])[finite],
+    )
+    if not len(images):
+        return []
+    found = checks_of_networks.output_warnings(logits, ())
+    again = evaluator.engine.logits((), images, key)
+    found += checks_of_networks.random_warnings([logits, again])
+    right = np.flatnonzero(logits.argmax(1) == labels)
+    if len(right):
+        gradients = evaluator.engine.largest_gradients((), images[right], labels[right], key)
+        found += checks_of_networks.gradient_warnings(gradients)
+    return [f"predict: {text}" for text in found]
 
 
 def _as_dataset(pair: Any, evaluator: Evaluator) -> ArrayDataset:

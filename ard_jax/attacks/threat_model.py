@@ -194,6 +194,8 @@ def check_number(
     JAX arrays and tracers pass: reading them would block, or is impossible.
     """
     if isinstance(value, jax.Array):
+        if value.ndim:
+            raise ValueError(f"{name} has shape {value.shape}: must be one number{fix}")
         return
     if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
         raise ValueError(f"{name}={value!r}: must be a number{fix}")
@@ -208,14 +210,17 @@ def check_count(name: str, value: Any, lowest: int) -> None:
 
 
 def check_logits(logits: jax.Array, images: jax.Array, *labels: jax.Array) -> None:
-    """Raises ValueError unless these are logits [B,K], K >= 2, of the images, and readable labels classes."""
+    """Raises ValueError unless these are logits [B,K], K >= 2, of the images, and readable labels (and targets) classes."""
+    if not hasattr(logits, "ndim"):
+        kind = type(logits).__name__
+        raise ValueError(f"predict returned {kind}; it must return logits [B,K] alone")
     if logits.ndim != 2 or logits.shape[0] != images.shape[0] or logits.shape[1] < 2:
         raise ValueError(
             f"predict returned shape {logits.shape} for {images.shape[0]} images; it must return "
             "logits [B,K], K >= 2"
         )
-    for classes in labels:
-        checks.labels_in_range(classes, logits.shape[1])
+    for name, classes in zip(("labels", "targets"), labels, strict=False):
+        checks.labels_in_range(classes, logits.shape[1], name)
 
 
 def check_batch(

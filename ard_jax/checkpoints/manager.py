@@ -208,7 +208,13 @@ def find(path: str | os.PathLike) -> epath.Path:
       CheckpointError: no checkpoint there.
     """
     path = _absolute(path)
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except ImportError as error:  # of what reads buckets
+        raise CheckpointError(
+            f"{path} cannot be read here: {error}; install that package"
+        ) from error
+    if is_file:
         raise CheckpointError(
             f"{path} is a file, not a checkpoint of ard_jax; import it first: python -m ard_jax.main "
             f"--mode=import --file={path} --out=teachers/{path.stem} --config=CONFIG, then give the "

@@ -15,7 +15,7 @@ from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment
 from ard_jax.config.schema import Experiment
 from ard_jax.data import Splits, base
-from ard_jax.evaluation import full
+from ard_jax.evaluation import autoattack, full
 from ard_jax.evaluation.evaluator import for_network
 from ard_jax.evaluation.full import EvaluatedNetwork, RunFacts
 from ard_jax.io.cache_folder import cache_dir
@@ -50,6 +50,8 @@ def run(experiment: Experiment) -> Path:
     mesh = build.make_mesh(experiment, splits)
     settings = build.training_settings(experiment)
     run_lib.step_config(settings, splits)
+    evaluated = build.evaluation_settings(experiment)
+    autoattack.check_defined(evaluated.suites, splits.test.num_classes)
     teachers.check_checkpoints(wanted, splits)
     student = _student(experiment, splits, mesh)
     with locks.hold(workdir):
@@ -59,14 +61,23 @@ def run(experiment: Experiment) -> Path:
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
-        if is_lead():
-            write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
+        # In a folder that holds a run the values may be refused, and must not replace those it has.
+        fresh = not any((workdir / "last").glob("[0-9]*"))
+        if fresh:
+            _write_config(experiment, workdir)
         found = teachers.obtain_all(wanted, splits, mesh)
         training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
         result = loop.fit(training)
+        if not fresh:
+            _write_config(experiment, workdir)
         path = _evaluate(experiment, workdir, splits, student, found, training, result)
         barrier("the report is written")
         return path
+
+
+def _write_config(experiment: Experiment, workdir: Path) -> None:
+    if is_lead():
+        write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
 
 
 def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
@@ -237,6 +248,7 @@ def evaluate_checkpoint(
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
     _check_fits(meta["config"]["net"], folder, splits)
+    autoattack.check_defined(settings.suites, splits.test.num_classes)
     if transfer_from:
         shown = experiment.eval.model_copy(update={"transfer": True})
         experiment = experiment.model_copy(update={"eval": shown})

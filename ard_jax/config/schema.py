@@ -7,8 +7,9 @@ what two runs must agree on is derived from that (`build.comparable`, `parse.res
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from ard_jax.io.files import expand
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
 from ard_jax.optim import OptimConfig
 
@@ -17,6 +18,8 @@ NOTHING: dict[str, Any] = {"changes": "nothing"}
 EVALUATION: dict[str, Any] = {"changes": "evaluation"}  # what is measured at the end
 # By what is found there; its checksum or identity is compared instead.
 CONTENT: dict[str, Any] = {"changes": "content"}
+
+Folder = Annotated[str, AfterValidator(expand)]
 
 
 class DataConfig(Options):
@@ -158,7 +161,7 @@ class RecipeConfig(Options):
 class TeacherConfig(Options):
     """One teacher: a checkpoint of ours, or a network and the recipe that trains it."""
 
-    checkpoint: str = Field(
+    checkpoint: Folder = Field(
         default="",
         description="Folder of a run of ours or of an imported network; empty to train by the recipe.",
     )
@@ -175,7 +178,7 @@ class TeacherConfig(Options):
 class TeachersConfig(Options):
     """The teachers by role, None where there is none."""
 
-    cache: str = Field(
+    cache: Folder = Field(
         default="runs/teachers",
         description="Folder that keeps trained ones.",
         json_schema_extra=NOTHING,
@@ -292,7 +295,7 @@ class RunConfig(Options):
         default=5, description="Epochs between checkpoints (evaluated epochs are always saved)."
     )
     tensorboard: bool = Field(default=True, description="Also write TensorBoard files.")
-    compilation_cache: str = Field(
+    compilation_cache: Folder = Field(
         default="",
         description="XLA's folder; empty for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, `off` for none.",
     )
@@ -325,7 +328,7 @@ class Experiment(Options):
     seed: Seed = Field(
         default=0, description="Of initialisation, batches, augmentation and attacks."
     )
-    workdir: str = Field(default="", description="Folder of the run.", json_schema_extra=NOTHING)
+    workdir: Folder = Field(default="", description="Folder of the run.", json_schema_extra=NOTHING)
     epochs: AtLeastOne = Field(default=300, description="Length of the student's training.")
     batch_size: AtLeastOne = Field(default=128, description="Images per update, over all devices.")
     eps: Positive = Field(
@@ -401,6 +404,11 @@ class Experiment(Options):
                 f"eval.eps_sweep={self.eval.eps_sweep}: {over} times config.eps={self.eps:.4g} is more than "
                 f"1, where every image is within reach; multiples up to {1 / self.eps:.4g}"
             )
+        found += [
+            f"eval.step_sizes.{name}={size}: must be at most 1, in [0,1] pixels"
+            for name, size in self.eval.step_sizes.items()
+            if size > 1
+        ]
         attacks = {"": self.attack} | {f"{w}.recipe.": r.attack for w, r in self._recipes().items()}
         return found + [
             f"{where}attack.step_size={attack.step_size}: must be at most 1, in [0,1] pixels"

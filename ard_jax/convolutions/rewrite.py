@@ -7,7 +7,7 @@ than outside of it. So a function from images to logits is traced, and each conv
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,8 @@ def _is_ours(eqn: core.JaxprEqn) -> bool:
 
 def _obstacle(eqn: core.JaxprEqn) -> str:
     """Why a convolution has no form of ours; "" if it has."""
-    p, (lhs, rhs) = eqn.params, (v.aval for v in eqn.invars)
+    p = eqn.params
+    lhs, rhs, out = (cast(Any, v.aval) for v in (*eqn.invars, *eqn.outvars))
     groups, channels = p["feature_group_count"], lhs.shape[p["dimension_numbers"].lhs_spec[1]]
     outputs = rhs.shape[p["dimension_numbers"].rhs_spec[0]]
     if lhs.ndim != 4:
@@ -93,7 +94,7 @@ def _obstacle(eqn: core.JaxprEqn) -> str:
         or (groups > 1 and outputs != groups)
     ):
         return "grouped"
-    if p["preferred_element_type"] not in (None, eqn.outvars[0].aval.dtype):
+    if p["preferred_element_type"] not in (None, out.dtype):
         return "of mixed precision"
     return ""
 
@@ -147,7 +148,7 @@ def _convolution(eqn: core.JaxprEqn, lhs: Any, rhs: Any) -> list[Any]:
     numbers = p["dimension_numbers"]
     (n, c, *space), (o, i, *taps) = numbers.lhs_spec, numbers.rhs_spec
     batch, channels, *rows = numbers.out_spec
-    y = canonical_conv(
+    y: Any = canonical_conv(
         lhs.transpose(n, *space, c), rhs.transpose(*taps, i, o), p["window_strides"], p["padding"],
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=p["feature_group_count"],
         precision=p["precision"],

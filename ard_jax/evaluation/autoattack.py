@@ -32,6 +32,17 @@ def defined_members(name: str, num_classes: int) -> tuple[tuple[Member, ...], li
     ]
 
 
+def check_defined(names: Iterable[str], num_classes: int) -> None:
+    """Raises ValueError for a suite none of whose attacks is defined for so few classes."""
+    for name in names:
+        if not defined_members(name, num_classes)[0]:
+            least = min(member.min_classes for member in SUITES[name].members)
+            raise ValueError(
+                f"attack {name!r} needs at least {least} classes, but the data has {num_classes}; leave it "
+                "out, or name 'autoattack', which runs what is defined"
+            )
+
+
 def run_suite(
     evaluator: Evaluator,
     variables: Any,

@@ -28,7 +28,7 @@ def write_text_atomic(path: str | os.PathLike, text: str) -> Path:
     except OSError as error:  # which does not say of which file
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return path
 
 
@@ -53,6 +53,11 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
         raise ValueError(
             f"{name}={folder}: {nearest} cannot be written ({error.strerror}); choose another folder"
         ) from error
+
+
+def expand(path: str) -> str:
+    """A path with the home folder for ~ and values for $VARIABLES, as a shell that quotes leaves them."""
+    return os.path.expanduser(os.path.expandvars(path))
 
 
 def follow_umask(path: str | os.PathLike) -> None:

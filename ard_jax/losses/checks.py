@@ -59,7 +59,10 @@ def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
             f"one-hot or soft labels: {name}.argmax(-1)"
         )
     if labels.shape != (count,):
-        raise ValueError(f"{name} of shape {labels.shape} for a batch of {count}: give [{count}]")
+        alone = "; a single image needs a batch axis: [1,H,W,C]" if labels.size == 1 else ""
+        raise ValueError(
+            f"{name} of shape {labels.shape} for a batch of {count}: give [{count}]{alone}"
+        )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"{name} are {labels.dtype}; give integers, such as {name}.astype(int)")
     return jnp.asarray(labels)
@@ -75,6 +78,17 @@ def labels_in_range(labels: Any, num_classes: int, name: str = "labels") -> None
             raise ValueError(
                 f"{name} are from {low} to {high}, but there are {num_classes} classes, 0 to "
                 f"{num_classes - 1}{hint}"
+            )
+
+
+def check_targets(targets: Any, labels: Any) -> None:
+    """Raises ValueError unless targets are integers [B], none of which, where readable, is the label."""
+    integer_labels(targets, len(labels), "targets")
+    if is_concrete(targets) and is_concrete(labels):
+        same = np.flatnonzero(np.asarray(targets) == np.asarray(labels))
+        if same.size:
+            raise ValueError(
+                f"targets[{same[0]}] is the image's own label ({same.size} such targets); give other classes"
             )
 
 

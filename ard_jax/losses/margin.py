@@ -82,6 +82,7 @@ def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> ja
       ValueError: shapes do not fit, or K < 4.
     """
     logits, labels = checks.logits_and_labels(logits, labels, 4)
+    checks.check_targets(targets, labels)
     targets = checks.logits_and_labels(logits, targets, 4)[1]
     logits = logits.astype(jnp.float32)
     ordered = jnp.sort(logits, axis=-1)

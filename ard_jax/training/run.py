@@ -127,5 +127,9 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
             f"the last batch of an epoch has {len(splits.train)} mod {s.batch_size} = {last} examples, which "
             f"do not divide by config.bn_groups={s.bn_groups}; use --config.data.last_batch=drop"
         )
+    if s.data.augment != "none" and s.data.pad >= (side := min(splits.train.image_shape[:2])):
+        raise ValueError(
+            f"config.data.pad={s.data.pad}: must be less than the images' {side} pixels"
+        )
     spe = batching.steps_per_epoch(len(splits.train), s.batch_size, s.data.last_batch)
     return StepConfig(s.seed, spe, s.data.augment, s.data.pad, s.ema_decay, s.swa_start)

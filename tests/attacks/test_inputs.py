@@ -118,7 +118,7 @@ WITH_LABELS = {
     "label_squared_error": losses.label_squared_error,
     "mart_kl": lambda z, y: losses.mart_kl(z, Z, y),
     "push_loss": lambda z, y: losses.push_loss(z, Z, y),
-    "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, Y),
+    "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, (Y + 1) % 5),
     "dpgd_objective": lambda z, y: losses.dpgd_objective(z, y, 0.1),
 }
 
@@ -183,7 +183,7 @@ def test_outputs_that_are_no_numbers_count_as_wrong(bad):
 
     def network(x):  # right on all four but for the outputs of the third
         nearest = jnp.abs(x.sum((1, 2, 3))[:, None] - sums).argmin(1)
-        right = jax.nn.one_hot(jnp.asarray(Y)[nearest], 5)
+        right = 3 * jax.nn.one_hot(jnp.asarray(Y)[nearest], 5)
         return jnp.where((nearest == 2)[:, None], bad, right)
 
     with pytest.warns(
@@ -235,3 +235,44 @@ def test_padding_is_no_part_of_a_batch_dice():
     alone = attacks.dpgd(predict, TEST.images[:3] / np.float32(255), Y[:3], eps=0.05, steps=3)
     expected = np.argmax(predict(alone), -1)
     np.testing.assert_array_equal(padded["flags"].predicted["dpgd"], expected)
+
+
+SIGNS = {
+    "stopped gradient": (lambda x: jax.lax.stop_gradient(predict(x)), "gradient"),
+    "probabilities": (lambda x: jax.nn.softmax(predict(x)), "look like probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_evaluate_warns_where_a_failed_attack_means_nothing(name):
+    network, text = SIGNS[name]
+    labels = np.asarray(predict(TEST.images / np.float32(255)).argmax(-1), np.int32)
+    with pytest.warns(UserWarning, match=text):
+        evaluate.evaluate(network, (TEST.images, labels), "fgsm", eps=0.1)
+
+
+def test_no_attack_is_no_evaluation():
+    with pytest.raises(ValueError, match="attacks is empty"):
+        evaluate.evaluate(predict, TEST, ())
+
+
+def test_an_attack_without_a_meaning_for_so_few_classes_is_refused():
+    three = ArrayDataset(
+        TEST.images, np.array([0, 1, 2, 0], np.int32), tuple("abc"), "three", "test"
+    )
+    with pytest.raises(ValueError, match="'apgd_t' needs at least 4 classes, but the data has 3"):
+        evaluate.evaluate(lambda x: predict(x)[:, :3], three, "apgd_t")
+
+
+@pytest.mark.parametrize("attack", [attacks.apgd, attacks.fab])
+def test_targets_are_other_classes(attack):
+    options = {"eps": 0.1, "steps": 1} | (
+        {"loss": "targeted_dlr"} if attack is attacks.apgd else {}
+    )
+    for targets, message in (
+        (Y, "own label"),
+        (np.full(4, 5), "targets are from 5 to 5"),
+        (Y[:2], "of shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attack(predict, X, Y, KEY, targets=targets, **options)

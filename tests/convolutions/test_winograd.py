@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from ard_jax.convolutions import cpu_conv, winograd
 from ard_jax.convolutions.canonical_conv import exported_convolutions
-from ard_jax.models import canonical_conv, cpu_conv, winograd
+from ard_jax.models import canonical_conv
 from ard_jax.runtime import sharding
 
 NHWC = ("NHWC", "HWIO", "NHWC")

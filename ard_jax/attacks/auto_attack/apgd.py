@@ -13,6 +13,7 @@ from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack, Predict, create
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
+from ard_jax.losses import checks
 
 LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
 _MOMENTUM = 0.75  # share of the new step; the rest is the previous move
@@ -127,7 +128,7 @@ def _evaluator(predict: Predict, labels: jax.Array, targets: Any, key: Any, opti
     def once(x: jax.Array, *keys: jax.Array):
         def total(x: jax.Array):
             logits = predict(x, *keys)
-            threat_model.check_logits(logits, x, labels)
+            threat_model.check_logits(logits, x, labels, *(() if targets is None else (targets,)))
             values = losses_of[options.loss](logits)
             return jnp.sum(values), (values, jnp.argmax(logits, axis=-1) != labels)
 
@@ -191,10 +192,14 @@ def _after_evaluation(
 
 
 def _check(
-    images: jax.Array, key: jax.Array | None, targets: Any, start: Any, options: ApgdOptions
+    images: jax.Array, labels: Any, key: Any, targets: Any, start: Any, options: ApgdOptions
 ):
     if options.loss == "targeted_dlr" and targets is None:
         raise ValueError("targets are None; the loss 'targeted_dlr' needs them, [B] int")
+    if options.loss == "targeted_dlr":
+        checks.check_targets(targets, labels)
+    if start is not None and checks.is_concrete(start) and not np.isfinite(start).all():
+        raise ValueError("start holds NaN or infinite values")
     if key is None and (start is None or options.eot > 1):
         what = "draws a random start" if start is None else "gives a key to predict (eot > 1)"
         raise ValueError(f"key is None, but APGD {what}; pass a jax PRNG key")
@@ -248,7 +253,7 @@ def apgd(
     """
     images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
     chosen = create(ApgdOptions, "apgd", options)
-    _check(images, key, targets, start, chosen)
+    _check(images, labels, key, targets, start, chosen)
     threat = ThreatModel(eps, norm).astype(images.dtype)
     predict = fast_on_cpu(predict, images, *((jax.random.key(0),) if chosen.eot > 1 else ()))
     evaluate = _evaluator(predict, labels, targets, key, chosen)

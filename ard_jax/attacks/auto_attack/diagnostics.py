@@ -73,7 +73,7 @@ def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str
         logits = logits[~bad]
     if not len(logits):
         return found
-    if classes < 4:
+    if members and classes < 4:
         found.append(
             f"only {classes} classes: targeted attacks have {num_targets(classes)} target(s) and not "
             "nine, and the targeted DLR loss is undefined; the result is weaker than usual"

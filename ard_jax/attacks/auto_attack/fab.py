@@ -13,6 +13,7 @@ from ard_jax.attacks.attack import Predict, create
 from ard_jax.attacks.auto_attack import fab_projections
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
+from ard_jax.losses import checks
 
 NOT_FOUND = 1e10  # the distance of an image for which nothing has been found
 _LEAST_DISTANCE = 1e-8  # to the plane, where the weights of the two projections are found
@@ -152,8 +153,8 @@ def _random_starts(key: jax.Array, images: jax.Array, eps: float | jax.Array, no
 
 
 def _check(labels: jax.Array, key: Any, targets: Any, options: FabOptions):
-    if targets is not None and targets.shape != labels.shape:
-        raise ValueError(f"targets of shape {targets.shape} for labels of shape {labels.shape}")
+    if targets is not None:
+        checks.check_targets(targets, labels)
     if options.restarts > 1 and key is None:
         raise ValueError(
             f"restarts={options.restarts}: FAB draws random starts; pass a jax PRNG key"
@@ -208,10 +209,9 @@ def fab(
     _check(labels, key, targets, chosen)
     predict = fast_on_cpu(predict, images)
     logits = predict(images)
-    threat_model.check_logits(logits, images, labels)
-    if targets is None:
-        plane = _nearest_plane(predict, labels, norm)
-    else:
+    threat_model.check_logits(logits, images, labels, *(() if targets is None else (targets,)))
+    plane = _nearest_plane(predict, labels, norm)
+    if targets is not None:
         plane = _targeted_plane(predict, labels, targets)
     is_wrong = lambda x: jnp.argmax(predict(x), axis=-1) != labels  # noqa: E731
 
@@ -232,9 +232,9 @@ def fab(
         (_, *kept), best = jax.lax.scan(one_step, (start, *carry), None, length=chosen.steps)
         return tuple(kept), best
 
-    distance = jnp.where(jnp.argmax(logits, axis=-1) != labels, 0.0, NOT_FOUND)
-    start = (images, distance.astype(images.dtype))
-    (found, distance), traces = jax.lax.scan(one_restart, start, jnp.arange(chosen.restarts))
+    distance = jnp.where(jnp.argmax(logits, -1) != labels, 0.0, NOT_FOUND).astype(images.dtype)
+    first = (images, distance)
+    (found, distance), traces = jax.lax.scan(one_restart, first, jnp.arange(chosen.restarts))
     success = (distance <= eps) & is_wrong(found)
     result = FabResult(
         jnp.where(threat_model.per_image(success, images), found, images), success, distance,

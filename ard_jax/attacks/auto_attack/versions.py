@@ -135,6 +135,11 @@ class Suite:
     queries: int = 5000
     steps: int = 100
 
+    def __post_init__(self):
+        """Takes one name for a tuple of one."""
+        if isinstance(self.attacks, str):
+            object.__setattr__(self, "attacks", (self.attacks,))
+
     @property
     def members(self) -> tuple[Member, ...]:
         """Its attacks."""
