@@ -210,7 +210,7 @@ def check_count(name: str, value: Any, lowest: int) -> None:
 
 
 def check_logits(logits: jax.Array, images: jax.Array, *labels: jax.Array) -> None:
-    """Raises ValueError unless these are logits [B,K], K >= 2, of the images, and readable labels (and targets) classes."""
+    """Raises ValueError unless these are logits [B,K], K >= 2, and readable labels (and targets) classes."""
     if not hasattr(logits, "ndim"):
         kind = type(logits).__name__
         raise ValueError(f"predict returned {kind}; it must return logits [B,K] alone")

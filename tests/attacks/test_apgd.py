@@ -259,7 +259,8 @@ def test_too_few_classes(loss, classes, words):
     images, labels = batch()
     few = network(classes=classes)
     with pytest.raises(ValueError, match=words):
-        apgd(few, images, labels % 2, jax.random.key(0), eps=0.1, loss=loss, targets=labels % 2)
+        targets = 1 - labels % 2
+        apgd(few, images, labels % 2, jax.random.key(0), eps=0.1, loss=loss, targets=targets)
 
 
 def test_bad_images_labels_and_networks():
