@@ -228,8 +228,8 @@ def apgd(
     as to the range, and in L2 a tiny gradient is normalised too (there 1e-12 is added to its length).
 
     All steps run, for all images: 1 + steps forward and backward passes in one loop, of which the
-    program holds one copy. On CPU the gradient of a stock convolution is slow inside a loop
-    (`ard_jax.convolutions.canonical_conv` is not).
+    program holds one copy. On CPU stock convolutions, whose gradients are slow inside a loop, are
+    rewritten (`convolutions.rewrite`).
 
     Args:
       predict: images [B,H,W,C] -> logits [B,K], pure, eval mode; with eot > 1 (images, key) ->

@@ -136,8 +136,8 @@ def autoattack(
 
     Args:
       predict: images [B,H,W,C] float32 in [0,1] -> logits [B,K]; pure, in evaluation mode. It is
-        compiled for a few batch sizes. On CPU the gradient of a stock convolution is slow in a
-        loop: see `ard_jax.convolutions.canonical_conv`. With version "rand" it may take (images, key).
+        compiled for a few batch sizes. On CPU stock convolutions, whose gradients are slow in a loop,
+        are rewritten (`convolutions.rewrite`). With version "rand" it may take (images, key).
       images: [N,H,W,C] float, in [0,1].
       labels: [N] int, the true classes.
       eps: radius in pixel units: 8/255, not 8.

@@ -184,8 +184,8 @@ def fab(
 
     eps plays no part in the walk (but for random restarts), so larger budgets need no new run:
     compare `distance`. Cost: restarts * steps times (1 forward, 1 backward, 1 forward), with one
-    backward a class without targets; one loop, of which the program holds one copy. On CPU the
-    gradient of a stock convolution is slow inside a loop (`ard_jax.convolutions.canonical_conv` is not).
+    backward a class without targets; one loop, of which the program holds one copy. On CPU stock
+    convolutions, whose gradients are slow inside a loop, are rewritten (`convolutions.rewrite`).
 
     Args:
       predict: images [B,H,W,C] -> logits [B,K], pure, eval mode.
