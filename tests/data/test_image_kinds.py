@@ -247,6 +247,7 @@ def png(bits, color, row, transparency):
         png(16, 2, bytes(range(12)), b"\0\x01\x02\x03\x04\x05"),
         png(16, 0, b"\0\x01\x02\x03", b"\x02\x03"),
     ],
+    ids=["4-bit gray", "16-bit RGB", "16-bit gray"],
 )
 def test_a_transparent_color_of_another_depth_is_seen(folder, spoil, content):
     """PIL scales such pixels, but not the color."""
