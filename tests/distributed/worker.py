@@ -10,6 +10,7 @@ import numpy as np
 from absl import app
 
 from ard_jax import main
+from ard_jax.cli import command_line
 
 
 def mark(text):
@@ -87,8 +88,8 @@ def watch():
         return wrapped
 
     def place(mesh, local):
-        # AutoAttack's; Square's later queries come with what the earlier ones left.
-        if "index" in local and "margin" not in local:
+        # AutoAttack's; Square's later queries come with what the earlier ones left. "image" is the evaluator's.
+        if "index" in local and not {"margin", "image"} & set(local):
             attacked.append(local["index"][local["index"] >= 0])
 
     evaluator.batching.eval_batches = batches_of(evaluator.batching.eval_batches)
@@ -113,4 +114,4 @@ def run(argv):
 
 if __name__ == "__main__":
     sys.argv[0] = "ard_jax.main"
-    app.run(run)
+    app.run(run, flags_parser=command_line.parse)
