@@ -88,7 +88,8 @@ def watch():
         return wrapped
 
     def place(mesh, local):
-        # AutoAttack's; Square's later queries come with what the earlier ones left. "image" is the evaluator's.
+        # AutoAttack's; Square's later queries come with what the earlier ones left, and an
+        # evaluator's batches have "image".
         if "index" in local and not {"margin", "image"} & set(local):
             attacked.append(local["index"][local["index"] >= 0])
 
