@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import attacks as attacks_lib
-from ard_jax.attacks.auto_attack import diagnostics as checks_of_networks
+from ard_jax.attacks.auto_attack import diagnostics as network_checks
 from ard_jax.config.build import split_names
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.data.base import ArrayDataset
@@ -57,9 +57,9 @@ def evaluate(
         each class.
     """
     attacks = (attacks,) if isinstance(attacks, str) else attacks
-    if not attacks:
-        raise ValueError("attacks is empty; name at least one, such as 'pgd_sat'")
     names, suites = list(attacks), []
+    if not names:
+        raise ValueError("attacks is empty; name at least one, such as 'pgd_sat'")
     if not isinstance(attacks, Mapping):
         plain, suites = split_names(names)
         attacks = {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}
@@ -93,20 +93,17 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     images = np.asarray(dataset.images[:count], np.float32) / np.float32(255)
     logits = evaluator.engine.logits((), images, key)
     finite = np.isfinite(logits).all(1)  # the others are told already
-    images, logits, labels = (
-        images[finite],
-        logits[finite],
-        np.asarray(dataset.labels[:count])[finite],
-    )
+    images, logits = images[finite], logits[finite]
+    labels = np.asarray(dataset.labels[:count])[finite]
     if not len(images):
         return []
-    found = checks_of_networks.output_warnings(logits, ())
+    found = network_checks.output_warnings(logits, ())
     again = evaluator.engine.logits((), images, key)
-    found += checks_of_networks.random_warnings([logits, again])
+    found += network_checks.random_warnings([logits, again])
     right = np.flatnonzero(logits.argmax(1) == labels)
     if len(right):
         gradients = evaluator.engine.largest_gradients((), images[right], labels[right], key)
-        found += checks_of_networks.gradient_warnings(gradients)
+        found += network_checks.gradient_warnings(gradients)
     return [f"predict: {text}" for text in found]
 
 

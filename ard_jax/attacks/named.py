@@ -31,7 +31,7 @@ def _run(
     options: dict[str, Any],
 ) -> Any:
     arguments = {k: options.pop(k) for k in _RUN if k in options}
-    images = checks.pixels(images, options.get("clip_min", 0.0), options.get("clip_max", 1.0))
+    images = checks.float_images(images)
     if "state" not in arguments:
         predict = fast_on_cpu(predict, images)
     if "start" in options and not isinstance(options["start"], str):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,21 +59,21 @@ class PgdAttack(Attack):
     loss: str = "cross_entropy"
     start: str = "none"
     restarts: int = 1
-    norm: str = "linf"
-    order: str = "ball_then_range"
-    confidence: float = 50.0
+    norm: str = ThreatModel.norm
+    order: str = ThreatModel.order
+    confidence: float = cast(float, objectives.Loss.confidence)
     sigma: float = 0.001
     clip_start: bool = True
-    clip_min: float = 0.0
-    clip_max: float = 1.0
+    clip_min: float = ThreatModel.clip_min
+    clip_max: float = ThreatModel.clip_max
     alpha_schedule: str = "const"
     channel_mask_rho: float = 0.0
-    lambda_schedule: str = "paper"
-    lambda_value: float = 0.25
-    dice: str = "batch"
-    dice_form: str = "stable"
-    dice_groups: int = 1
-    smoothing: float = 1e-5
+    lambda_schedule: str = objectives.Loss.lambda_schedule
+    lambda_value: float = objectives.Loss.lambda_value
+    dice: str = objectives.Loss.dice
+    dice_form: str = objectives.Loss.dice_form
+    dice_groups: int = objectives.Loss.dice_groups
+    smoothing: float = objectives.Loss.smoothing
 
     def __post_init__(self):
         """Checks every field."""

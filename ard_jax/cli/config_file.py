@@ -100,6 +100,7 @@ def _module(path: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module  # dataclasses look for the module of their class
     kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # beside foreign files
     try:
         loader.exec_module(module)

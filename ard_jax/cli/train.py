@@ -50,8 +50,8 @@ def run(experiment: Experiment) -> Path:
     mesh = build.make_mesh(experiment, splits)
     settings = build.training_settings(experiment)
     run_lib.step_config(settings, splits)
-    evaluated = build.evaluation_settings(experiment)
-    autoattack.check_defined(evaluated.suites, splits.test.num_classes)
+    _, suites = build.split_names(experiment.eval.attacks)
+    autoattack.check_defined(suites, splits.test.num_classes)
     teachers.check_checkpoints(wanted, splits)
     student = _student(experiment, splits, mesh)
     with locks.hold(workdir):
@@ -240,9 +240,7 @@ def evaluate_checkpoint(
     Raises:
       ValueError: a checkpoint does not fit the data, or the folder cannot be written.
     """
-    settings = build.evaluation_settings(
-        experiment, attack_names
-    )  # names are checked before all else
+    settings = build.evaluation_settings(experiment, attack_names)
     _check_evaluation_folder(Path(manager.find(path)).parent.parent / "evaluations", out)
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])

@@ -5,7 +5,7 @@ than outside of it. So a function from images to logits is traced, and each conv
 `canonical_conv` has a form for is replaced, in any layout and inside of nested jits, loops and remats.
 """
 
-import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -23,8 +23,8 @@ _OURS = "cpu_conv.py"
 def fast_on_cpu(function: Callable, *examples: Any) -> Callable:
     """Returns the function with our convolutions; it itself on other backends, or with nothing to replace.
 
-    Convolutions that keep XLA's form (dilated, grouped but not depthwise, of other dimensions, inside of a
-    custom derivative) are logged.
+    Warns of convolutions that keep XLA's form: dilated, grouped but not depthwise, of other dimensions, or
+    inside of a custom derivative.
 
     Args:
       function: pure; of arrays or pytrees of them.
@@ -32,12 +32,25 @@ def fast_on_cpu(function: Callable, *examples: Any) -> Callable:
     """
     if jax.default_backend() != "cpu":
         return function
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), examples)
-    found = _Found()
-    found.look(jax.make_jaxpr(function)(*shapes).jaxpr)
+    traced, found = _Traced(function, examples), _Found()
+    found.look(traced.closed.jaxpr)
     if found.left:
-        logging.info("convolutions that keep XLA's form: %s", ", ".join(sorted(found.left)))
-    return _rewritten(function) if found.replaceable else function
+        kinds = ", ".join(sorted(found.left))
+        warnings.warn(f"convolutions that stay slow in an attack's loop: {kinds}", stacklevel=2)
+    return _rewritten(function, traced) if found.replaceable else function
+
+
+class _Traced:
+    """A function's jaxpr for arguments of these shapes."""
+
+    def __init__(self, function: Callable, arguments: Any):
+        self.shapes = _shapes(arguments)
+        self.closed, shape = jax.make_jaxpr(function, return_shape=True)(*self.shapes)
+        self.structure = jax.tree.structure(shape)
+
+
+def _shapes(arguments: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), arguments)
 
 
 class _Found:
@@ -99,11 +112,12 @@ def _obstacle(eqn: core.JaxprEqn) -> str:
     return ""
 
 
-def _rewritten(function: Callable) -> Callable:
+def _rewritten(function: Callable, first: _Traced) -> Callable:
     def run(*arguments: Any) -> Any:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        flat = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
-        return jax.tree.unflatten(jax.tree.structure(shape), flat)
+        again = first.shapes == _shapes(arguments)
+        traced = first if again else _Traced(function, arguments)
+        flat = _evaluate(traced.closed.jaxpr, traced.closed.consts, jax.tree.leaves(arguments))
+        return jax.tree.unflatten(traced.structure, flat)
 
     return run
 

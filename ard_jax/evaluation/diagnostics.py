@@ -23,8 +23,8 @@ def warnings(
       net: its record.
       attacks: name -> attack made on it, AutoAttack and its like left out.
     """
-    undefined = {n: int((p == NOT_FINITE).sum()) for n, p in results.predicted.items()}
-    broken = [f"{n} of {len(results.labels)} under {name}" for name, n in undefined.items() if n]
+    undefined = {name: classes == NOT_FINITE for name, classes in results.predicted.items()}
+    broken = [f"{b.sum()} of {len(b)} under {name}" for name, b in undefined.items() if b.any()]
     # A targeted attack may well push wrong examples onto the right class.
     names = [name for name, spec in attacks.items() if not spec.targeted]
     found = [

@@ -86,7 +86,7 @@ def one_of_equals(
     """Keeps one network where a file has the same one under several prefixes (model.*, attacker.model.*).
 
     Returns:
-      (tensors, "copies: PREFIX" of those that were left out).
+      (tensors, one text for each copy that is left out).
 
     Raises:
       FileError: networks of one architecture and different values; --key chooses.

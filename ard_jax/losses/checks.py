@@ -92,11 +92,11 @@ def check_targets(targets: Any, labels: Any) -> None:
             )
 
 
-def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
-    """Returns images as an array of floats, checked.
+def float_images(images: Any) -> Any:
+    """Returns images as an array of floats [B,...]; their values are not looked at.
 
     Raises:
-      ValueError: empty, not floating point, NaN, or outside the pixel range.
+      ValueError: empty, not floating point, or without a batch axis.
     """
     images = array(images, "images")
     if images.dtype not in (np.float32, np.float64):
@@ -108,6 +108,16 @@ def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
         raise ValueError(f"images have shape {images.shape}; add a batch axis: [B,H,W,C]")
     if images.size == 0:
         raise ValueError(f"images have shape {images.shape}: there is nothing in them")
+    return images
+
+
+def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
+    """Returns `float_images`, with values in the pixel range where they can be read.
+
+    Raises:
+      ValueError: as `float_images`; NaN or infinite values, or values outside of the range.
+    """
+    images = float_images(images)
     if not is_concrete(images):
         return images
     found = np.asarray(images)

@@ -1,23 +1,11 @@
 """Checkpoints that were changed after they were saved: in our words, with the file, before any compute."""
 
 import json
-import zipfile
-from pathlib import Path
 
 import pytest
 
 from ard_jax.checkpoints import manager, networks
 from ard_jax.cli import export, train
-
-SAVED = Path(__file__).parent / "run_0_1_0.zip"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    root = tmp_path_factory.mktemp("saved")
-    with zipfile.ZipFile(SAVED) as archive:
-        archive.extractall(root)
-    return root
 
 
 def net(**values):
@@ -42,9 +30,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_the_change_is_named(saved, case, capfd):
+def test_the_change_is_named(root, case, capfd):
     change, message = CHANGES[case]
-    step = manager.find(saved / "run" / "best")
+    step = manager.find(root / "run" / "best")
     file = step / "meta" / "metadata"
     original = file.read_text()
     try:
@@ -59,8 +47,8 @@ def test_the_change_is_named(saved, case, capfd):
         file.write_text(original)
 
 
-def test_a_run_without_its_experiment_is_no_imported_network(saved):
-    step = manager.find(saved / "run" / "best")
+def test_a_run_without_its_experiment_is_no_imported_network(root):
+    step = manager.find(root / "run" / "best")
     file = step / "meta" / "metadata"
     original = file.read_text()
     try:

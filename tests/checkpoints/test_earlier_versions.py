@@ -5,8 +5,6 @@ imported, and the logits that 0.1.0 gave on four images (expected.npz).
 """
 
 import json
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,16 +14,6 @@ from ard_jax.checkpoints import networks
 from ard_jax.cli import export, train
 from ard_jax.config import build, parse
 from ard_jax.training import teachers
-
-FILE = Path(__file__).with_name("run_0_1_0.zip")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("earlier")
-    with zipfile.ZipFile(FILE) as archive:
-        archive.extractall(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

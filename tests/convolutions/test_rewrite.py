@@ -126,12 +126,13 @@ def test_parameters_that_are_traced_outside():
 )
 def test_what_has_no_form_of_ours_stays(options):
     w = kernel("HWIO", 4 // options.get("feature_group_count", 1))
-    check(
-        lambda x: lax.conv_general_dilated(
-            convolve(x), w, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC, **options
-        ),
-        left=1,
-    )
+    with pytest.warns(UserWarning, match="stay slow in an attack's loop: (dilated|grouped)"):
+        check(
+            lambda x: lax.conv_general_dilated(
+                convolve(x), w, (1, 1), ((1, 1), (1, 1)), dimension_numbers=NHWC, **options
+            ),
+            left=1,
+        )
 
 
 def test_a_derivative_of_ones_own_stays():
@@ -140,7 +141,8 @@ def test_a_derivative_of_ones_own_stays():
         return convolve(x)
 
     mine.defvjp(lambda x: (convolve(x), None), lambda _, g: (2 * g,))
-    fast = fast_on_cpu(mine, X)
+    with pytest.warns(UserWarning, match="of a custom derivative"):
+        fast = fast_on_cpu(mine, X)
     np.testing.assert_array_equal(jax.grad(lambda x: fast(x).sum())(X), jnp.full_like(X, 2))
 
 
@@ -174,7 +176,7 @@ def test_equinox():
 
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "fab"])
 def test_attacks_rewrite_what_they_are_given(attack):
-    """As many convolutions as with ours; a stock one's gradient would be one more."""
+    """Our input gradient has a barrier around its kernel, a stock one none."""
     w = kernel("HWIO", 3, 5)
     images, labels = jax.random.uniform(KEY, (2, 8, 8, 3)), jnp.array([0, 1])
 
@@ -185,7 +187,6 @@ def test_attacks_rewrite_what_they_are_given(attack):
         def run(x):
             return getattr(attacks, attack)(predict, x, labels, KEY, eps=0.03, steps=2)
 
-        text = str(jax.make_jaxpr(run)(images))
-        return text.count("conv_general_dilated["), text.count("lhs_spec=(3, 0, 1, 2)")
+        return str(jax.make_jaxpr(run)(images)).count("optimization_barrier")
 
-    assert number(lax.conv_general_dilated) == number(canonical_conv)
+    assert number(lax.conv_general_dilated) == number(canonical_conv) > 0
