@@ -3,12 +3,14 @@
 Kept short: flags and dispatch only, everything else can be imported and tested.
 """
 
+import logging
 import sys
 import traceback
 from typing import Any
 
-from absl import app, logging
+from absl import app
 from absl import flags as absl_flags
+from absl import logging as absl_logging
 
 from ard_jax.cli import command_line, flags, modes
 
@@ -20,7 +22,9 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"ERROR: unexpected arguments {argv[1:]}; flags start with --", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises, from several threads
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    # By that logger Orbax logs what it then raises, from several threads; ours say what users must know.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     import jax
 

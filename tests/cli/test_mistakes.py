@@ -6,10 +6,12 @@ import sys
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags as absl_flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ard_jax.cli import command_line, config_file, values
 from ard_jax.config import comparison, parse
@@ -250,3 +252,25 @@ def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_pat
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("ERROR: ") and message in done.stderr
     assert "Traceback" not in done.stderr and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.multiprocess
+def test_files_that_are_not_read_are_told(tmp_path):
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    for split in ("train", "test"):
+        for name in "ab":
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            image.save(folder / "1.png")
+    (tmp_path / "data" / "train" / "a" / "notes.txt").touch()
+    data = [
+        "--config.data.name=folder",
+        f"--config.data.dir={tmp_path}/data",
+        "--config.data.holdout=0",
+    ]
+    run = [f"--config.workdir={tmp_path}/run", "--config.select_on=test", "--config.data.pad=7"]
+    done = main("--config=configs/digits.py:natural", *data, *run)
+    assert "passed over 1 .txt" in done.stderr
+    assert (
+        done.returncode == 2 and not (tmp_path / "run").exists()
+    )  # a batch is larger than the data
