@@ -7,7 +7,6 @@ from typing import Any
 
 import ml_collections
 
-from ard_jax.attacks import PgdAttack
 from ard_jax.config import schema
 
 Config = Any  # an ml_collections.ConfigDict, whose attributes are typed as one large union
@@ -38,11 +37,16 @@ def attack(name: str, **values: Any) -> Config:
 
 def dpgd_options() -> Config:
     """DPGD's own options (`ard_jax.attacks.dpgd`), with its defaults."""
-    names = (
-        "lambda_schedule", "lambda_value", "dice", "dice_form", "dice_groups", "smoothing",
-        "alpha_schedule", "channel_mask_rho",
-    )  # fmt: skip
-    return config_dict(**{name: getattr(PgdAttack, name) for name in names})
+    return config_dict(
+        lambda_schedule="paper",
+        lambda_value=0.25,
+        dice="batch",
+        dice_form="stable",
+        dice_groups=1,
+        smoothing=1e-5,
+        alpha_schedule="const",
+        channel_mask_rho=0.0,
+    )
 
 
 def net(model: str, **kwargs: Any) -> Config:
