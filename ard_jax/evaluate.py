@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import attacks as attacks_lib
+from ard_jax.attacks import threat_model
+from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.auto_attack import diagnostics as network_checks
+from ard_jax.attacks.checked_predict import changing_constants, traced_shape
 from ard_jax.config.build import split_names
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.data.base import ArrayDataset
@@ -18,6 +21,7 @@ from ard_jax.evaluation.accuracies import summarize
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.losses import checks
 
+_DARK = 32  # a brightest pixel below it is rather one of another scale
 _MEASURED = (
     "clean", "clean_ci95", "per_class_clean", "worst_class_clean", "attacks", "worst_case", "autoattack",
 )  # fmt: skip
@@ -56,13 +60,10 @@ def evaluate(
       ValueError: unknown attack, impossible radius, data that cannot be used, or outputs that are not one for
         each class.
     """
-    attacks = (attacks,) if isinstance(attacks, str) else attacks
-    names, suites = list(attacks), []
-    if not names:
-        raise ValueError("attacks is empty; name at least one, such as 'pgd_sat'")
-    if not isinstance(attacks, Mapping):
-        plain, suites = split_names(names)
-        attacks = {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}
+    attacks, suites = _chosen(attacks, eps, norm)
+    names = [*attacks, *suites]
+    checks.count(batch_size, "batch_size", 1)
+    checks.count(seed, "seed", 0)
     evaluator = Evaluator(
         "predict",
         lambda _, x: fast_on_cpu(predict, x)(x),
@@ -70,8 +71,10 @@ def evaluate(
         seed=seed,
         unroll=unroll,
     )
-    if not isinstance(dataset, ArrayDataset):
-        dataset = _as_dataset(dataset, evaluator)
+    if isinstance(dataset, ArrayDataset):
+        traced_shape(predict, jax.ShapeDtypeStruct((1, *dataset.images.shape[1:]), np.float32))
+    else:
+        dataset = _as_dataset(predict, dataset)
     autoattack.check_defined(suites, dataset.num_classes)
     results, records = evaluator.run((), dataset, attacks), {}
     for name in suites:
@@ -81,6 +84,12 @@ def evaluate(
     summary = summarize(results, dataset.num_classes, names, autoattack=records)
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
     told += [] if suites else _network_warnings(evaluator, dataset)  # suites have given them
+    first = np.asarray(dataset.images[:1], np.float32) / np.float32(255)
+    told += changing_constants(predict, first)
+    if (brightest := np.max(dataset.images)) < _DARK:
+        told.append(
+            f"the brightest pixel is {brightest} of 255; are the images scaled to 0 ... 255?"
+        )
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}
@@ -100,6 +109,9 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     found = network_checks.output_warnings(logits, ())
     again = evaluator.engine.logits((), images, key)
     found += network_checks.random_warnings([logits, again])
+    if not found and finite[0]:
+        alone = evaluator.engine.logits((), np.repeat(images[:1], count, 0), key)
+        found += network_checks.batch_warnings(logits[:1], alone[:1])
     right = np.flatnonzero(logits.argmax(1) == labels)
     if len(right):
         gradients = evaluator.engine.largest_gradients((), images[right], labels[right], key)
@@ -107,9 +119,38 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     return [f"predict: {text}" for text in found]
 
 
-def _as_dataset(pair: Any, evaluator: Evaluator) -> ArrayDataset:
+def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], list[str]]:
+    """The attacks by name, and the names of suites."""
+    if isinstance(attacks, Attack):
+        attacks = {attacks.name: attacks}
+    attacks = (attacks,) if isinstance(attacks, str) else attacks
+    if not isinstance(attacks, Iterable):
+        raise ValueError(
+            f"attacks={attacks!r}: give names such as 'pgd_sat', or attacks of attacks.make(...)"
+        )
+    if not (names := list(attacks)):
+        raise ValueError("attacks is empty; name at least one, such as 'pgd_sat'")
+    if not isinstance(attacks, Mapping):
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"attacks has {type(names[0]).__name__} values; give names, or name -> attack. The call is "
+                "evaluate(predict, (images, labels), attacks)"
+            )
+        plain, suites = split_names(names)
+        return {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}, suites
+    for name, one in attacks.items():
+        if not isinstance(one, Attack):
+            raise ValueError(
+                f"attacks[{name!r}] is {type(one).__name__}; give an attack of attacks.make(...), or a "
+                "subclass of attacks.Attack"
+            )
+    return dict(attacks), []
+
+
+def _as_dataset(predict: Any, pair: Any) -> ArrayDataset:
     """The images and labels of a pair, with a class for each output of the network."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not is_pair or any(isinstance(half, tuple) for half in pair):
         raise ValueError(
             f"dataset is {type(pair).__name__}; give a split of data.load(...), or (images, labels)"
         )
@@ -126,6 +167,9 @@ def _as_dataset(pair: Any, evaluator: Evaluator) -> ArrayDataset:
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; give [N,H,W,C]")
     labels = np.asarray(checks.integer_labels(pair[1], len(images)), np.int32)
-    classes = evaluator.engine.check_shape((), images.shape[1:])
+    example = jax.ShapeDtypeStruct((len(images), *images.shape[1:]), np.float32)
+    logits = traced_shape(predict, example)
+    threat_model.check_logits(logits, example)
+    classes = logits.shape[1]
     checks.labels_in_range(labels, classes)
     return ArrayDataset(images, labels, tuple(map(str, range(classes))), "the data", "test")

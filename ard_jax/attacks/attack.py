@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 
 import jax
 
+from ard_jax.attacks import threat_model
+from ard_jax.attacks.checked_predict import checked
+
 Predict = Callable[..., Any]  # images -> logits, or (images, state) -> (logits, state)
 _Record = TypeVar("_Record")
 
@@ -84,6 +87,16 @@ class Attack(abc.ABC):
           ValueError: the attack is not tileable, and so has none.
         """
         raise ValueError(f"attack {self.name!r} has no start of its own; only tileable attacks do")
+
+    def __call__(
+        self, predict: Predict, images: Any, labels: Any = None, key: Any = None, **rest: Any
+    ):
+        """Runs the attack on a user's function: `run` behind the checks of `checked_predict`."""
+        low, high = getattr(self, "clip_min", 0.0), getattr(self, "clip_max", 1.0)
+        images, labels, key = threat_model.check_batch(images, labels, key, low, high)
+        if rest.get("state") is None:
+            predict = checked(predict, images)
+        return self.run(predict, images, labels, key, **rest)
 
     @abc.abstractmethod
     def run(

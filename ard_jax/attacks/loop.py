@@ -11,6 +11,7 @@ import numpy as np
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import create
 from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.losses import checks
 
 ALPHA_SCHEDULES = ("const", "linear", "cosine", "apgd")
 _MOST_UNROLLED = 20
@@ -160,10 +161,10 @@ def ascend(  # noqa: D417 (the other arguments are those of `pgd_loop`)
 
 def check_steps(step_size: Any, steps: int, alpha_schedule: str, channel_mask_rho: float) -> None:
     """Raises ValueError for a bad value; a traced step_size passes."""
-    threat_model.check_count("steps", steps, 0)
-    threat_model.check_number("step_size", step_size)
-    threat_model.check_choice("alpha_schedule", alpha_schedule, ALPHA_SCHEDULES)
-    threat_model.check_number("channel_mask_rho", channel_mask_rho, 0.0, 1.0)
+    checks.count(steps, "steps", 0)
+    checks.number(step_size, "step_size")
+    checks.choice(alpha_schedule, "alpha_schedule", ALPHA_SCHEDULES)
+    checks.number(channel_mask_rho, "channel_mask_rho", 0.0, 1.0)
 
 
 def pgd_loop(

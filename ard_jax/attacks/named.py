@@ -14,7 +14,6 @@ import jax
 from ard_jax.attacks.attack import Predict
 from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.attacks.registry import make
-from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks
 
 # Arguments of `PgdAttack.run`; every other option is a field of the record.
@@ -31,15 +30,13 @@ def _run(
     options: dict[str, Any],
 ) -> Any:
     arguments = {k: options.pop(k) for k in _RUN if k in options}
-    images = checks.float_images(images)
-    if "state" not in arguments:
-        predict = fast_on_cpu(predict, images)
     if "start" in options and not isinstance(options["start"], str):
         arguments["start"] = options.pop("start")
     if isinstance(eps, jax.Array):  # traced, or to be: the record holds Python numbers
         attack = cast(PgdAttack, make(name, **options))
-        return attack.run(predict, images, labels, key, eps=eps, **arguments)
-    return make(name, eps=eps, **options).run(predict, images, labels, key, **arguments)
+        checks.number(eps, "eps")
+        return attack(predict, images, labels, key, eps=eps, **arguments)
+    return make(name, eps=eps, **options)(predict, images, labels, key, **arguments)
 
 
 def _function(attack: str, name: str, doc: str, eps: float = 8 / 255) -> Callable[..., Any]:

@@ -49,14 +49,14 @@ class Loss:
 
     def __post_init__(self):
         """Checks every field."""
-        threat_model.check_choice("attack loss", self.loss, LOSSES)
-        threat_model.check_number("confidence", self.confidence)
-        threat_model.check_choice("lambda_schedule", self.lambda_schedule, LAMBDA_SCHEDULES)
-        threat_model.check_number("lambda_value", self.lambda_value, -1.0, 1.0)
-        threat_model.check_choice("dice", self.dice, losses.DICE_KINDS)
-        threat_model.check_choice("dice_form", self.dice_form, losses.DICE_FORMS)
-        threat_model.check_count("dice_groups", self.dice_groups, 1)
-        threat_model.check_number("smoothing", self.smoothing)
+        checks.choice(self.loss, "attack loss", LOSSES)
+        checks.number(self.confidence, "confidence")
+        checks.choice(self.lambda_schedule, "lambda_schedule", LAMBDA_SCHEDULES)
+        checks.number(self.lambda_value, "lambda_value", -1.0, 1.0)
+        checks.choice(self.dice, "dice", losses.DICE_KINDS)
+        checks.choice(self.dice_form, "dice_form", losses.DICE_FORMS)
+        checks.count(self.dice_groups, "dice_groups", 1)
+        checks.number(self.smoothing, "smoothing")
         of_dice = dataclasses.fields(self)[2:]
         changed = [f.name for f in of_dice if getattr(self, f.name) != f.default]
         if changed and self.loss != "dice":
@@ -113,7 +113,7 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
     Raises:
       ValueError: unknown schedule.
     """
-    threat_model.check_choice("lambda_schedule", schedule, LAMBDA_SCHEDULES)
+    checks.choice(schedule, "lambda_schedule", LAMBDA_SCHEDULES)
     i = np.arange(steps)
     if schedule == "const":
         return np.full(steps, value, np.float32)

@@ -11,6 +11,7 @@ from ard_jax import rng
 from ard_jax.attacks import loop, objectives, threat_model
 from ard_jax.attacks.attack import Attack, Predict, create, part_of
 from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.losses import checks
 
 
 def _keep_worst(predict: Predict, objective: Callable, candidates: jax.Array, labels: jax.Array):
@@ -83,12 +84,13 @@ class PgdAttack(Attack):
                     raise ValueError(
                         f"{name} is a JAX array; give a Python number, or pass it to run()"
                     )
-            part_of(self, ThreatModel)
+            threat = part_of(self, ThreatModel)
+            threat.check_length(self.step_size, "step_size")
+            threat.check_length(self.sigma, "sigma")
             part_of(self, objectives.Loss)
             loop.check_steps(self.step_size, self.steps, self.alpha_schedule, self.channel_mask_rho)
-            threat_model.check_count("restarts", self.restarts, 1)
-            threat_model.check_choice("start", self.start, threat_model.STARTS)
-            threat_model.check_number("sigma", self.sigma)
+            checks.count(self.restarts, "restarts", 1)
+            checks.choice(self.start, "start", threat_model.STARTS)
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
 
@@ -188,6 +190,7 @@ class PgdAttack(Attack):
             images, labels, key, self.clip_min, self.clip_max
         )
         threat = part_of(self, ThreatModel, eps=eps)
+        threat.check_length(step_size, "step_size")
         self._check_combination(labels, state)
         given = create(objectives.References, self.name, references)
         objective = objectives.make_objective(

@@ -7,12 +7,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack, create
 from ard_jax.attacks.auto_attack.apgd import ApgdAttack
 from ard_jax.attacks.auto_attack.attack import AutoAttack
 from ard_jax.attacks.auto_attack.versions import SUITES
 from ard_jax.attacks.projected_gradient import PgdAttack
+from ard_jax.losses import checks
 
 
 def _create(
@@ -22,7 +22,7 @@ def _create(
 
     `step_per_eps` of a line is the step size as a part of eps.
     """
-    threat_model.check_number("eps", eps)
+    checks.number(eps, "eps")
     if norm == "l2":
         values["label"] = f"{values['label'].replace('_inf', '')} (L2)"
     if ratio := values.pop("step_per_eps", None):
@@ -112,6 +112,5 @@ def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) 
     Raises:
       ValueError: unknown name or field, or a bad value.
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"unknown attack {name!r}; choose one of {', '.join(sorted(_REGISTRY))}")
+    checks.choice(name, "attack", sorted(_REGISTRY))
     return _REGISTRY[name](name, eps, norm, overrides)

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ard_jax import rng
 from ard_jax.losses import checks
@@ -48,13 +47,20 @@ class ThreatModel:
 
     def __post_init__(self):
         """Checks every field; a traced eps passes."""
-        check_choice("norm", self.norm, NORMS)
-        check_choice("order", self.order, ORDERS)
+        checks.choice(self.norm, "norm", NORMS)
+        checks.choice(self.order, "order", ORDERS)
         low, high = self.clip_min, self.clip_max
+        checks.number(low, "clip_min", -math.inf)
+        checks.number(high, "clip_max", -math.inf)
         if not low < high:
             raise ValueError(f"clip_min={low}, clip_max={high}: the range is empty")
-        fix = "; eps is in pixel units of the image, so write 8/255 for 8 grey levels of [0,1]"
-        check_number("eps", self.eps, 0.0, high - low if self.norm == "linf" else math.inf, fix)
+        self.check_length(self.eps, "eps")
+
+    def check_length(self, value: Any, name: str) -> None:
+        """Raises ValueError unless a readable radius or step size is one of this range of pixels."""
+        fix = f"; {name} is in pixel units of the image, so write 8/255 for 8 grey levels of [0,1]"
+        longest = self.clip_max - self.clip_min if self.norm == "linf" else math.inf
+        checks.number(value, name, 0.0, longest, fix)
 
     def astype(self, dtype: Any) -> Self:
         """Returns the same with eps as an array of this type."""
@@ -152,7 +158,7 @@ def random_start(
     Raises:
       ValueError: unknown kind, or no key for a random one.
     """
-    check_choice("start", kind, STARTS)
+    checks.choice(kind, "start", STARTS)
     if kind == "none":
         return images
     if key is None:
@@ -178,35 +184,6 @@ def random_start(
         noise = ascent_direction(direction, "l2") * per_image(length, images)
     start = images + noise
     return start if clip is None else jnp.clip(start, *clip)
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises ValueError, with the choices, unless `value` is one of them."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
-
-
-def check_number(
-    name: str, value: Any, lowest: float = 0.0, highest: float = math.inf, fix: str = ""
-) -> None:
-    """Raises ValueError when a Python or NumPy number is outside [lowest, highest] or not finite.
-
-    JAX arrays and tracers pass: reading them would block, or is impossible.
-    """
-    if isinstance(value, jax.Array):
-        if value.ndim:
-            raise ValueError(f"{name} has shape {value.shape}: must be one number{fix}")
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number | np.ndarray):
-        raise ValueError(f"{name}={value!r}: must be a number{fix}")
-    if np.size(value) != 1 or not lowest <= float(value) <= highest or not math.isfinite(value):
-        raise ValueError(f"{name}={value}: must be a finite number in [{lowest}, {highest}]{fix}")
-
-
-def check_count(name: str, value: Any, lowest: int) -> None:
-    """Raises ValueError unless `value` is a Python int >= lowest (loops have static length)."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
 
 
 def check_logits(logits: jax.Array, images: jax.Array, *labels: jax.Array) -> None:
@@ -239,6 +216,11 @@ def check_batch(
         be read, outside of jit.
     """
     images = checks.pixels(images, lowest, highest)
+    if highest > 2 and checks.is_concrete(images) and checks.extremes(images)[1] <= 1:
+        raise ValueError(
+            f"images are within [0, 1], but clip_max={highest:g}; give the range of the images, in "
+            "whose unit eps is too"
+        )
     if labelled and labels is None:
         raise ValueError("labels are None; give class numbers [B]")
     labels = None if labels is None else checks.integer_labels(labels, images.shape[0])

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import attacks, data, methods, optim
-from ard_jax.attacks import threat_model
 from ard_jax.config import parse
 from ard_jax.config.schema import (
     CONTENT,
@@ -27,6 +26,7 @@ from ard_jax.config.schema import (
 )
 from ard_jax.data import Splits
 from ard_jax.data.base import ArrayDataset
+from ard_jax.losses import checks
 from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
 
@@ -103,7 +103,7 @@ def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """
     names = list(names)
     for name in names:
-        threat_model.check_choice("attack", name, [*attacks.names(), *attacks.SUITES])
+        checks.choice(name, "attack", [*attacks.names(), *attacks.SUITES])
     return [n for n in names if n not in attacks.SUITES], [n for n in names if n in attacks.SUITES]
 
 

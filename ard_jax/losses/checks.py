@@ -23,6 +23,12 @@ def is_concrete(value: Any) -> bool:
     return isinstance(value, np.ndarray | np.generic)
 
 
+def extremes(value: Any) -> tuple[float, float]:
+    """Returns the least and the largest number of a concrete array that is not empty."""
+    found = np.asarray(value)  # not by jnp, which would trace it inside of jit
+    return float(found.min()), float(found.max())
+
+
 def array(value: Any, name: str) -> Any:
     """Returns an array; lists and tuples of numbers become one.
 
@@ -71,8 +77,7 @@ def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
 def labels_in_range(labels: Any, num_classes: int, name: str = "labels") -> None:
     """Raises ValueError when a readable label is not one of 0 ... num_classes - 1."""
     if is_concrete(labels) and labels.size:
-        found = np.asarray(labels)  # not by jnp, which would trace it inside of jit
-        low, high = int(found.min()), int(found.max())
+        low, high = map(int, extremes(labels))
         if low < 0 or high >= num_classes:
             hint = "; do they count from 1?" if low == 1 and high == num_classes else ""
             raise ValueError(
@@ -120,8 +125,7 @@ def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
     images = float_images(images)
     if not is_concrete(images):
         return images
-    found = np.asarray(images)
-    low, high = float(found.min()), float(found.max())
+    low, high = extremes(images)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images hold NaN or infinite values")
     if low < lowest - _ROUNDING or high > highest + _ROUNDING:
@@ -216,11 +220,78 @@ def per_example(values: Any, weights: Any, name: str) -> jax.Array:
     return jnp.asarray(weights)
 
 
+def shares(values: Any, weights: Any, name: str, highest: float = 1.0) -> jax.Array:
+    """Returns weights or a mask as floats [B].
+
+    Raises:
+      ValueError: another shape, or readable ones outside [0, highest].
+    """
+    weights = per_example(values, weights, name)
+    if is_concrete(weights) and weights.size:
+        for one in extremes(weights):
+            number(one, f"{name} of a row", 0.0, highest)
+    return weights.astype(jnp.float32)
+
+
+def rows(values: Any, name: str) -> jax.Array:
+    """Returns one value for each example as an array [B].
+
+    Raises:
+      ValueError: another shape.
+    """
+    values = array(values, name)
+    if values.ndim != 1:
+        raise ValueError(f"{name} has shape {values.shape}; it must be [batch]")
+    return jnp.asarray(values)
+
+
+def number(
+    value: Any, name: str, lowest: float = 0.0, highest: float = math.inf, fix: str = ""
+) -> None:
+    """Raises ValueError unless a value that can be read is a finite number in [lowest, highest]."""
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim:
+        raise ValueError(f"{name} has shape {value.shape}: must be one number{fix}")
+    if isinstance(value, jax.Array) and not is_concrete(value):
+        return
+    if isinstance(value, bool) or not isinstance(
+        value, int | float | np.number | np.ndarray | jax.Array
+    ):
+        raise ValueError(f"{name}={value!r}: must be a number{fix}")
+    if not lowest <= float(value) <= highest or not math.isfinite(value):
+        bounds = f" in [{lowest:g}, {highest:g}]" if highest < math.inf else f" >= {lowest:g}"
+        bounds = "" if lowest == -math.inf else bounds
+        raise ValueError(f"{name}={value}: must be a finite number{bounds}{fix}")
+
+
 def positive(value: Any, name: str) -> None:
-    """Raises ValueError when a readable number is not positive and finite."""
-    if isinstance(value, int | float) or (is_concrete(value) and value.ndim == 0):
-        if not (float(value) > 0 and math.isfinite(value)):
-            raise ValueError(f"{name}={value}: must be positive and finite")
+    """Raises ValueError unless a value that can be read is a finite number above 0."""
+    number(value, name)
+    if is_concrete(value) or isinstance(value, int | float):
+        if float(value) == 0:
+            raise ValueError(f"{name}={value}: must be above 0")
+
+
+def temperature(value: Any, name: str, batch: int) -> None:
+    """Raises ValueError unless a temperature is positive and finite; an array [B,1] has one for each row."""
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim:
+        if value.shape != (batch, 1):
+            raise ValueError(f"{name} has shape {value.shape}: give one number, or [{batch},1]")
+        if is_concrete(value):
+            for one in extremes(value):
+                positive(one, f"{name} of a row")
+    else:
+        positive(value, name)
+
+
+def count(value: Any, name: str, lowest: int) -> int:
+    """Returns an integer, static as loops have it.
+
+    Raises:
+      ValueError: it is none, or less than `lowest`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
+    return int(value)
 
 
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:

@@ -59,16 +59,17 @@ def dice_loss(
       [B] float32, 0 where the mask is 0; an empty set has value 0 and gradient 0.
 
     Raises:
-      ValueError: shapes do not fit, unknown kind or form, or B is not divisible by groups.
+      ValueError: shapes do not fit, unknown kind or form, a mask outside [0, 1], or B is not divisible by
+        groups.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
     checks.choice(kind, "dice kind", DICE_KINDS[:3])
     checks.choice(form, "dice form", DICE_FORMS)
+    checks.number(smoothing, "smoothing")
     batch = logits.shape[0]
     if groups < 1 or batch % groups:
         raise ValueError(f"groups={groups}: a batch of {batch} cannot be cut into equal groups")
-    mask = jnp.ones(batch) if mask is None else jnp.asarray(mask, jnp.float32)
-    mask = checks.per_example(logits, mask, "mask")
+    mask = jnp.ones(batch) if mask is None else checks.shares(logits, mask, "mask")
     p = jax.nn.softmax(logits.astype(jnp.float32))
     p_label = jnp.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
     q = p * (1.0 - jax.nn.one_hot(labels, p.shape[-1], dtype=jnp.float32))
@@ -112,6 +113,7 @@ def soft_dice(
     """
     logits, targets = checks.same_logits(logits, targets, "soft_dice")
     checks.choice(form, "dice form", DICE_FORMS)
+    checks.number(smoothing, "smoothing")
     p, t = jax.nn.softmax(logits.astype(jnp.float32)), targets.astype(jnp.float32)
     whole = jnp.sum(jnp.square(p), -1) + jnp.sum(jnp.square(t), -1) + smoothing
     if form == "stable":

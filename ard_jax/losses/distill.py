@@ -44,13 +44,15 @@ def kl_divergence(
       [B] float32, nats.
 
     Raises:
-      ValueError: shapes differ, or a temperature that is a number is not positive.
+      ValueError: shapes differ, or a readable number is out of its range.
     """
     student_logits, teacher_logits = checks.same_logits(
         student_logits, teacher_logits, "kl_divergence"
     )
-    checks.positive(teacher_temperature, "teacher_temperature")
-    checks.positive(student_temperature, "student_temperature")
+    batch = student_logits.shape[0]
+    checks.temperature(teacher_temperature, "teacher_temperature", batch)
+    checks.temperature(student_temperature, "student_temperature", batch)
+    checks.number(log_eps, "log_eps")
     log_student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / student_temperature)
     teacher = jax.nn.softmax(teacher_logits.astype(jnp.float32) / teacher_temperature)
     return jnp.sum(teacher * (jnp.log(teacher + log_eps) - log_student), axis=-1)
@@ -73,9 +75,11 @@ def reduce_kl(
       Float32 scalar.
 
     Raises:
-      ValueError: unknown reduction.
+      ValueError: unknown reduction, values that are not [B], or fewer than two classes.
     """
     checks.choice(reduction, "KL reduction", REDUCTIONS)
+    checks.count(num_classes, "num_classes", 2)
+    per_example = checks.rows(per_example, "per_example")
     divisor = {"batchmean": 1.0, "mean_classes": float(num_classes), "scaled10": 10.0}[reduction]
     return jnp.mean(per_example) / divisor
 
@@ -95,8 +99,13 @@ def negative_entropy(
 
     Returns:
       [B] float32, nats.
+
+    Raises:
+      ValueError: no logits [B,K], or a readable number out of its range.
     """
-    checks.positive(temperature, "temperature")
+    logits = jnp.asarray(checks.logits(logits, "logits"))
+    checks.temperature(temperature, "temperature", logits.shape[0])
+    checks.number(log_eps, "log_eps")
     p = jax.nn.softmax(logits.astype(jnp.float32) / temperature)
     return jnp.sum(p * jnp.log(p + log_eps), axis=-1)
 
@@ -146,7 +155,19 @@ def balance_temperatures(
 
     Returns:
       (temp_adv, temp_nat), for use from the next step on.
+
+    Raises:
+      ValueError: a temperature that is not positive, or an empty range.
     """
+    for value, name in (
+        (temp_adv, "temp_adv"),
+        (temp_nat, "temp_nat"),
+        (low, "low"),
+        (high, "high"),
+    ):
+        checks.positive(value, name)
+    if low > high:
+        raise ValueError(f"low={low}, high={high}: the range of temperatures is empty")
 
     def update(temperature: jax.Array, own: jax.Array, other: jax.Array):
         direction = jnp.sign(own / other - 1.0)
@@ -189,9 +210,11 @@ def balance_weights(
       (w_adv, w_nat).
 
     Raises:
-      ValueError: unknown rule.
+      ValueError: unknown rule, or a readable first loss that is not positive.
     """
     checks.choice(rule, "weight rule", WEIGHT_RULES)
+    checks.positive(first_adv, "first_adv")
+    checks.positive(first_nat, "first_nat")
     ratio_adv, ratio_nat = loss_adv / first_adv, loss_nat / first_nat
     total = ratio_adv + ratio_nat
     w_nat = w_nat - rate * (w_nat - ratio_nat / total)
@@ -205,6 +228,14 @@ def balance_weights(
 def softened_kl(
     teacher_logits: jax.Array, student_logits: jax.Array, temperature: float
 ) -> jax.Array:
-    """t^2 KL(p_T^t || p_S^t), both softened; [B] float32. Gradient flows through both arguments."""
+    """t^2 KL(p_T^t || p_S^t), both softened; [B] float32. Gradient flows through both arguments.
+
+    Raises:
+      ValueError: shapes differ, or a temperature that is not positive.
+    """
+    teacher_logits, student_logits = checks.same_logits(
+        teacher_logits, student_logits, "softened_kl"
+    )
+    checks.temperature(temperature, "temperature", student_logits.shape[0])
     kl = trades_kl(teacher_logits / temperature, student_logits / temperature)
     return temperature**2 * kl

@@ -1,5 +1,7 @@
 """Margin losses on the logits: Carlini-Wagner, and AutoAttack's difference-of-logits ratios."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -38,6 +40,7 @@ def cw_margin(
       ValueError: shapes do not fit.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
+    checks.number(confidence, "confidence", -math.inf)
     logits = logits.astype(jnp.float32)
     return jnp.maximum(_of_label(logits, labels) - _best_other(logits, labels) + confidence, 0.0)
 

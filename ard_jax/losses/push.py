@@ -6,6 +6,8 @@ Source: eminentgu/CIARD, CIARD.py and mtard_loss.py; `continuous_scale` and `bou
 alternatives.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +85,14 @@ def masked_class_mean(kl: jax.Array, mask: jax.Array, num_classes: int) -> jax.A
 
     Returns:
       Float32 scalar.
+
+    Raises:
+      ValueError: shapes do not fit, or a mask that is not boolean.
     """
+    kl, mask = checks.rows(kl, "kl"), checks.per_example(kl, mask, "mask")
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"mask is {mask.dtype}; give booleans, such as mask > 0")
+    checks.count(num_classes, "num_classes", 2)
     usable = jnp.all(jnp.isfinite(kl) | ~mask)
     count = jnp.sum(mask.astype(jnp.float32))
     total = jnp.sum(jnp.where(mask & usable, kl, 0.0))
@@ -175,8 +184,8 @@ def bounded_push(
     student_logits_adv, clean_teacher_logits_adv = checks.same_logits(
         student_logits_adv, clean_teacher_logits_adv, "bounded_push"
     )
-    weights = jnp.asarray(mask, jnp.float32)
-    weights = checks.per_example(student_logits_adv, weights, "weights")
+    weights = checks.shares(student_logits_adv, mask, "mask", math.inf)
+    checks.temperature(student_temperature, "student_temperature", weights.shape[0])
     chosen = weights > 0
     student = jnp.where(chosen[:, None], student_logits_adv.astype(jnp.float32), 0.0)
     pushed_from = jnp.argmax(jax.lax.stop_gradient(clean_teacher_logits_adv), axis=-1)

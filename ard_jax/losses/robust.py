@@ -118,6 +118,7 @@ def label_squared_error(
       ValueError: shapes do not fit.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
+    checks.number(label_smoothing, "label_smoothing", 0.0, 1.0)
     p = jax.nn.softmax(logits.astype(jnp.float32))
     onehot = jax.nn.one_hot(labels, p.shape[-1], dtype=jnp.float32)
     target = (1.0 - label_smoothing) * onehot + label_smoothing / p.shape[-1]

@@ -107,6 +107,11 @@ def _teacher_problems(name: str, parts: Parts) -> list[str]:
         for role, net in given.items()
         if net.num_classes != classes
     ]
+    found += [
+        f"the {role} teacher takes images of {net.image_shape}, the student of {parts.student.image_shape}"
+        for role, net in given.items()
+        if net.image_shape != parts.student.image_shape
+    ]
     return found
 
 
@@ -127,6 +132,8 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
       ValueError: unknown method or option; or, all problems together: bad values, teachers that are
         missing, not wanted or of other classes, an attack that the method cannot use.
     """
+    if not isinstance(parts, Parts):
+        raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     config, problems = read_options(name, options)
     problems += _teacher_problems(name, parts)
     problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)

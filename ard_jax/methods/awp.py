@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ard_jax.losses import checks
+
 
 @dataclasses.dataclass(frozen=True)
 class Awp:
@@ -24,10 +26,18 @@ class Awp:
     Attributes:
       gamma: size of the move relative to the weights; 0.01 (adversarial training) or 0.005 (TRADES).
       start: first epoch, from 1, with a perturbation.
+
+    Raises:
+      ValueError: on construction, for a value out of its range.
     """
 
     gamma: float
     start: int = 1
+
+    def __post_init__(self):
+        """Raises ValueError for a value out of its range."""
+        checks.number(self.gamma, "gamma of AWP", 0.0, 1.0)
+        checks.count(self.start, "start of AWP", 1)
 
 
 def offset(config: Awp, params: Any, grads: Any, epoch: jax.Array) -> Any:

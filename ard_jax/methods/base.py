@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from ard_jax import losses
 from ard_jax.attacks import cpu_tiling
+from ard_jax.attacks.attack import Attack
 from ard_jax.convolutions.cpu_conv import devices_of_batch
 from ard_jax.io.options import Options
+from ard_jax.losses import checks
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.optim import Optimizer
@@ -90,6 +92,9 @@ class Parts:
       attack_bn_stats: of "train": "discard" the running statistics that the attack's forward passes
         would leave, or "keep" them, as code does that never calls eval().
       awp: adversarial weight perturbation, None for none.
+
+    Raises:
+      ValueError: on construction, for something of another kind or out of its range.
     """
 
     student: ModelBundle
@@ -102,6 +107,25 @@ class Parts:
     attack_bn: str = "eval"
     attack_bn_stats: str = "discard"
     awp: weight_perturbation.Awp | None = None
+
+    def __post_init__(self):
+        """Raises ValueError for something that is not what a method is built from."""
+        kinds = {
+            "student": (ModelBundle, "models.create(...)"),
+            "student_optim": (Optimizer, "optim.make(optim.OptimConfig(), epochs)"),
+            "attack": (Attack | None, "attacks.make(...)"),
+            "awp": (weight_perturbation.Awp | None, "methods.Awp(gamma)"),
+        }
+        wanted = [(name, getattr(self, name), *kind) for name, kind in kinds.items()]
+        for role, net in self.teachers.items():
+            wanted.append((f"teachers[{role!r}]", net, *kinds["student"]))
+        for name, value, kind, instead in wanted:
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} is {type(value).__name__}; give {instead}")
+        checks.count(self.epochs, "epochs", 1)
+        checks.count(self.steps_per_epoch, "steps_per_epoch", 0)
+        checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
+        checks.choice(self.attack_bn_stats, "attack_bn_stats", ("discard", "keep"))
 
 
 class Attacked(NamedTuple):

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
+
+from ard_jax.losses import checks
 
 # Channel means and standard deviations for pixels in [0, 1]. The CIFAR values are those of DeepMind's
 # networks (RobustBench, dm_wide_resnet.py); the ImageNet values those of torchvision.
@@ -111,6 +114,10 @@ def normalization_constants(
         )
     if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(std)) and np.all(std > 0)):
         raise ValueError(f"normalization={normalization!r}: values must be finite and std positive")
+    if np.max(np.abs(mean)) > 2 or np.max(std) > 2:
+        raise ValueError(
+            f"normalization={normalization!r}: pixels are in [0, 1] here; divide mean and std by 255"
+        )
     return mean, std
 
 
@@ -122,10 +129,14 @@ def check_image_shape(
     Raises:
       ValueError: not three positive ints, or a size that the architecture cannot take.
     """
-    shape = tuple(image_shape)
-    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
+    shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
+    if len(shape) != 3 or any(isinstance(n, str | bool) or int(n) != n or n < 1 for n in shape):
         raise ValueError(f"image_shape={image_shape!r} must be three positive ints (H, W, C)")
     height, width, channels = (int(n) for n in shape)
+    if height in (1, 3) and channels == width > 4:
+        raise ValueError(
+            f"image_shape={shape} is channels first; give (H, W, C): ({width}, {channels}, {height})"
+        )
     if min(height, width) < architecture.min_size:
         raise ValueError(
             f"{name} divides the image size by {architecture.min_size} and needs images of at least "
@@ -167,7 +178,7 @@ def make_bundle(
     def init(key: jax.Array):
         # lazy_init runs the initialisers only, not the convolutions.
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        variables = module.lazy_init(key, image, train=False)
+        variables = module.lazy_init(checks.random_key(key), image, train=False)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     def apply(variables: Any, images: jax.Array, train: bool) -> Any:
@@ -175,9 +186,15 @@ def make_bundle(
         x = jnp.asarray(images, jnp.float32)
         if constants is not None:
             x = (x - constants[0]) / constants[1]
-        if not train:
-            return module.apply(variables, x, train=False), variables["batch_stats"]
-        logits, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        try:
+            if not train:
+                return module.apply(variables, x, train=False), variables["batch_stats"]
+            logits, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        except (FlaxError, KeyError) as error:
+            raise ValueError(
+                f"variables are not those of {name}, which are {{'params': ..., 'batch_stats': ...}} as "
+                f"init makes them: {error}"
+            ) from error
         return logits, updated.get("batch_stats", {})
 
     if not isinstance(normalization, str):
@@ -198,9 +215,19 @@ def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any
             f"{name} takes floating point images in [0, 1], but got {jnp.result_type(images)}; "
             "divide uint8 images by 255"
         )
+    if checks.is_concrete(images) and np.size(images) and (top := checks.extremes(images)[1]) > 2:
+        raise ValueError(
+            f"{name} takes images in [0, 1], but these go up to {top:g}; divide by 255"
+        )
 
 
 def num_params(bundle: ModelBundle) -> int:
-    """Number of trainable parameters, from shapes alone: nothing is allocated."""
+    """Number of trainable parameters, from shapes alone: nothing is allocated.
+
+    Raises:
+      ValueError: no network.
+    """
+    if not isinstance(bundle, ModelBundle):
+        raise ValueError(f"{bundle!r} is no network; give one of models.create(...)")
     params = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax.convolutions.canonical_conv import canonical_conv
+from ard_jax.losses import checks
 from ard_jax.models.norm import BatchNorm
 
 INITIALISERS = ("torch", "flax")
@@ -87,8 +88,7 @@ class Layers:
             raise ValueError(f"init={self.init!r} is unknown; choose one of {INITIALISERS}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {DTYPES}")
-        if self.bn_groups < 1:
-            raise ValueError(f"bn_groups={self.bn_groups}: at least 1, which is the whole batch")
+        checks.count(self.bn_groups, "bn_groups", 1)
 
     def conv(
         self,

@@ -85,7 +85,7 @@ def test_each_group_needs_images_and_all_the_same_number(variables, images):
         network(4).apply(variables, images[:6], True)
     with pytest.raises(ValueError, match="2 group.*at least 2 images for each"):
         BatchNorm(groups=2).init(jax.random.key(0), jnp.ones((2, 1, 1, 3)), True)
-    with pytest.raises(ValueError, match="bn_groups=0: at least 1"):
+    with pytest.raises(ValueError, match="bn_groups=0: must be an integer >= 1"):
         network(0)
 
 

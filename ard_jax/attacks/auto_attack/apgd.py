@@ -11,8 +11,8 @@ import numpy as np
 from ard_jax import losses, rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack, Predict, create
+from ard_jax.attacks.checked_predict import checked
 from ard_jax.attacks.threat_model import ThreatModel
-from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks
 
 LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
@@ -46,10 +46,10 @@ class ApgdOptions:
 
     def __post_init__(self):
         """Checks every field."""
-        threat_model.check_choice("APGD loss", self.loss, LOSSES)
-        threat_model.check_count("steps", self.steps, 1)
-        threat_model.check_number("rho", self.rho, 0.0, 1.0)
-        threat_model.check_count("eot", self.eot, 1)
+        checks.choice(self.loss, "APGD loss", LOSSES)
+        checks.count(self.steps, "steps", 1)
+        checks.number(self.rho, "rho", 0.0, 1.0)
+        checks.count(self.eot, "eot", 1)
 
 
 class ApgdResult(NamedTuple):
@@ -196,7 +196,11 @@ def _check(
 ):
     if options.loss == "targeted_dlr" and targets is None:
         raise ValueError("targets are None; the loss 'targeted_dlr' needs them, [B] int")
-    if options.loss == "targeted_dlr":
+    if targets is not None:
+        if options.loss != "targeted_dlr":
+            raise ValueError(
+                f"targets are given, but the loss is {options.loss!r}; use loss='targeted_dlr'"
+            )
         checks.check_targets(targets, labels)
     if start is not None and checks.is_concrete(start) and not np.isfinite(start).all():
         raise ValueError("start holds NaN or infinite values")
@@ -255,7 +259,7 @@ def apgd(
     chosen = create(ApgdOptions, "apgd", options)
     _check(images, labels, key, targets, start, chosen)
     threat = ThreatModel(eps, norm).astype(images.dtype)
-    predict = fast_on_cpu(predict, images, *((jax.random.key(0),) if chosen.eot > 1 else ()))
+    predict = checked(predict, images, *((jax.random.key(0),) if chosen.eot > 1 else ()))
     evaluate = _evaluator(predict, labels, targets, key, chosen)
 
     def one_step(state: _State, inputs: tuple[jax.Array, jax.Array]):
@@ -311,7 +315,7 @@ class ApgdAttack(Attack):
         """Checks every field."""
         ThreatModel(self.eps, self.norm)
         ApgdOptions(steps=self.steps)
-        threat_model.check_choice("loss", self.loss, LOSSES[:2])
+        checks.choice(self.loss, "loss", LOSSES[:2])
 
     def run(
         self, predict: Predict, images: jax.Array, labels: jax.Array, key: jax.Array, **_: Any

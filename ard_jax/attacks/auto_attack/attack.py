@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -17,7 +16,9 @@ from ard_jax.attacks.auto_attack.cascade import Cascade, Session
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
 from ard_jax.attacks.auto_attack.versions import Member, Suite
+from ard_jax.attacks.checked_predict import changing_constants, traced_shape
 from ard_jax.convolutions.rewrite import fast_on_cpu
+from ard_jax.losses import checks as array_checks
 
 _REPEATS = 5  # predictions on the first batch that must agree
 _FORMAT = 1  # of the stored batches
@@ -158,21 +159,24 @@ def autoattack(
         or not below 1, a wrong output shape, too few classes for DLR, an unknown name.
     """
     suite = create(Suite, "autoattack", {"version": "standard"} | options, label="AutoAttack")
+    images = checks.check_inputs(images, labels)[0]
     chosen, version = suite.members, suite.version
     takes_key = version == "rand" and _takes_key(predict)
+    keys = (jax.random.key(0),) if takes_key else ()
+    traced_shape(predict, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32), *keys)
     engine = Engine(
         "predict",
         lambda _, x, *key: fast_on_cpu(predict, x, *key)(x, *key),
         mesh=mesh,
-        batch_size=min(batch_size, max(len(images), 1)) if batch_size > 0 else batch_size,
+        batch_size=min(array_checks.count(batch_size, "batch_size", 1), len(images)),
         takes_key=takes_key,
     )
     found = run(
         engine, (), images, labels, chosen, version=version, eps=eps, norm=norm, seed=seed,
         session=Session(state_dir, progress),
     )  # fmt: skip
-    if not takes_key and (text := _traced_randomness(predict, np.asarray(images)[:1])):
-        found.warnings.append(text)
+    if not takes_key:
+        found.warnings.extend(changing_constants(predict, images[:1]))
     return found
 
 
@@ -258,6 +262,8 @@ def _network_warnings(
     if all(member.eot == 1 for member in chosen):
         again = [engine.logits(variables, first, key) for _ in range(_REPEATS - 1)]
         found += checks.random_warnings([logits[: len(first)], *again])
+        alone = engine.logits(variables, np.repeat(first[:1], len(first), 0), key)
+        found = found or checks.batch_warnings(logits[:1], alone[:1])
     right = np.flatnonzero(logits.argmax(1) == labels)
     if len(right) and any(member.white_box for member in chosen):
         gradients = engine.largest_gradients(variables, images[right], labels[right], key)
@@ -271,24 +277,6 @@ def _takes_key(predict: Callable) -> bool:
     except (TypeError, ValueError):  # one argument, or nothing is known
         return False
     return True
-
-
-def _traced_randomness(predict: Callable, image: np.ndarray) -> str:
-    """A warning if two traces of predict hold different constants: random numbers drawn by Python."""
-    shape = jax.ShapeDtypeStruct(image.shape, np.float32)
-    first, second = (
-        [np.asarray(c) for c in jax.make_jaxpr(lambda x: predict(x))(shape).consts if _plain(c)]
-        for _ in range(2)
-    )
-    same = len(first) == len(second) and all(map(np.array_equal, first, second))
-    return "" if same else (
-        "predict is another function each time it is traced (random numbers drawn by NumPy or Python?): "
-        "the attacks saw one draw, the result holds for no other"
-    )  # fmt: skip
-
-
-def _plain(value: Any) -> bool:
-    return not jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
 
 
 @dataclasses.dataclass(frozen=True)

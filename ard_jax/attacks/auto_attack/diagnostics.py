@@ -126,6 +126,16 @@ def random_warnings(logits: list[np.ndarray]) -> list[str]:
     ]
 
 
+def batch_warnings(among: np.ndarray, alone: np.ndarray) -> list[str]:
+    """Warnings out of the logits [1,K] of one image, among others and in a batch of its copies."""
+    if np.allclose(among, alone, rtol=_LOGITS_DIFFER, atol=_LOGITS_DIFFER, equal_nan=True):
+        return []
+    return [
+        "an image's outputs depend on the other images of its batch (BatchNorm in training mode, or a mean "
+        "over the batch?): the number holds for this batch size and this order of the images alone"
+    ]
+
+
 def stage_warnings(
     accuracy: dict[str, float], members: tuple[Member, ...], num_images: int
 ) -> list[str]:

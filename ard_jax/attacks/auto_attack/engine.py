@@ -60,6 +60,10 @@ class Engine:
         """Compiles nothing yet."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        if mesh is not None and not hasattr(mesh, "devices"):
+            raise ValueError(
+                f"mesh is {type(mesh).__name__}; give a jax.sharding.Mesh, or None for all"
+            )
         self.name, self._apply, self._takes_key = name, apply, takes_key
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.batch_size = sharding.round_up(self.mesh, batch_size)

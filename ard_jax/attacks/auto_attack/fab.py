@@ -11,8 +11,8 @@ from ard_jax import rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Predict, create
 from ard_jax.attacks.auto_attack import fab_projections
+from ard_jax.attacks.checked_predict import checked
 from ard_jax.attacks.threat_model import ThreatModel
-from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks
 
 NOT_FOUND = 1e10  # the distance of an image for which nothing has been found
@@ -47,11 +47,11 @@ class FabOptions:
 
     def __post_init__(self):
         """Checks every field."""
-        threat_model.check_count("steps", self.steps, 1)
-        threat_model.check_number("alpha_max", self.alpha_max, 0.0, 1.0)
-        threat_model.check_number("eta", self.eta, 1.0)
-        threat_model.check_number("beta", self.beta, 0.0, 1.0)
-        threat_model.check_count("restarts", self.restarts, 1)
+        checks.count(self.steps, "steps", 1)
+        checks.number(self.alpha_max, "alpha_max", 0.0, 1.0)
+        checks.number(self.eta, "eta", 1.0)
+        checks.number(self.beta, "beta", 0.0, 1.0)
+        checks.count(self.restarts, "restarts", 1)
 
 
 class FabResult(NamedTuple):
@@ -207,7 +207,7 @@ def fab(
     chosen = create(FabOptions, "fab", options)
     ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
     _check(labels, key, targets, chosen)
-    predict = fast_on_cpu(predict, images)
+    predict = checked(predict, images)
     logits = predict(images)
     threat_model.check_logits(logits, images, labels, *(() if targets is None else (targets,)))
     plane = _nearest_plane(predict, labels, norm)

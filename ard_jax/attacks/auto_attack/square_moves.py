@@ -11,6 +11,7 @@ from ard_jax import rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack import square_windows
 from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.losses import checks
 
 
 class SquareDraws(NamedTuple):
@@ -55,7 +56,7 @@ class SquareOptions:
 
     def __post_init__(self):
         """Checks the number."""
-        threat_model.check_number("p_init", self.p_init, 0.0, 1.0)
+        checks.number(self.p_init, "p_init", 0.0, 1.0)
 
 
 def _signs(keys: jax.Array, shape: tuple[int, ...]):

@@ -41,7 +41,10 @@ class Store:
         self._about = about
         self._own = self.folder if self.folder and is_lead() else None  # where this process writes
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"state_dir={str(folder)!r} cannot be used: {error}") from error
 
     def load(self, unit: str, rows: np.ndarray) -> dict[str, np.ndarray] | None:
         """The arrays saved for the unit on these rows; None when there are none, or damaged ones."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-from ard_jax.attacks import threat_model
+from ard_jax.losses import checks
 
 _MOST_TARGETS = 9
 
@@ -96,9 +96,9 @@ def members(
     Raises:
       ValueError: unknown version or attack, or names that do not go with the version.
     """
-    threat_model.check_choice("AutoAttack version", version, tuple(VERSIONS))
-    threat_model.check_count("steps", steps, 1)
-    threat_model.check_count("queries", queries, 1)
+    checks.choice(version, "AutoAttack version", tuple(VERSIONS))
+    checks.count(steps, "steps", 1)
+    checks.count(queries, "queries", 1)
     if (version == "custom") != bool(names):
         raise ValueError(
             f"version={version!r} with attacks={names!r}: attacks are for version='custom', which "
@@ -106,7 +106,7 @@ def members(
         )
     found = []
     for name in tuple(names or VERSIONS[version]):
-        threat_model.check_choice("AutoAttack member", name, tuple(MEMBERS))
+        checks.choice(name, "AutoAttack member", tuple(MEMBERS))
         restarts = 5 if version == "plus" and name in _RESTARTED else 1
         member = dataclasses.replace(
             MEMBERS[name], steps=steps, restarts=restarts, eot=20 if version == "rand" else 1
