@@ -46,6 +46,7 @@ def run(name):
 
     @jax.jit
     def call(images, labels, start, targets, eps):
+        targets = targets if LOSSES[name] == "targeted_dlr" else None
         return apgd(
             network, images, labels, eps=eps, loss=LOSSES[name], targets=targets, start=start,
             trace=True,
