@@ -210,6 +210,7 @@ def main(argv=None):
             for case in chosen:
                 results.append(measure(args, case, peaks))
                 step_report.show(results[-1])
+            step_report.summary(results)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"command": sys.argv, "results": results}, file, indent=1)

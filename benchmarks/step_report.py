@@ -21,7 +21,7 @@ def head(args):
     except metadata.PackageNotFoundError:
         torch = "none"
     cores = len(os.sched_getaffinity(0))
-    print(f"{device.platform} ({device.device_kind}, {_processor()}), {cores} cores used by each; "
+    print(f"{device.platform} ({device.device_kind}, {processor()}), {cores} cores used by each; "
           f"jax {jax.__version__}, torch {torch}; {args.rounds} rounds in turns")  # fmt: skip
     if not args.paper and not args.teachers:
         print("Teachers are small (--paper for WRN-34-10 and ResNet-56).")
@@ -29,7 +29,8 @@ def head(args):
         print(f"Peak memory: {HOW[args.device]}.")
 
 
-def _processor():
+def processor():
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":")[1].strip() for line in file if "model name" in line)
@@ -64,6 +65,25 @@ def show(result):
     for line in result["missing"]:
         print(f"\n{line}")
     _notes(result, ours)
+
+
+def summary(results):
+    """Prints a line for each case: our speed over that of PyTorch's forms, and the best of them."""
+    for result in results:
+        found = dict(result["contenders"])
+        ours = found.pop(OURS, None)
+        if not ours or not found:
+            continue
+        ratios = {k: ratio(ours["seconds"], v["seconds"])[0] for k, v in found.items()}
+        best = min(ratios, key=ratios.__getitem__)
+        line = (
+            f"{result['case'].split(';')[0]}: {ratios[best]:.2f} of the best of PyTorch ({best}), "
+        )
+        line += ", ".join(f"{v:.2f} of {k}" for k, v in ratios.items() if k != best)
+        peaks = [v["peak"] for v in found.values() if v["peak"]]
+        if peaks and ours["peak"]:
+            line += f"; memory {ours['peak'] / min(peaks):.2f} of its least"
+        print(f"\n{line}", flush=True)
 
 
 def _notes(result, ours):

@@ -99,6 +99,8 @@ def _record(name: str, found: AutoAttackResult, seconds: float) -> AutoAttackRec
         warnings=tuple(found.warnings),
         curve=QueryCurve(**found.square_curve()) if found.attacks == ("square",) else None,
         seconds=seconds,
+        programs=found.programs,
+        padding=round(found.padding, 4),
     )
 
 

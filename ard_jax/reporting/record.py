@@ -145,7 +145,7 @@ class QueryCurve(Record):
 
 
 class AutoAttackRecord(Record):
-    """AutoAttack, or one like it, on one network."""
+    """AutoAttack, or one like it, on one network; padding: share of the rows that it computed."""
 
     label: str = ""
     version: str = ""
@@ -157,6 +157,8 @@ class AutoAttackRecord(Record):
     warnings: tuple[str, ...] = ()
     curve: QueryCurve | None = _omitted()
     seconds: float | None = _omitted()
+    programs: int | None = _omitted()
+    padding: float | None = _omitted()
 
 
 class Sweep(Record):

@@ -44,6 +44,8 @@ class AutoAttackResult:
       norm: "linf" or "l2".
       identity: of settings, images, labels and network; names the folder of stored batches.
       reduced: fewer steps or queries than AutoAttack's.
+      programs: compiled for this run.
+      padding: share of the rows of all program runs that were padding.
     """
 
     images: np.ndarray
@@ -60,6 +62,8 @@ class AutoAttackResult:
     norm: str
     identity: str
     reduced: bool = False
+    programs: int = 0
+    padding: float = 0.0
 
     @property
     def accuracy(self) -> float:
@@ -211,6 +215,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     images, labels = checks.check_inputs(images, labels)
     threat = checks.checked_threat(eps, norm)
     engine.check_shape(variables, images.shape[1:])
+    before = engine.programs, engine.rows, engine.padding
     key = jax.random.key(seed)
     logits = engine.logits(variables, images, key)
     checks.check_logits(logits, labels, chosen)
@@ -244,6 +249,8 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
         norm=norm,
         identity=identity,
         reduced=any(m.steps < 100 or m.kind == "square" and m.queries < 5000 for m in chosen),
+        programs=engine.programs - before[0],
+        padding=(engine.padding - before[2]) / max(engine.rows - before[1], 1),
     )
 
 

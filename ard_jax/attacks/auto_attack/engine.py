@@ -44,6 +44,12 @@ class Engine:
       parts: into how many a batch is cut, to run at the same time; None: one per core on a single CPU
         device, else 1.
       on_trace: called with a title whenever a program is traced.
+
+    Attributes:
+      batch_size: images of a full batch.
+      sizes: rows that a program may have.
+      rows: rows that programs have run on so far, padding included.
+      padding: those of them that were padding.
     """
 
     def __init__(
@@ -76,6 +82,12 @@ class Engine:
         self.sizes = sorted({sharding.round_up(self.mesh, size) for size in wanted})
         self._pool = ThreadPoolExecutor(self._parts) if self._parts > 1 else None
         self._on_trace, self._programs = on_trace or (lambda title: None), {}
+        self.rows = self.padding = 0
+
+    @property
+    def programs(self) -> int:
+        """Programs compiled so far."""
+        return len(self._programs)
 
     def check_shape(self, variables: Any, image_shape: tuple[int, ...]) -> int:
         """The number of classes, without running anything.
@@ -218,6 +230,8 @@ class Engine:
         parts = min(self._parts, -(-len(batch["images"]) // _SMALLEST))
         cut = {n: np.array_split(a, parts) for n, a in batch.items()}
         rows = [{n: a[i] for n, a in cut.items()} for i in range(parts)]
+        self.rows += (run := sum(map(self._size, rows)))
+        self.padding += run - len(batch["images"])
         if parts == 1 or self._pool is None:
             return self._run(name, program, variables, rows[0], scalars)
         # A program's first run compiles it, which two threads would do twice.
