@@ -47,6 +47,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
     overrides = list(overrides)
     types_ = _types(config) if overrides else {}
     problems = [problem for one in overrides if (problem := _apply(config, types_, one))]
+    problems = problems or _idle(config, [one.partition("=")[0] for one in overrides])
     if problems:
         raise ConfigFileError(
             "\n  - ".join(["The command line sets what cannot be set:", *problems])
@@ -150,6 +151,33 @@ def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: 
         return f"config.{path}={text}: {error}"
     with group.unlocked(), group.ignore_type():
         group[last] = value
+    return ""
+
+
+def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
+    """Which of the values that were set are never read, beside the others, and why."""
+    if "runs" in config:
+        return [text for path in dict.fromkeys(given) if (text := _idle_run(config, path))]
+    if "data.pad" in given and config.data.get("augment") == "none":
+        return ["config.data.pad is of random crops: leave it out with config.data.augment=none"]
+    return []
+
+
+def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
+    """Why a value of one run of a comparison is never read; "" if it is."""
+    group, _, inner = path.partition(".")
+    name, _, field = inner.partition(".")
+    methods_ = config.get("methods", ())
+    if group != "runs" or not isinstance(methods_, tuple | list):
+        return ""
+    if name not in methods_:
+        return (
+            f"config.{path}: run {name!r} is not compared; config.methods has {', '.join(methods_)}"
+        )
+    if instead := {"seed": "seeds", "workdir": "workdir", "name": "name"}.get(field):
+        return f"config.{path}: the runs of a comparison follow config.{instead}; set that"
+    if config.get("data_dir") and field == "data.dir":
+        return f"config.{path}: config.data_dir={config.data_dir!r} replaces it; set one of them"
     return ""
 
 

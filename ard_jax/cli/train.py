@@ -61,6 +61,10 @@ def run(experiment: Experiment) -> Path:
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
+        if (start := experiment.method.options.get("itt_start", 0)) > experiment.epochs:
+            tell(
+                f"config.method.itt_start={start} is past the last epoch: the robust teacher stays as it is"
+            )
         # In a folder that holds a run the values may be refused, and must not replace those it has.
         fresh = not any((workdir / "last").glob("[0-9]*"))
         if fresh:

@@ -231,7 +231,7 @@ def describe_network(net: NetConfig, precision: str, dataset: ArrayDataset) -> d
         "model": net.model,
         "kwargs": dict(net.kwargs),
         "init": net.init or "torch",
-        "normalization": net.normalization or None,
+        "normalization": net.statistics(),
         "precision": precision,
         "num_classes": dataset.num_classes,
         "image_shape": list(dataset.image_shape),

@@ -11,7 +11,7 @@ from pydantic import Field
 from ard_jax import attacks
 from ard_jax.config import parse
 from ard_jax.config.parse import ConfigError, of_results, to_dict
-from ard_jax.config.schema import Experiment
+from ard_jax.config.schema import Experiment, Folder
 from ard_jax.io.options import Options, Seed, read
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
@@ -26,7 +26,7 @@ class ComparisonConfig(Options):
     """The values of a comparison."""
 
     name: Annotated[str, Field(min_length=1)] = Field(description="Title of the report.")
-    workdir: str = Field("", description="Folder of runs and report; empty for runs/NAME.")
+    workdir: Folder = Field("", description="Folder of runs and report; empty for runs/NAME.")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
         description="Of the students; the teachers have their own."
     )
