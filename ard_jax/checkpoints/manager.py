@@ -239,6 +239,24 @@ def find(path: str | os.PathLike) -> epath.Path:
     )
 
 
+def check_holds_no_steps(folder: str | os.PathLike, name: str) -> None:
+    """Checks that other files may be written to a folder: that it is not of the checkpoints of a run.
+
+    Args:
+      folder: the folder, which need not exist.
+      name: the flag that chose it, for the message.
+
+    Raises:
+      CheckpointError: it is best/ or last/ of a run, or in one of these.
+    """
+    path = Path(folder).absolute()
+    for part in (path, *path.parents):
+        if part.name in ("best", "last") and any(part.glob("[0-9]*/_CHECKPOINT_METADATA")):
+            raise CheckpointError(
+                f"{name}={folder}: {part} holds the checkpoints of a run; choose another folder"
+            )
+
+
 def _names(folder: epath.Path) -> list[str]:
     return [p.name for p in folder.iterdir()] if folder.is_dir() else []
 

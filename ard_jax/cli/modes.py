@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ard_jax.cli import flags
+from ard_jax.io.files import expand
 
 if TYPE_CHECKING:
     from ard_jax.config.schema import Experiment
@@ -40,7 +41,7 @@ def evaluate(config: Any) -> int:
     """Evaluates a checkpoint again."""
     from ard_jax.cli import train
 
-    path, experiment = flags.CHECKPOINT.value, _experiment(config)
+    path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
     if experiment is None:
         if not path:
             raise ValueError("--mode=evaluate needs --checkpoint or --config")
@@ -48,7 +49,9 @@ def evaluate(config: Any) -> int:
         train.use_compilation_cache(experiment)
     path = path or str(train.workdir_of(experiment))
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
-    train.evaluate_checkpoint(experiment, path, names, flags.TRANSFER.value, flags.OUT.value)
+    train.evaluate_checkpoint(
+        experiment, path, names, expand(flags.TRANSFER.value), expand(flags.OUT.value)
+    )
     return 0
 
 
@@ -63,8 +66,8 @@ def import_(config: Any) -> int:
 
     import_network.run(
         source=flags.SOURCE.value,
-        file=flags.FILE.value,
-        out=flags.OUT.value,
+        file=expand(flags.FILE.value),
+        out=expand(flags.OUT.value),
         model=flags.MODEL.value,
         normalization=flags.NORMALIZATION.value,
         experiment=_experiment(config),
@@ -80,8 +83,8 @@ def export(config: Any) -> int:
     from ard_jax.cli import export
 
     export.run(
-        checkpoint=flags.CHECKPOINT.value,
-        out=flags.OUT.value,
+        checkpoint=expand(flags.CHECKPOINT.value),
+        out=expand(flags.OUT.value),
         formats=tuple(flags.FORMAT.value),
         item=flags.ITEM.value,
         fold_batchnorm=flags.FOLD.value,
@@ -107,7 +110,7 @@ def plan(config: Any) -> int:
         flags.DEVICES.value,
         flags.ASSUME.value,
         flags.COMPILE.value,
-        flags.PLAN_JSON.value,
+        expand(flags.PLAN_JSON.value),
     )
 
 

@@ -286,6 +286,8 @@ def _check_evaluation_folder(root: Path, out: str) -> None:
     """Raises ValueError where an evaluation could not be saved."""
     if out and record.read_evaluation(Path(out)) is not None:
         raise ValueError(f"--out={out} holds an evaluation; choose another folder")
+    if out:
+        manager.check_holds_no_steps(out, "--out")
     try:
         check_writable(out or root, "--out")
     except ValueError as error:

@@ -127,7 +127,7 @@ def test_device_names():
     } == asked
     assert "32 TensorCores = 16 chips" in plan_hardware.parse("v4-32").explanation
     for wrong, told in {
-        "v4-33": "v4-34", "v4": "a kind and a number", "b7-8": "kinds are", "9" * 12: "at most 100000 devices",
+        "v4-33": "v4-34", "v4": "a kind and a number", "b7-8": "kinds are", "9" * 12: "at most 100000",
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=told):
             plan_hardware.parse(wrong)

@@ -113,6 +113,10 @@ def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
     with pytest.raises(ValueError, match="unknown attack 'foo'"):
         train.evaluate_checkpoint(experiment, path, ["foo"], out=str(out))
     assert not out.exists()
+    with pytest.raises(
+        ValueError, match="last holds the checkpoints of a run; choose another folder"
+    ):
+        train.evaluate_checkpoint(experiment, path, ["fgsm"], out=f"{path}/last")
     train.evaluate_checkpoint(experiment, path, ["fgsm"], out=str(out))
     assert (out / "report.html").is_file() and (out / "evaluation.json").is_file()
     with pytest.raises(ValueError, match="mine holds an evaluation; choose another folder"):

@@ -119,7 +119,7 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], key: str) -> tuple[s
     if "class_names" in arrays and int(present[-1]) + 1 < num:
         raise DataError(
             f"{path}: class_names has {num} names but {key} runs up to {present[-1]}, so no image has class "
-            f"{present[-1] + 1} ({names[present[-1] + 1]!r}); give a name to each class that has images, no more"
+            f"{present[-1] + 1} ({names[present[-1] + 1]!r}); remove the names without images"
         )
     if len(present) < num:
         gap = next(i for i, c in enumerate([*present, -1]) if c != i)
