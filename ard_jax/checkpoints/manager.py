@@ -96,12 +96,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         if everywhere(cause is None):
             return _join(out, template), out["meta"]
         self._damaged.add(step)
-        what = (
-            f"{type(cause).__name__}: {str(cause)[:200]}"
-            if cause
-            else "another process cannot read it"
-        )
-        raise CheckpointError(f"{self.folder / str(step)} cannot be restored: {what}.") from cause
+        folder = self.folder / str(step)
+        what = f"{type(cause).__name__}: {str(cause)[:200]}"
+        if missing := [name for name in ("meta", *items) if not (folder / name).exists()]:
+            what = f"without {' and '.join(missing)}"
+        elif cause is None:
+            what = "another process cannot read it"
+        raise CheckpointError(f"{folder} cannot be restored: {what}.") from cause
 
     def delete_after(self, step: int) -> None:
         """Deletes all later steps."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from ard_jax.runtime import locks, sharding
 from ard_jax.runtime.distributed import barrier, everywhere, is_lead, tell
 from ard_jax.training import loop, teachers, train_log
 from ard_jax.training import run as run_lib
+
+# Of config.data: what two trainings on the same images agree in.
+_WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
 
 
 def workdir_of(experiment: Experiment) -> Path:
@@ -88,6 +91,8 @@ def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
     """The report of a finished run, shown; None if there is something to do."""
     if (evaluation := finished(experiment)) is None:
         return None
+    with contextlib.suppress(base.DataError):  # the data may be gone, but not be others
+        check_finished([experiment], build.load_data(experiment.data))
     tell(
         run_page.summary_table(evaluation),
         f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
@@ -100,6 +105,41 @@ def finished(experiment: Experiment) -> record.Evaluation | None:
     evaluation = record.read_evaluation(workdir_of(experiment))
     same = evaluation is not None and _is_of(evaluation, experiment)
     return evaluation if everywhere(same) else None
+
+
+def check_finished(experiments: Iterable[Experiment], splits: Splits) -> None:
+    """Checks that finished runs were trained on the data as they are now.
+
+    Raises:
+      ConfigChangedError: one was not.
+    """
+    for experiment in experiments:
+        workdir = workdir_of(experiment)
+        try:
+            problem = _changed_data(
+                manager.read_meta(manager.find(workdir / "last")), experiment, splits
+            )
+        except manager.CheckpointError:
+            continue  # only its report is left
+        if problem:
+            raise loop.ConfigChangedError(
+                f"{workdir} holds a finished run that {problem}. Put those of the run back, or use another "
+                "--config.workdir for these."
+            )
+
+
+def _changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -> str:
+    """How data of the same name and place differ from those of the training; "" where they do not."""
+    saved = meta.get("experiment", {}).get("data", {})
+    data, then = experiment.data.model_dump(mode="json"), meta.get("config", {}).get("train_split")
+    if not saved or not then or any(saved.get(k, data[k]) != data[k] for k in _WHICH_DATA):
+        return ""
+    if then == (now := build.describe_split(splits.train)):
+        return ""
+    return (
+        f"was trained on {then} of {splits.train.name}, which now has {now} (a checksum of the training "
+        "split): the data changed since"
+    )
 
 
 def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
@@ -115,7 +155,7 @@ def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
 def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
     net = build.describe_network(experiment.student, experiment.precision, splits.train)
     bundle = described.from_description(net, experiment.bn_groups)
-    evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh)
+    evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh, splits)
     return run_lib.Network(bundle, net, evaluator)
 
 
@@ -250,13 +290,18 @@ def evaluate_checkpoint(
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
     _check_fits(meta["config"]["net"], folder, splits)
+    if problem := _changed_data(meta, experiment, splits):
+        raise teachers.TeacherError(
+            f"{folder} {problem}. Put those of the training back; to evaluate on others, give --config with "
+            "their own config.data.dir"
+        )
     autoattack.check_defined(settings.suites, splits.test.num_classes)
     if transfer_from:
         shown = experiment.eval.model_copy(update={"transfer": True})
         experiment = experiment.model_copy(update={"eval": shown})
         settings = build.evaluation_settings(experiment, attack_names)
     net = described.in_float32(meta["config"]["net"])
-    evaluator = for_network("student", net, settings.eval, mesh)
+    evaluator = for_network("student", net, settings.eval, mesh, splits)
     imported = "origin" in meta
     if imported:
         settings = dataclasses.replace(settings, select_on="")  # nothing was selected here
@@ -348,7 +393,7 @@ def _transfer_source(
     _check_fits(meta["config"]["net"], folder, splits)
     name = Path(folder).parent.parent.name
     net = described.in_float32(meta["config"]["net"])
-    evaluator = for_network("transfer source", net, settings.eval, mesh)
+    evaluator = for_network("transfer source", net, settings.eval, mesh, splits)
     variables = sharding.put_replicated(mesh, variables)
     return EvaluatedNetwork(f"source {name}", "source", bundle, variables, evaluator, source=name)
 

@@ -252,7 +252,9 @@ class EvalConfig(Options):
         default={}, description="Attack name -> step size that replaces the attack's own."
     )
     batch_size: AtLeastOne = Field(
-        default=250, description="Images per evaluation batch.", json_schema_extra=EVALUATION
+        default=250,
+        description="Images per evaluation batch, at most as many as there are.",
+        json_schema_extra=EVALUATION,
     )
     every: AtLeastOne = Field(
         default=10, description="Epochs between evaluations (the first is always evaluated)."

@@ -11,7 +11,7 @@ from experiments import tiny
 from ard_jax import evaluate
 from ard_jax.checkpoints import networks, resume
 from ard_jax.cli import export, import_network, train
-from ard_jax.config import parse
+from ard_jax.config import build, parse
 from ard_jax.io.metric_writer import read_metrics
 from ard_jax.runtime import compilation
 from ard_jax.training import loop, teachers
@@ -71,6 +71,33 @@ def test_second_start_says_finished(finished, capsys):
     assert "finished" in capsys.readouterr().out
     assert not compilation.TRACES
     assert (report.parent / "evaluation.json").read_bytes() == before
+
+
+def test_a_batch_is_no_larger_than_the_data(tmp_path):
+    experiment = parse.to_experiment(tiny(tmp_path, "natural", eval__batch_size=10**5))
+    splits = build.load_data(experiment.data)
+    student = train._student(experiment, splits, build.make_mesh(experiment, splits))
+    assert student.evaluator.batch_size == len(splits.test)
+
+
+def test_changed_data_are_told(tmp_path):
+    """By a finished run, another evaluation of it, and a comparison that has it."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    arrays = {"images": images, "labels": np.arange(60) % 3}
+    np.savez(tmp_path / "d.npz", **arrays)
+    values = {"data__name": "npz", "data__dir": str(tmp_path / "d.npz"), "data__holdout": 0.0}
+    values |= {"batch_size": 16, "epochs": 1, "eval__attacks": ("fgsm",), "eval__batch_size": 10**5}
+    experiment = parse.to_experiment(tiny(tmp_path, "natural", select_on="test", **values))
+    report = train.run(experiment)
+    assert train.run(experiment) == report
+    np.savez(tmp_path / "d.npz", **arrays | {"labels": 2 - arrays["labels"]})
+    told = "was trained on 48 images, .* of .*d.npz, which now has 48 images, .*: the data changed since"
+    with pytest.raises(loop.ConfigChangedError, match=f"run holds a finished run that {told}"):
+        train.run(experiment)
+    with pytest.raises(ValueError, match=f"best/3 {told}"):
+        train.evaluate_checkpoint(experiment, str(report.parent), ["fgsm"])
+    (tmp_path / "d.npz").unlink()  # the report stays
+    assert train.run(experiment) == report
 
 
 def test_other_config_in_the_same_folder_is_refused_with_the_difference(finished, tmp_path):
