@@ -48,6 +48,7 @@ def evaluate(config: Any) -> int:
         experiment = train.saved_experiment(path)
         train.use_compilation_cache(experiment)
     path = path or str(train.workdir_of(experiment))
+    train.check_overrides(experiment, flags.OVERRIDES.value, path)
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
     train.evaluate_checkpoint(
         experiment, path, names, expand(flags.TRANSFER.value), expand(flags.OUT.value)
@@ -80,16 +81,19 @@ def import_(config: Any) -> int:
 
 def export(config: Any) -> int:
     """Exports a checkpoint to other formats."""
-    from ard_jax.cli import export
+    from ard_jax.cli import export, train
 
+    path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
+    if path and experiment:
+        train.check_overrides(experiment, flags.OVERRIDES.value, path)
     export.run(
-        checkpoint=expand(flags.CHECKPOINT.value),
+        checkpoint=path,
         out=expand(flags.OUT.value),
         formats=tuple(flags.FORMAT.value),
         item=flags.ITEM.value,
         fold_batchnorm=flags.FOLD.value,
         onnx_ir_version=flags.ONNX_IR.value,
-        experiment=_experiment(config),
+        experiment=experiment,
     )
     return 0
 

@@ -12,8 +12,8 @@ import jax
 
 from ard_jax.checkpoints import manager, networks
 from ard_jax.config import build
-from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment
-from ard_jax.config.schema import Experiment
+from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
+from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
 from ard_jax.data import Splits, base
 from ard_jax.evaluation import autoattack, full
 from ard_jax.evaluation.evaluator import for_network
@@ -31,6 +31,10 @@ from ard_jax.training import run as run_lib
 
 # Of config.data: what two trainings on the same images agree in.
 _WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
+
+
+# Groups of the configuration that an evaluation follows.
+_OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
 
 
 def workdir_of(experiment: Experiment) -> Path:
@@ -257,6 +261,39 @@ def saved_experiment(path: str) -> Experiment:
         raise ConfigError(
             f"{folder}: {error}\nTo evaluate it all the same, say with --config by which data and attacks."
         ) from error
+
+
+def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str) -> None:
+    """Checks that no value of the training was set that a checkpoint was not trained with.
+
+    Args:
+      experiment: with the overrides in it.
+      overrides: PATH=VALUE of the command line.
+      path: the checkpoint, as of `evaluate_checkpoint`.
+
+    Raises:
+      ConfigError: one was, which an evaluation or export would not follow.
+    """
+    folder = manager.find(path)
+    saved = manager.read_meta(folder).get("experiment", {})
+    now, problems = without(to_dict(experiment), NOTHING, EVALUATION, CONTENT), []
+    for dotted in dict.fromkeys(one.partition("=")[0] for one in overrides):
+        then, value = saved, now
+        for name in dotted.split("."):
+            then, value = (v.get(name) if isinstance(v, dict) else None for v in (then, value))
+        if (
+            dotted.partition(".")[0] not in _OF_EVALUATION
+            and None not in (then, value)
+            and then != value
+        ):
+            problems.append(f"config.{dotted}={value!r}: it was trained with {then!r}")
+    if problems:
+        raise ConfigError(
+            f"{folder} is the checkpoint of another training:\n  - "
+            + "\n  - ".join(problems)
+            + "\nLeave these "
+            "values out, or give the checkpoint of a training with them."
+        )
 
 
 def evaluate_checkpoint(

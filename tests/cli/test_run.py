@@ -134,6 +134,25 @@ def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     assert again.parent.name == "3"
 
 
+def test_values_of_another_training_are_refused(finished):
+    """Where they are set; the values that the checkpoint has may be repeated."""
+    experiment, report, _ = finished
+    overrides = [
+        "epochs=2",
+        "eps=0.1",
+        "student_optim.lr=0.2",
+        "student.kwargs.blocks=1",
+        "workdir=/x",
+    ]
+    train.check_overrides(experiment, overrides, str(report.parent))
+    longer = experiment.replace(epochs=7)
+    train.check_overrides(longer, ["eval.grid=1"], str(report.parent))
+    with pytest.raises(
+        parse.ConfigError, match=r"another training:\n  - config.epochs=7: .* with 2\n"
+    ):
+        train.check_overrides(longer, ["epochs=7"], str(report.parent))
+
+
 def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
     experiment, report, _ = finished
     path, out = str(report.parent), tmp_path / "mine"
