@@ -418,8 +418,13 @@ def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
             f"{folder} takes images of shape {tuple(net['image_shape'])}, but {splits.test.name} has "
             f"{tuple(splits.test.image_shape)}"
         )
-    if problem := base.class_mismatch(net.get("class_names") or (), splits.test.class_names):
+    names, ours = list(net.get("class_names") or ()), list(splits.test.class_names)
+    if problem := base.class_mismatch(names, ours):
         raise teachers.TeacherError(f"{folder} does not fit {splits.test.name}: {problem}")
+    if names and names != ours:
+        numbers = names == [str(i) for i in range(len(names))]
+        numbered, named = (folder, ours) if numbers else (splits.test.name, names)
+        tell(f"{numbered} only numbers its classes: taken in the order {', '.join(named[:3])}, ...")
 
 
 def _transfer_source(

@@ -53,7 +53,7 @@ class Reading:
                 found.append(f"{where}.{name}={value!r}: expected an integer")
             elif value < least:
                 found.append(f"{where}.{name}={value}: must be at least {least}")
-            elif name == "image_size" and value > MAX_SIDE:
+            elif name == "image_size" and int(value) > MAX_SIDE:
                 found.append(f"{where}.{name}={value}: must be at most {MAX_SIDE} pixels")
         return found
 

@@ -247,6 +247,13 @@ def test_network_of_other_data_is_refused(finished, tmp_path, names, message):
         import_network.run(file=str(exported), out=str(tmp_path / "in"), experiment=experiment)
 
 
+def test_classes_without_names_are_told(finished, tmp_path, capsys):
+    experiment = parse.to_experiment(other_data(tmp_path, "abcdefghij"))
+    folder = str(finished[1].parent)
+    train.evaluate_checkpoint(experiment, folder, ["fgsm"], out=str(tmp_path / "out"))
+    assert "only numbers its classes: taken in the order a, b, c, ..." in capsys.readouterr().out
+
+
 def test_class_names_of_a_run_do_not_change():
     saved, now = ({"net": {"class_names": names}} for names in (["cat", "dog"], ["dog", "cat"]))
     with pytest.raises(loop.ConfigChangedError, match="net.class_names: class 0 is 'cat' .*order"):
