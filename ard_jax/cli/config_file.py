@@ -19,7 +19,7 @@ import ml_collections
 
 from ard_jax import methods
 from ard_jax.cli import values
-from ard_jax.config.comparison import ComparisonConfig
+from ard_jax.config.comparison import SHORTENED, ComparisonConfig
 from ard_jax.config.schema import Experiment
 from ard_jax.io import options
 
@@ -171,11 +171,11 @@ def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
     if group != "runs" or not isinstance(methods_, tuple | list):
         return ""
     if name not in methods_:
-        return (
-            f"config.{path}: run {name!r} is not compared; config.methods has {', '.join(methods_)}"
-        )
+        return f"config.{path}: run {name!r} is not compared; config.methods has {', '.join(map(str, methods_))}"
     if instead := {"seed": "seeds", "workdir": "workdir", "name": "name"}.get(field):
         return f"config.{path}: the runs of a comparison follow config.{instead}; set that"
+    if field in SHORTENED and not config.get("full_reports"):
+        return f"config.{path}: not measured without config.full_reports=True; set that too"
     if config.get("data_dir") and field == "data.dir":
         return f"config.{path}: config.data_dir={config.data_dir!r} replaces it; set one of them"
     return ""

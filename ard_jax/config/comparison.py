@@ -19,6 +19,8 @@ from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
 # Of which run it is, not how it trains; teachers are of the protocol.
 _NO_SETTING = ("name", "seed", "teachers")
+# What runs without `full_reports` are set to.
+SHORTENED = {"eval.teachers": False, "eval.transfer": False, "eval.eps_sweep": (), "eval.grid": 0}
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -182,8 +184,8 @@ def _is_percentage(value: Any) -> bool:
 
 def _short_report(experiment: Experiment) -> Experiment:
     """Without what a table of methods does not show: it would be measured anew for every run."""
-    short = experiment.eval.replace(teachers=False, transfer=False, eps_sweep=(), grid=0)
-    return experiment.replace(eval=short)
+    short = {name.removeprefix("eval."): value for name, value in SHORTENED.items()}
+    return experiment.replace(eval=experiment.eval.replace(**short))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
