@@ -171,10 +171,12 @@ def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
     if group != "runs" or not isinstance(methods_, tuple | list):
         return ""
     if name not in methods_:
-        return f"config.{path}: run {name!r} is not compared; config.methods has {', '.join(map(str, methods_))}"
+        compared = ", ".join(map(str, methods_))
+        return f"config.{path}: run {name!r} is not compared; config.methods has {compared}"
     if instead := {"seed": "seeds", "workdir": "workdir", "name": "name"}.get(field):
         return f"config.{path}: the runs of a comparison follow config.{instead}; set that"
-    if field in SHORTENED and not config.get("full_reports"):
+    set_to = config.runs[name].eval.get(field.rpartition(".")[2]) if field in SHORTENED else None
+    if set_to and not config.get("full_reports"):  # empty, as without a full report, is no mistake
         return f"config.{path}: not measured without config.full_reports=True; set that too"
     if config.get("data_dir") and field == "data.dir":
         return f"config.{path}: config.data_dir={config.data_dir!r} replaces it; set one of them"

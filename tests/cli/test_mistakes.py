@@ -157,6 +157,7 @@ def test_a_comparison_takes_the_same_values():
     for bad, message in (
         ("foo=1", "config has data_dir"),
         ("runs.foo.eps=1", "runs.foo.eps does not"),
+        ("runs.natural.eval.grid=5", "natural.eval.grid: not measured without config.full_reports"),
         (
             "runs.natural.seed=5",
             "natural.seed: the runs of a comparison follow config.seeds; set that",
