@@ -96,12 +96,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         if everywhere(cause is None):
             return _join(out, template), out["meta"]
         self._damaged.add(step)
-        what = (
-            f"{type(cause).__name__}: {str(cause)[:200]}"
-            if cause
-            else "another process cannot read it"
-        )
-        raise CheckpointError(f"{self.folder / str(step)} cannot be restored: {what}.") from cause
+        folder = self.folder / str(step)
+        what = f"{type(cause).__name__}: {str(cause)[:200]}"
+        if missing := [name for name in ("meta", *items) if not (folder / name).exists()]:
+            what = f"without {' and '.join(missing)}"
+        elif cause is None:
+            what = "another process cannot read it"
+        raise CheckpointError(f"{folder} cannot be restored: {what}.") from cause
 
     def delete_after(self, step: int) -> None:
         """Deletes all later steps."""
@@ -237,6 +238,24 @@ def find(path: str | os.PathLike) -> epath.Path:
         or f"{path} holds no checkpoint; expected the folder of a run (with best/ and last/), one of "
         "these, or one step of them"
     )
+
+
+def check_holds_no_steps(folder: str | os.PathLike, name: str) -> None:
+    """Checks that other files may be written to a folder: that it is not of the checkpoints of a run.
+
+    Args:
+      folder: the folder, which need not exist.
+      name: the flag that chose it, for the message.
+
+    Raises:
+      CheckpointError: it is best/ or last/ of a run, or in one of these.
+    """
+    path = Path(folder).absolute()
+    for part in (path, *path.parents):
+        if part.name in ("best", "last") and any(part.glob("[0-9]*/_CHECKPOINT_METADATA")):
+            raise CheckpointError(
+                f"{name}={folder}: {part} holds the checkpoints of a run; choose another folder"
+            )
 
 
 def _names(folder: epath.Path) -> list[str]:

@@ -51,7 +51,9 @@ def newest(
         tell(*(f"WARNING: {text} Continuing from step {step}." for text in damaged))
         return state, meta
     if damaged:
-        raise CheckpointError("; ".join(damaged))
+        raise CheckpointError(
+            f"{'; '.join(damaged)} Copy the run again, or delete {checkpoints.folder.parent} to start over."
+        )
     return None, None
 
 

@@ -9,6 +9,7 @@ from absl import flags
 from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
 
+_FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -28,8 +29,9 @@ def parse(argv: list[str]) -> list[str]:
     problem = "; ".join(removed.on_command_line(argv[1:]))
     if not problem:
         try:
-            left = flags.FLAGS([argv[0], *_rewritten(argv[1:])])
-            if not (problem := _unused(flags.FLAGS)):
+            rewritten = _rewritten(argv[1:])
+            left = flags.FLAGS([argv[0], *rewritten])
+            if not (problem := _unused(flags.FLAGS) or _repeated(flags.FLAGS, rewritten)):
                 return left
         except flags.Error as error:
             problem = str(error)
@@ -54,6 +56,20 @@ def _rewritten(arguments: Iterable[str]) -> list[str]:
             text = pending.pop(0)
         found.append(f"--override={path}={str(not negated) if text is None else text}")
     return found + pending
+
+
+def _repeated(values: flags.FlagValues, arguments: list[str]) -> str:
+    """Which flags are given more than once, so that only the last would count; "" if none."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    given = [match[1] for one in options if (match := _FLAG.match(one))]
+    found = []
+    for name in ("mode", "config", *MODES_OF):
+        if (count := given.count(name) + given.count(f"no{name}")) > 1:
+            several = (
+                ", with commas between its values" if isinstance(values[name].value, list) else ""
+            )
+            found.append(f"--{name} is given {count} times; give it once{several}")
+    return "; ".join(found)
 
 
 def _unused(values: flags.FlagValues) -> str:

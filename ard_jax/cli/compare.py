@@ -65,6 +65,7 @@ def run(comparison: Comparison) -> int:
     with locks.hold(comparison.workdir):
         interrupted = True
         with contextlib.suppress(KeyboardInterrupt):
+            _check_finished(comparison)
             found = _teachers(comparison)
             for key in _unfinished(comparison):
                 errors |= _run_one(comparison, key, found)
@@ -79,6 +80,14 @@ def run(comparison: Comparison) -> int:
         tell("Interrupted; the same command continues.", file=sys.stderr)
         return INTERRUPTED
     return 1 if errors else 0
+
+
+def _check_finished(comparison: Comparison) -> None:
+    """Raises ConfigChangedError for a finished run on other data, which no table may mix with these."""
+    done = [e for e in comparison.experiments.values() if train.finished(e) is not None]
+    if done:
+        with contextlib.suppress(data.DataError):  # told by the next run, if there is one
+            train.check_finished(done, build.load_data(done[0].data))
 
 
 def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:

@@ -19,7 +19,7 @@ import ml_collections
 
 from ard_jax import methods
 from ard_jax.cli import values
-from ard_jax.config.comparison import ComparisonConfig
+from ard_jax.config.comparison import SHORTENED, ComparisonConfig
 from ard_jax.config.schema import Experiment
 from ard_jax.io import options
 
@@ -47,6 +47,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
     overrides = list(overrides)
     types_ = _types(config) if overrides else {}
     problems = [problem for one in overrides if (problem := _apply(config, types_, one))]
+    problems = problems or _idle(config, [one.partition("=")[0] for one in overrides])
     if problems:
         raise ConfigFileError(
             "\n  - ".join(["The command line sets what cannot be set:", *problems])
@@ -150,6 +151,35 @@ def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: 
         return f"config.{path}={text}: {error}"
     with group.unlocked(), group.ignore_type():
         group[last] = value
+    return ""
+
+
+def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
+    """Which of the values that were set are never read, beside the others, and why."""
+    if "runs" in config:
+        return [text for path in dict.fromkeys(given) if (text := _idle_run(config, path))]
+    if "data.pad" in given and config.data.get("augment") == "none":
+        return ["config.data.pad is of random crops: leave it out with config.data.augment=none"]
+    return []
+
+
+def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
+    """Why a value of one run of a comparison is never read; "" if it is."""
+    group, _, inner = path.partition(".")
+    name, _, field = inner.partition(".")
+    methods_ = config.get("methods", ())
+    if group != "runs" or not isinstance(methods_, tuple | list):
+        return ""
+    if name not in methods_:
+        compared = ", ".join(map(str, methods_))
+        return f"config.{path}: run {name!r} is not compared; config.methods has {compared}"
+    if instead := {"seed": "seeds", "workdir": "workdir", "name": "name"}.get(field):
+        return f"config.{path}: the runs of a comparison follow config.{instead}; set that"
+    set_to = config.runs[name].eval.get(field.rpartition(".")[2]) if field in SHORTENED else None
+    if set_to and not config.get("full_reports"):  # empty, as without a full report, is no mistake
+        return f"config.{path}: not measured without config.full_reports=True; set that too"
+    if config.get("data_dir") and field == "data.dir":
+        return f"config.{path}: config.data_dir={config.data_dir!r} replaces it; set one of them"
     return ""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ard_jax.checkpoints import networks
+from ard_jax.checkpoints import manager, networks
 from ard_jax.config.schema import Experiment
 from ard_jax.interop import export_checks, fold, onnx, safetensors_file, stablehlo, torch_export
 from ard_jax.interop.export_checks import ExportError, Images, Predict, Row
@@ -29,6 +29,13 @@ from ard_jax.reporting.record import Evaluation, read_evaluation
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "torch")
 CARD = "model_card.md"
+# Format -> the files that it makes.
+_FILES = {
+    "onnx": ("student.onnx",),
+    "stablehlo": ("student.stablehlo", "load_stablehlo.py"),
+    "safetensors": ("student.safetensors",),
+    "torch": ("student.pt", "model.py"),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,11 +94,18 @@ def run(
     wanted = _check_formats(formats)
     if "onnx" in wanted:
         onnx.check_ir_version(onnx_ir_version)
+    elif onnx_ir_version != onnx.IR_VERSION:
+        raise ExportError(f"--onnx_ir_version={onnx_ir_version} is of --format=onnx; leave it out")
+    if fold_batchnorm and not {"onnx", "stablehlo"} & set(wanted):
+        raise ExportError(
+            f"--fold_batchnorm is of --format=onnx and stablehlo: {' and '.join(wanted)} hold the variables "
+            "as they are; leave it out"
+        )
     if not checkpoint:
         raise ExportError("--mode=export needs --checkpoint: the folder of a run")
     network, folder = _load(checkpoint, item)
     network = dataclasses.replace(network, onnx_ir_version=onnx_ir_version)
-    out_folder = _out_folder(out, network, folder, item)
+    out_folder = _out_folder(out, network, folder, item, wanted)
     images = export_checks.test_images(
         network.description, network.meta, experiment.data if experiment else None
     )
@@ -133,12 +147,28 @@ def _load(checkpoint: str, item: str) -> tuple[Network, Path]:
     return Network(bundle, variables, description, meta, folder.parent.parent, title), folder
 
 
-def _out_folder(out: str, network: Network, folder: Path, item: str) -> Path:
+def _out_folder(out: str, network: Network, folder: Path, item: str, formats: list[str]) -> Path:
+    """Makes the folder, unless it holds what no export wrote under the names of this one."""
     last = "-last" if folder.parent.name == "last" else ""
     path = Path(out) if out else network.run / f"export{last}{'-ema' if item == 'ema' else ''}"
     check_writable(path, "--out")
+    manager.check_holds_no_steps(path, "--out")
+    names = [CARD, *(name for one in formats for name in _FILES[one])]
+    there = [name for name in names if (path / name).exists()]
+    if there and not _is_ours(path / CARD):
+        raise ExportError(
+            f"--out={path} holds {' and '.join(there)}, which no export of ard_jax wrote there; choose "
+            "another folder, or move what it holds"
+        )
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _is_ours(card: Path) -> bool:
+    try:
+        return "ard_jax" in card.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _write_and_check(

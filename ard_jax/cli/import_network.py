@@ -124,6 +124,10 @@ def locate(entry: Entry | None, file: str, fetch: bool) -> Path:
       DownloadError: see `download.fetch`.
     """
     if file:
+        if fetch:
+            raise ImportingError(
+                f"--download with --file={file}: the file is here; leave one of them out"
+            )
         if not Path(file).is_file():
             raise ImportingError(f"--file={file} is not a file")
         return Path(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ard_jax.cli import flags
+from ard_jax.io.files import expand
 
 if TYPE_CHECKING:
     from ard_jax.config.schema import Experiment
@@ -40,15 +41,18 @@ def evaluate(config: Any) -> int:
     """Evaluates a checkpoint again."""
     from ard_jax.cli import train
 
-    path, experiment = flags.CHECKPOINT.value, _experiment(config)
+    path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
     if experiment is None:
         if not path:
             raise ValueError("--mode=evaluate needs --checkpoint or --config")
         experiment = train.saved_experiment(path)
         train.use_compilation_cache(experiment)
     path = path or str(train.workdir_of(experiment))
+    train.check_overrides(experiment, flags.OVERRIDES.value, path)
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
-    train.evaluate_checkpoint(experiment, path, names, flags.TRANSFER.value, flags.OUT.value)
+    train.evaluate_checkpoint(
+        experiment, path, names, expand(flags.TRANSFER.value), expand(flags.OUT.value)
+    )
     return 0
 
 
@@ -63,8 +67,8 @@ def import_(config: Any) -> int:
 
     import_network.run(
         source=flags.SOURCE.value,
-        file=flags.FILE.value,
-        out=flags.OUT.value,
+        file=expand(flags.FILE.value),
+        out=expand(flags.OUT.value),
         model=flags.MODEL.value,
         normalization=flags.NORMALIZATION.value,
         experiment=_experiment(config),
@@ -77,16 +81,19 @@ def import_(config: Any) -> int:
 
 def export(config: Any) -> int:
     """Exports a checkpoint to other formats."""
-    from ard_jax.cli import export
+    from ard_jax.cli import export, train
 
+    path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
+    if path and experiment:
+        train.check_overrides(experiment, flags.OVERRIDES.value, path)
     export.run(
-        checkpoint=flags.CHECKPOINT.value,
-        out=flags.OUT.value,
+        checkpoint=path,
+        out=expand(flags.OUT.value),
         formats=tuple(flags.FORMAT.value),
         item=flags.ITEM.value,
         fold_batchnorm=flags.FOLD.value,
         onnx_ir_version=flags.ONNX_IR.value,
-        experiment=_experiment(config),
+        experiment=experiment,
     )
     return 0
 
@@ -107,7 +114,7 @@ def plan(config: Any) -> int:
         flags.DEVICES.value,
         flags.ASSUME.value,
         flags.COMPILE.value,
-        flags.PLAN_JSON.value,
+        expand(flags.PLAN_JSON.value),
     )
 
 

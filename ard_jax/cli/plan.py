@@ -58,6 +58,10 @@ def run(
       ValueError: unknown devices or assumptions, or batches that do not divide by the devices.
     """
     if out:
+        if Path(out).is_dir():
+            raise ValueError(
+                f"--plan_json={out} is a folder; give a file, such as {Path(out, 'plan.json')}"
+            )
         check_writable(Path(out).parent, "--plan_json")
     plan = make(experiment, devices, assume, compiled)
     print(text(plan), flush=True)

@@ -55,6 +55,7 @@ ACCELERATORS = {
         989e12, 494e12, 141e9, 0.75, 4.8e12, 450e9, 50e9, 8, 8, 1, _NVIDIA + "h200/ (SXM)"
     ),
 }
+_MOST_DEVICES = 100_000  # several times the largest pod
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e"}
 
 
@@ -95,6 +96,8 @@ def parse(name: str) -> Fleet:
             f"v4-32 or h100-8; the kinds are {', '.join(ACCELERATORS)}, cpu"
         )
     number, known = int(match[2]), ACCELERATORS.get(kind)
+    if number > _MOST_DEVICES:
+        raise ValueError(f"--devices={name}: must be at most {_MOST_DEVICES} devices")
     if known is None:
         what = "CPU devices" if kind else "devices of a kind that was not named"
         return Fleet(name, kind, number, 1, f"{number} {what}")
@@ -136,11 +139,15 @@ class Assumptions:
     latency: float = 1e-5
 
 
+_SHARES = ("utilisation", "bandwidth_share", "link_share")
+
+
 def assumptions(fleet: Fleet, precision: str, given: list[str]) -> Assumptions:
     """The peak numbers of the devices and the default shares, overridden by "name=number" texts.
 
     Raises:
-      ValueError: not of that form, an unknown name, or a number that is not positive.
+      ValueError: not of that form, an unknown name or one given twice, or a number that is not positive or,
+        of a share, above 1.
     """
     values, known = {}, fleet.accelerator
     if known:
@@ -151,7 +158,7 @@ def assumptions(fleet: Fleet, precision: str, given: list[str]) -> Assumptions:
             "link": known.network if crossing else known.link,
             "memory": known.memory * known.usable,
         }
-    names = [f.name for f in dataclasses.fields(Assumptions)]
+    names, seen = [f.name for f in dataclasses.fields(Assumptions)], set()
     for text in given:
         name, _, number = text.partition("=")
         try:
@@ -163,6 +170,13 @@ def assumptions(fleet: Fleet, precision: str, given: list[str]) -> Assumptions:
                 f"--assume={text}: give NAME=NUMBER with a positive number; NAME is one of "
                 f"{', '.join(names)} (FLOP/s, bytes/s, bytes, shares, seconds)"
             )
+        if name in _SHARES and value > 1:
+            raise ValueError(
+                f"--assume={text}: a share of the peak, so at most 1 (50 % is {name}=0.5)"
+            )
+        if name in seen:
+            raise ValueError(f"--assume={text}: {name} is given twice; give it once")
+        seen.add(name)
         values[name] = value
     return Assumptions(**values)
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import jax
 
 from ard_jax.checkpoints import manager, networks
 from ard_jax.config import build
-from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment
-from ard_jax.config.schema import Experiment
+from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
+from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
 from ard_jax.data import Splits, base
 from ard_jax.evaluation import autoattack, full
 from ard_jax.evaluation.evaluator import for_network
@@ -28,6 +28,13 @@ from ard_jax.runtime import locks, sharding
 from ard_jax.runtime.distributed import barrier, everywhere, is_lead, tell
 from ard_jax.training import loop, teachers, train_log
 from ard_jax.training import run as run_lib
+
+# Of config.data: what two trainings on the same images agree in.
+_WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
+
+
+# Groups of the configuration that an evaluation follows.
+_OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
 
 
 def workdir_of(experiment: Experiment) -> Path:
@@ -61,6 +68,10 @@ def run(experiment: Experiment) -> Path:
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
+        if (start := experiment.method.options.get("itt_start", 0)) > experiment.epochs:
+            tell(
+                f"config.method.itt_start={start} is past the last epoch: the robust teacher stays as it is"
+            )
         # In a folder that holds a run the values may be refused, and must not replace those it has.
         fresh = not any((workdir / "last").glob("[0-9]*"))
         if fresh:
@@ -84,6 +95,8 @@ def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
     """The report of a finished run, shown; None if there is something to do."""
     if (evaluation := finished(experiment)) is None:
         return None
+    with contextlib.suppress(base.DataError):  # the data may be gone, but not be others
+        check_finished([experiment], build.load_data(experiment.data))
     tell(
         run_page.summary_table(evaluation),
         f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
@@ -96,6 +109,41 @@ def finished(experiment: Experiment) -> record.Evaluation | None:
     evaluation = record.read_evaluation(workdir_of(experiment))
     same = evaluation is not None and _is_of(evaluation, experiment)
     return evaluation if everywhere(same) else None
+
+
+def check_finished(experiments: Iterable[Experiment], splits: Splits) -> None:
+    """Checks that finished runs were trained on the data as they are now.
+
+    Raises:
+      ConfigChangedError: one was not.
+    """
+    for experiment in experiments:
+        workdir = workdir_of(experiment)
+        try:
+            problem = _changed_data(
+                manager.read_meta(manager.find(workdir / "last")), experiment, splits
+            )
+        except manager.CheckpointError:
+            continue  # only its report is left
+        if problem:
+            raise loop.ConfigChangedError(
+                f"{workdir} holds a finished run that {problem}. Put those of the run back, or use another "
+                "--config.workdir for these."
+            )
+
+
+def _changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -> str:
+    """How data of the same name and place differ from those of the training; "" where they do not."""
+    saved = meta.get("experiment", {}).get("data", {})
+    data, then = experiment.data.model_dump(mode="json"), meta.get("config", {}).get("train_split")
+    if not saved or not then or any(saved.get(k, data[k]) != data[k] for k in _WHICH_DATA):
+        return ""
+    if then == (now := build.describe_split(splits.train)):
+        return ""
+    return (
+        f"was trained on {then} of {splits.train.name}, which now has {now} (a checksum of the training "
+        "split): the data changed since"
+    )
 
 
 def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
@@ -111,7 +159,7 @@ def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
 def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
     net = build.describe_network(experiment.student, experiment.precision, splits.train)
     bundle = described.from_description(net, experiment.bn_groups)
-    evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh)
+    evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh, splits)
     return run_lib.Network(bundle, net, evaluator)
 
 
@@ -215,6 +263,39 @@ def saved_experiment(path: str) -> Experiment:
         ) from error
 
 
+def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str) -> None:
+    """Checks that no value of the training was set that a checkpoint was not trained with.
+
+    Args:
+      experiment: with the overrides in it.
+      overrides: PATH=VALUE of the command line.
+      path: the checkpoint, as of `evaluate_checkpoint`.
+
+    Raises:
+      ConfigError: one was, which an evaluation or export would not follow.
+    """
+    folder = manager.find(path)
+    saved = manager.read_meta(folder).get("experiment", {})
+    now, problems = without(to_dict(experiment), NOTHING, EVALUATION, CONTENT), []
+    for dotted in dict.fromkeys(one.partition("=")[0] for one in overrides):
+        then, value = saved, now
+        for name in dotted.split("."):
+            then, value = (v.get(name) if isinstance(v, dict) else None for v in (then, value))
+        if (
+            dotted.partition(".")[0] not in _OF_EVALUATION
+            and None not in (then, value)
+            and then != value
+        ):
+            problems.append(f"config.{dotted}={value!r}: it was trained with {then!r}")
+    if problems:
+        raise ConfigError(
+            f"{folder} is the checkpoint of another training:\n  - "
+            + "\n  - ".join(problems)
+            + "\nLeave these "
+            "values out, or give the checkpoint of a training with them."
+        )
+
+
 def evaluate_checkpoint(
     experiment: Experiment,
     path: str,
@@ -246,13 +327,18 @@ def evaluate_checkpoint(
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
     _check_fits(meta["config"]["net"], folder, splits)
+    if problem := _changed_data(meta, experiment, splits):
+        raise teachers.TeacherError(
+            f"{folder} {problem}. Put those of the training back; to evaluate on others, give --config with "
+            "their own config.data.dir"
+        )
     autoattack.check_defined(settings.suites, splits.test.num_classes)
     if transfer_from:
         shown = experiment.eval.model_copy(update={"transfer": True})
         experiment = experiment.model_copy(update={"eval": shown})
         settings = build.evaluation_settings(experiment, attack_names)
     net = described.in_float32(meta["config"]["net"])
-    evaluator = for_network("student", net, settings.eval, mesh)
+    evaluator = for_network("student", net, settings.eval, mesh, splits)
     imported = "origin" in meta
     if imported:
         settings = dataclasses.replace(settings, select_on="")  # nothing was selected here
@@ -282,6 +368,8 @@ def _check_evaluation_folder(root: Path, out: str) -> None:
     """Raises ValueError where an evaluation could not be saved."""
     if out and record.read_evaluation(Path(out)) is not None:
         raise ValueError(f"--out={out} holds an evaluation; choose another folder")
+    if out:
+        manager.check_holds_no_steps(out, "--out")
     try:
         check_writable(out or root, "--out")
     except ValueError as error:
@@ -330,8 +418,13 @@ def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
             f"{folder} takes images of shape {tuple(net['image_shape'])}, but {splits.test.name} has "
             f"{tuple(splits.test.image_shape)}"
         )
-    if problem := base.class_mismatch(net.get("class_names") or (), splits.test.class_names):
+    names, ours = list(net.get("class_names") or ()), list(splits.test.class_names)
+    if problem := base.class_mismatch(names, ours):
         raise teachers.TeacherError(f"{folder} does not fit {splits.test.name}: {problem}")
+    if names and names != ours:
+        numbers = names == [str(i) for i in range(len(names))]
+        numbered, named = (folder, ours) if numbers else (splits.test.name, names)
+        tell(f"{numbered} only numbers its classes: taken in the order {', '.join(named[:3])}, ...")
 
 
 def _transfer_source(
@@ -342,7 +435,7 @@ def _transfer_source(
     _check_fits(meta["config"]["net"], folder, splits)
     name = Path(folder).parent.parent.name
     net = described.in_float32(meta["config"]["net"])
-    evaluator = for_network("transfer source", net, settings.eval, mesh)
+    evaluator = for_network("transfer source", net, settings.eval, mesh, splits)
     variables = sharding.put_replicated(mesh, variables)
     return EvaluatedNetwork(f"source {name}", "source", bundle, variables, evaluator, source=name)
 

@@ -231,7 +231,7 @@ def describe_network(net: NetConfig, precision: str, dataset: ArrayDataset) -> d
         "model": net.model,
         "kwargs": dict(net.kwargs),
         "init": net.init or "torch",
-        "normalization": net.normalization or None,
+        "normalization": net.statistics(),
         "precision": precision,
         "num_classes": dataset.num_classes,
         "image_shape": list(dataset.image_shape),
@@ -289,8 +289,12 @@ def comparable(
     raw = parse.without(parse.to_dict(experiment), NOTHING, EVALUATION, CONTENT)
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
-    train = splits.train
-    return raw | {"net": net, "train_split": f"{len(train)} images, {train.checksum():08x}"} | extra
+    return raw | {"net": net, "train_split": describe_split(splits.train)} | extra
+
+
+def describe_split(dataset: ArrayDataset) -> str:
+    """Which images these are: their number and a checksum."""
+    return f"{len(dataset)} images, {dataset.checksum():08x}"
 
 
 def extension_problem(experiment: Experiment, epochs: int) -> str:

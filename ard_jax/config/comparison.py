@@ -11,7 +11,7 @@ from pydantic import Field
 from ard_jax import attacks
 from ard_jax.config import parse
 from ard_jax.config.parse import ConfigError, of_results, to_dict
-from ard_jax.config.schema import Experiment
+from ard_jax.config.schema import Experiment, Folder
 from ard_jax.io.options import Options, Seed, read
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
@@ -19,6 +19,8 @@ from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
 # Of which run it is, not how it trains; teachers are of the protocol.
 _NO_SETTING = ("name", "seed", "teachers")
+# What runs without `full_reports` are set to.
+SHORTENED = {"eval.teachers": False, "eval.transfer": False, "eval.eps_sweep": (), "eval.grid": 0}
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -26,7 +28,7 @@ class ComparisonConfig(Options):
     """The values of a comparison."""
 
     name: Annotated[str, Field(min_length=1)] = Field(description="Title of the report.")
-    workdir: str = Field("", description="Folder of runs and report; empty for runs/NAME.")
+    workdir: Folder = Field("", description="Folder of runs and report; empty for runs/NAME.")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
         description="Of the students; the teachers have their own."
     )
@@ -182,8 +184,8 @@ def _is_percentage(value: Any) -> bool:
 
 def _short_report(experiment: Experiment) -> Experiment:
     """Without what a table of methods does not show: it would be measured anew for every run."""
-    short = experiment.eval.replace(teachers=False, transfer=False, eps_sweep=(), grid=0)
-    return experiment.replace(eval=short)
+    short = {name.removeprefix("eval."): value for name, value in SHORTENED.items()}
+    return experiment.replace(eval=experiment.eval.replace(**short))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

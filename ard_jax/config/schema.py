@@ -4,11 +4,13 @@ Fields that leave the trained networks as they are say so by "changes", `NOTHING
 what two runs must agree on is derived from that (`build.comparable`, `parse.result_of`).
 """
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from ard_jax.data import MAX_SIDE
 from ard_jax.io.files import expand
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
 from ard_jax.optim import OptimConfig
@@ -18,6 +20,10 @@ NOTHING: dict[str, Any] = {"changes": "nothing"}
 EVALUATION: dict[str, Any] = {"changes": "evaluation"}  # what is measured at the end
 # By what is found there; its checksum or identity is compared instead.
 CONTENT: dict[str, Any] = {"changes": "content"}
+
+# Arguments of `models.create` that are no options of an architecture.
+_OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalization", "bn_groups"}
+_LEAST_EPS = 0.1 / 255
 
 Folder = Annotated[str, AfterValidator(expand)]
 
@@ -53,7 +59,7 @@ class DataConfig(Options):
         "needed, for data that does not fit: see `data.Reading`. Both give the same batches.",
         json_schema_extra=NOTHING,
     )
-    image_size: Count = Field(
+    image_size: Annotated[int, Field(ge=0, le=MAX_SIDE)] = Field(
         default=0,
         description="Side in pixels that the images of `folder` and `tfds` are cropped and scaled to; 0: as "
         "they are.",
@@ -90,6 +96,11 @@ class DataConfig(Options):
             found.append(
                 f"holdout={self.holdout}: a share below 1, or a whole number of images from 2 on"
             )
+        if self.name == "digits" and self.dir:
+            found.append(
+                f"dir={self.dir!r}: digits come with a package and are read from nowhere else; leave it out, "
+                "or choose another config.data.name, such as folder or npz"
+            )
         if self.on_device == "on" and self.loader == "grain":
             found.append(
                 "on_device='on' with config.data.loader='grain': what is kept on device has to be in memory "
@@ -108,10 +119,32 @@ class NetConfig(Options):
     )
     normalization: str = Field(
         default="",
-        description="Statistics inside the network, one of `models.NORMALIZATIONS` or `none`; empty: the "
-        "architecture's own.",
+        description="Statistics inside the network, one of `models.NORMALIZATIONS`, `none`, or JSON such as "
+        '`{"mean": [0.5], "std": [0.2]}`; empty: the architecture\'s own.',
     )
     kwargs: dict[str, Any] = Field(default={}, description="Options of the architecture.")
+
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        if taken := sorted(_OF_CREATE & set(self.kwargs)):
+            return [
+                f"kwargs.{taken[0]} is no option of an architecture: the classes, sizes and precision follow "
+                "from the data and the other values; leave it out"
+            ]
+        return []
+
+    def statistics(self) -> Any:
+        """`normalization` as `models.create` takes it.
+
+        Raises:
+          ValueError: it begins like JSON and is none.
+        """
+        if not self.normalization.lstrip().startswith("{"):
+            return self.normalization or None
+        try:
+            return json.loads(self.normalization)
+        except ValueError as error:
+            raise ValueError(f"normalization={self.normalization!r} is no JSON: {error}") from error
 
 
 class AttackConfig(Options):
@@ -219,7 +252,9 @@ class EvalConfig(Options):
         default={}, description="Attack name -> step size that replaces the attack's own."
     )
     batch_size: AtLeastOne = Field(
-        default=250, description="Images per evaluation batch.", json_schema_extra=EVALUATION
+        default=250,
+        description="Images per evaluation batch, at most as many as there are.",
+        json_schema_extra=EVALUATION,
     )
     every: AtLeastOne = Field(
         default=10, description="Epochs between evaluations (the first is always evaluated)."
@@ -394,6 +429,11 @@ class Experiment(Options):
         return found + self._radius_conflicts() + self._group_conflicts()
 
     def _radius_conflicts(self) -> list[str]:
+        if self.eps < _LEAST_EPS:
+            return [
+                f"eps={self.eps}: must be at least 0.1/255 = {_LEAST_EPS:.3g}, a tenth of a gray level, in "
+                "units of [0,1] pixels (8/255 = 0.0314)"
+            ]
         if self.norm != "linf":
             return []
         if self.eps > 1:

@@ -71,10 +71,13 @@ def _method_problems(e: Experiment) -> list[str]:
 
 def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:
     """Why there is no such network for the images, as far as their size is known."""
-    shape = data.known_shape(e.data.name, e.data.image_size) or (64, 64, 3)
-    init, normalization = net.init or "torch", net.normalization or None
     try:
-        models.create(net.model, 10, shape, init=init, normalization=normalization, **net.kwargs)
+        statistics = net.statistics()
+        mean = statistics.get("mean") if isinstance(statistics, dict) else None
+        unknown = (64, 64, len(mean) if isinstance(mean, list) and mean else 3)
+        shape = data.known_shape(e.data.name, e.data.image_size) or unknown
+        init = net.init or "torch"
+        models.create(net.model, 10, shape, init=init, normalization=statistics, **net.kwargs)
     except (ValueError, TypeError) as error:
         return [f"{where}: {error}"]
     return []

@@ -4,18 +4,19 @@
 """
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ard_jax.data.base import ArrayDataset, DataError, Splits
-from ard_jax.data.lazy_dataset import LazyDataset, Reading
+from ard_jax.data.lazy_dataset import MAX_SIDE, LazyDataset, Reading
 from ard_jax.data.sources import digits, image_folder, npz, tfds, tiny_imagenet
 from ard_jax.data.split import check_seed, holdout_count, validation_indices
 
 __all__ = [
-    "ArrayDataset", "DataError", "LazyDataset", "Reading", "Splits", "known_shape", "load",
+    "MAX_SIDE", "ArrayDataset", "DataError", "LazyDataset", "Reading", "Splits", "known_shape", "load",
     "names", "reading_problems",
 ]  # fmt: skip
 
@@ -106,6 +107,14 @@ def load(
     if name not in _SOURCES:
         raise DataError(f"data set {name!r} is unknown; choose one of {', '.join(names())}")
     source, needed = _SOURCES[name]
+    if not isinstance(data_dir, str | os.PathLike | None):
+        raise DataError(
+            f"data_dir={data_dir!r} is {type(data_dir).__name__}; give a path as a string"
+        )
+    if not isinstance(reading, Reading):
+        raise DataError(
+            f"reading={reading!r} is {type(reading).__name__}; give a data.Reading(...)"
+        )
     if needed and not data_dir:
         raise DataError(f"data set {name!r} needs data_dir: {needed}")
     check_seed(seed)

@@ -4,6 +4,7 @@ File names (or record numbers), sizes and labels are in memory, some tens of byt
 """
 
 import dataclasses
+import numbers
 import zlib
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from ard_jax.runtime import threads
 
 LOADERS = ("memory", "grain")
 CLASS_ORDERS = ("text", "natural")
+MAX_SIDE = 4096  # pixels that images may be scaled to: one of that size takes 48 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,13 @@ class Reading:
                     f"{where}.{name}={value!r}: choose one of {', '.join(map(repr, known))}"
                 )
         for name, least in (("image_size", 0), ("workers", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                found.append(f"{where}.{name}={getattr(self, name)}: must be at least {least}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                found.append(f"{where}.{name}={value!r}: expected an integer")
+            elif value < least:
+                found.append(f"{where}.{name}={value}: must be at least {least}")
+            elif name == "image_size" and int(value) > MAX_SIDE:
+                found.append(f"{where}.{name}={value}: must be at most {MAX_SIDE} pixels")
         return found
 
 

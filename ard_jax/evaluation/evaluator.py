@@ -21,7 +21,7 @@ from ard_jax.attacks import cpu_tiling, merged
 from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.config.schema import EvalConfig
 from ard_jax.data import batching
-from ard_jax.data.base import ArrayDataset
+from ard_jax.data.base import ArrayDataset, Splits
 from ard_jax.evaluation.accuracies import ExampleResults
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.runtime import preemption, sharding
@@ -277,13 +277,27 @@ class Evaluator:
         return dataclasses.replace(main, others=results)
 
 
-def for_network(name: str, bundle: ModelBundle, config: EvalConfig, mesh: Any) -> Evaluator:
-    """Returns the network's evaluator; `bundle` computes in float32, see `models.described`."""
+def for_network(
+    name: str, bundle: ModelBundle, config: EvalConfig, mesh: Any, splits: Splits | None = None
+) -> Evaluator:
+    """Returns the network's evaluator.
+
+    Args:
+      name: see `Evaluator`.
+      bundle: computes in float32, see `models.described`.
+      config: its batch size and seed.
+      mesh: devices.
+      splits: what is evaluated, in batches no larger than that; None where it is not known.
+    """
+    size = config.batch_size
+    if splits is not None:
+        parts = [p for p in (splits.validation, splits.test) if p is not None]
+        size = min(size, max(map(len, parts)))
     return Evaluator(
         name,
         lambda variables, images: bundle.apply(variables, images, False)[0],
         mesh=mesh,
-        batch_size=config.batch_size,
+        batch_size=size,
         seed=config.seed,
         unroll=1,  # our convolutions are fast inside loops on every backend
     )

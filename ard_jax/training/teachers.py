@@ -94,7 +94,8 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
     else:
         description = s.describe(splits.train)
         bundle = described.from_description(description, s.bn_groups)
-    evaluator = for_network(f"{role} teacher", described.in_float32(description), s.eval, mesh)
+    in_float32 = described.in_float32(description)
+    evaluator = for_network(f"{role} teacher", in_float32, s.eval, mesh, splits)
     if not s.checkpoint:
         network = run.Network(bundle, description, evaluator)
         variables, source, identity = _train(s, splits, mesh, network)

@@ -84,6 +84,7 @@ def test_a_file_that_is_another_network_is_not_kept(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     (out / "student.stablehlo").write_text("earlier export")
+    (out / export.CARD).write_text("A student of ard_jax")
     right = stablehlo.export
 
     def wrong(bundle, variables, path, **options):
@@ -92,7 +93,7 @@ def test_a_file_that_is_another_network_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(stablehlo, "export", wrong)
     with pytest.raises(ExportError, match="stablehlo is not the network of the checkpoint"):
         export.run(str(tmp_path / "run"), str(out), formats=("stablehlo",))
-    assert names(out) == ["student.stablehlo"]
+    assert names(out) == ["model_card.md", "student.stablehlo"]
     assert (out / "student.stablehlo").read_text() == "earlier export"
 
 
@@ -147,12 +148,28 @@ def test_given_data_must_fit(tmp_path):
         ({"checkpoint": "nowhere"}, "nowhere does not exist"),
         ({"item": "ema"}, "holds no 'ema' network"),
         ({"out": "a_file"}, "a_file is not a folder"),
+        (
+            {"out": "run/best"},
+            "--out=run/best: .*run/best holds the checkpoints of a run; choose another",
+        ),
+        ({"out": "run/best/3/mine"}, "run/best holds the checkpoints of a run"),
+        (
+            {"out": "mine"},
+            "--out=mine holds student.safetensors, which no export of ard_jax wrote there",
+        ),
+        (
+            {"fold_batchnorm": True},
+            "--fold_batchnorm is of --format=onnx and stablehlo: safetensors hold",
+        ),
+        ({"onnx_ir_version": 9}, "--onnx_ir_version=9 is of --format=onnx; leave it out"),
     ],
 )
 def test_bad_input(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_run(tmp_path)
     (tmp_path / "a_file").write_text("")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "student.safetensors").write_text("mine")
     arguments = {"checkpoint": "run", "formats": ("safetensors",)} | options
     with pytest.raises(ValueError, match=message):
         export.run(**arguments)
@@ -207,7 +224,8 @@ def test_last_and_average_get_folders_of_their_own(tmp_path):
     save_run(tmp_path)
     run = tmp_path / "run"
     (run / "best").rename(run / "last")
-    export.run(str(run), formats=("safetensors",))
+    for _ in range(2):  # an earlier export is replaced
+        export.run(str(run), formats=("safetensors",))
     assert names(run / "export-last") == ["model_card.md", "student.safetensors"]
 
 

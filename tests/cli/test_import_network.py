@@ -153,6 +153,7 @@ def test_taken_folders(untrained, tmp_path, capsys):
         ({"out": ""}, "--out is missing"),
         ({"file": ""}, "--file is missing"),
         ({"file": "absent.pt"}, "--file=absent.pt is not a file"),
+        ({"download": True}, "--download with --file=.*: the file is here; leave one of them out"),
         ({"source": "nobody"}, "not in the catalogue"),
         ({"normalization": "mnist"}, "choose one of"),
         ({"normalization": '{"mean": [0.5], "std": [0.5]}'}, "3 channel"),

@@ -31,6 +31,7 @@ REFUSED = [
     (SAT, ["norm=l2", "eps=128"], "config.eps=128.0: no two images of digits are further apart than 8"),
     (SAT, ["norm=l2", "eps=nan"], "config.eps=nan: must be a finite number"),
     (SAT, ["eps=8/0"], "config.eps=8/0: expected a number, such as 0.5, 1e-3 or 8/255"),
+    (SAT, ["eps=1e-12"], "config.eps=1e-12: must be at least 0.1/255 = 0.000392, a tenth of a gray level"),
     (DIGITS, ["student_optim.lr=1e30"], "config.student_optim.lr=1e+30: must be at most 100"),
     (DIGITS, ["student_optim.weight_decay=nan"], "config.student_optim.weight_decay=nan: must be a finite"),
     (DIGITS, ["student_optim.weight_decay=inf"], "config.student_optim.weight_decay=inf: must be a finite"),
@@ -44,12 +45,18 @@ REFUSED = [
     (DIGITS, ["seed=100000000000000000000"], "config.seed=100000000000000000000: must be at most 4294967295"),
     (DIGITS, ["eval.seed=-1"], "config.eval.seed=-1: must be at least 0"),
     (DIGITS, ["epochs=1", "swa_start=99"], "config.swa_start=99: must be at most config.epochs=1"),
+    (DIGITS, ["data.augment=none", "data.pad=1"], "config.data.pad is of random crops: leave it out with"),
     (SAT, ["awp.gamma=1e9"], "config.awp.gamma=1000000000.0: must be at most 1"),
     (SAT, ["awp.gamma=0.01", "awp.start=-4"], "config.awp.start=-4: must be at least 1"),
     (DIGITS, ["data.holdout=1.0"], "config.data.holdout=1.0: a share below 1, or a whole number of images"),
     (DIGITS, ["data.holdout=inf"], "config.data.holdout=inf: must be a finite number"),
     (DIGITS, ["data.pad=500"], "config.data.pad=500: must be less than the images' 8 pixels"),
     (DIGITS, ["student.kwargs.depth=3"], "config.student: small_resnet has no option ['depth']"),
+    (DIGITS, ["student.kwargs.num_classes=4"], "config.student.kwargs.num_classes is no option of an arch"),
+    (DIGITS, ['student.normalization={"mean":[0.5],"std":[0]}'], "values must be finite and std positive"),
+    (DIGITS, ['student.normalization={"mean"'], "config.student: normalization='{\"mean\"' is no JSON"),
+    (DIGITS, ["data.dir=/nowhere"], "config.data.dir='/nowhere': digits come with a package"),
+    (DIGITS, ["data.name=folder", "data.image_size=100000"], "config.data.image_size=100000: must be at"),
     (SAT, ["attack.steps=1000000000"], "config.attack.steps=1000000000: must be at most 10000"),
     (SAT, ["attack.step_size=100.0"], "config.attack.step_size=100.0: must be at most 1"),
     (SAT, ["attack.options.foo=1"], "config.attack: attack 'sat_train' has no parameter foo; it has"),
@@ -128,12 +135,15 @@ def test_every_option_of_the_schema_can_be_set():
     made = experiment(
         CIARD, "eps=8/255", "student_optim.lr=1e-3", "eval.attacks=fgsm,pgd_sat", "epochs=1e2",
         "eval.eps_sweep=0,1/2,1", "attack.options.restarts=1", "student.kwargs.blocks=2",
-        "method.push_t=2**-1", "eval.step_sizes.pgd_sat=2/255", "run.tensorboard=false",
+        "method.push_t=2**-1",
+        'student.normalization={"mean": [0.5], "std": [0.25]}', "eval.step_sizes.pgd_sat=2/255",
+        "run.tensorboard=false",
     )  # fmt: skip
     assert (made.eps, made.student_optim.lr, made.epochs) == (8 / 255, 1e-3, 100)
     assert made.eval.attacks == ("fgsm", "pgd_sat") and made.eval.eps_sweep == (0, 0.5, 1)
     assert made.attack.options["restarts"] == 1 and made.student.kwargs["blocks"] == 2
     assert made.method.options["push_t"] == 0.5
+    assert made.student.statistics() == {"mean": [0.5], "std": [0.25]}
     assert made.eval.step_sizes == {"pgd_sat": 2 / 255} and made.run.tensorboard is False
 
 
@@ -147,9 +157,24 @@ def test_a_comparison_takes_the_same_values():
     for bad, message in (
         ("foo=1", "config has data_dir"),
         ("runs.foo.eps=1", "runs.foo.eps does not"),
+        ("runs.natural.eval.grid=5", "natural.eval.grid: not measured without config.full_reports"),
+        (
+            "runs.natural.seed=5",
+            "natural.seed: the runs of a comparison follow config.seeds; set that",
+        ),
+        (
+            "runs.natural.workdir=x",
+            "natural.workdir: the runs of a comparison follow config.workdir",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             config_file.load(f"{ROOT}/configs/compare_digits.py", [bad])
+    with pytest.raises(
+        ValueError, match="runs.sat.epochs: run 'sat' is not compared; config.methods has n"
+    ):
+        config_file.load(
+            f"{ROOT}/configs/compare_digits.py", ["runs.sat.epochs=1", "methods=natural"]
+        )
     with pytest.raises(ValueError, match="use --mode=train"):
         comparison.from_config(config_file.load(f"{ROOT}/configs/{DIGITS}"))
     with pytest.raises(ValueError, match=r"seeds\[0\]=-1: must be at least 0$"):
@@ -197,6 +222,8 @@ def parsed(*arguments):
         (["--checkpoint=/nope", "--format=bar"], "--checkpoint is for --mode=evaluate and export, not for"),
         (["--mode=plan", "--attacks=fgsm"], "--attacks is for --mode=evaluate, not for --mode=plan"),
         (["--mode=evaluate", "--fold_batchnorm"], "--fold_batchnorm is for --mode=export"),
+        (["--mode=evaluate", "--attacks=fgsm", "--attacks", "bim"], "--attacks is given 2 times; give it"),
+        (["--config=a.py", "--config=b.py"], "--config is given 2 times; give it once"),
         (["--mod=train"], "Unknown command line flag 'mod'"),
         (["--mode=tain"], "value should be one of"),
         (["--mode=export", "--onnx_ir_version=new"], "onnx_ir_version"),

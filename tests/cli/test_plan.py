@@ -126,7 +126,9 @@ def test_device_names():
         n: (plan_hardware.parse(n).devices, plan_hardware.parse(n).hosts) for n in asked
     } == asked
     assert "32 TensorCores = 16 chips" in plan_hardware.parse("v4-32").explanation
-    for wrong, told in {"v4-33": "v4-34", "v4": "a kind and a number", "b7-8": "kinds are"}.items():
+    for wrong, told in {
+        "v4-33": "v4-34", "v4": "a kind and a number", "b7-8": "kinds are", "9" * 12: "at most 100000",
+    }.items():  # fmt: skip
         with pytest.raises(ValueError, match=told):
             plan_hardware.parse(wrong)
     for kind, known in plan_hardware.ACCELERATORS.items():
@@ -141,6 +143,17 @@ def test_assumptions():
     for wrong in ("speed=3", "flops", "flops=0", "flops=fast"):
         with pytest.raises(ValueError, match="NAME=NUMBER"):
             plan_hardware.assumptions(plan_hardware.parse("8"), "float32", [wrong])
+    for given, told in {
+        ("utilisation=50",): "utilisation=50: a share of the peak, so at most 1",
+        ("flops=2e14", "flops=1e14"): "flops=1e14: flops is given twice",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            plan_hardware.assumptions(plan_hardware.parse("8"), "float32", list(given))
+
+
+def test_a_folder_is_no_file_for_the_plan(tmp_path):
+    with pytest.raises(ValueError, match=r"--plan_json=.* is a folder; give a file, such as"):
+        plan.run(parse.to_experiment(tiny(tmp_path)), "2", [], out=str(tmp_path))
 
 
 def test_step_time_by_hand():

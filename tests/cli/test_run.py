@@ -11,7 +11,7 @@ from experiments import tiny
 from ard_jax import evaluate
 from ard_jax.checkpoints import networks, resume
 from ard_jax.cli import export, import_network, train
-from ard_jax.config import parse
+from ard_jax.config import build, parse
 from ard_jax.io.metric_writer import read_metrics
 from ard_jax.runtime import compilation
 from ard_jax.training import loop, teachers
@@ -73,6 +73,33 @@ def test_second_start_says_finished(finished, capsys):
     assert (report.parent / "evaluation.json").read_bytes() == before
 
 
+def test_a_batch_is_no_larger_than_the_data(tmp_path):
+    experiment = parse.to_experiment(tiny(tmp_path, "natural", eval__batch_size=10**5))
+    splits = build.load_data(experiment.data)
+    student = train._student(experiment, splits, build.make_mesh(experiment, splits))
+    assert student.evaluator.batch_size == len(splits.test)
+
+
+def test_changed_data_are_told(tmp_path):
+    """By a finished run, another evaluation of it, and a comparison that has it."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    arrays = {"images": images, "labels": np.arange(60) % 3}
+    np.savez(tmp_path / "d.npz", **arrays)
+    values = {"data__name": "npz", "data__dir": str(tmp_path / "d.npz"), "data__holdout": 0.0}
+    values |= {"batch_size": 16, "epochs": 1, "eval__attacks": ("fgsm",), "eval__batch_size": 10**5}
+    experiment = parse.to_experiment(tiny(tmp_path, "natural", select_on="test", **values))
+    report = train.run(experiment)
+    assert train.run(experiment) == report
+    np.savez(tmp_path / "d.npz", **arrays | {"labels": 2 - arrays["labels"]})
+    told = "was trained on 48 images, .* of .*d.npz, which now has 48 images, .*: the data changed since"
+    with pytest.raises(loop.ConfigChangedError, match=f"run holds a finished run that {told}"):
+        train.run(experiment)
+    with pytest.raises(ValueError, match=f"best/3 {told}"):
+        train.evaluate_checkpoint(experiment, str(report.parent), ["fgsm"])
+    (tmp_path / "d.npz").unlink()  # the report stays
+    assert train.run(experiment) == report
+
+
 def test_other_config_in_the_same_folder_is_refused_with_the_difference(finished, tmp_path):
     experiment, report, _ = finished
     changed = tiny(report.parent.parent, student_optim__lr=0.05, workdir=str(report.parent))
@@ -107,12 +134,35 @@ def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     assert again.parent.name == "3"
 
 
+def test_values_of_another_training_are_refused(finished):
+    """Where they are set; the values that the checkpoint has may be repeated."""
+    experiment, report, _ = finished
+    overrides = [
+        "epochs=2",
+        "eps=0.1",
+        "student_optim.lr=0.2",
+        "student.kwargs.blocks=1",
+        "workdir=/x",
+    ]
+    train.check_overrides(experiment, overrides, str(report.parent))
+    longer = experiment.replace(epochs=7)
+    train.check_overrides(longer, ["eval.grid=1"], str(report.parent))
+    with pytest.raises(
+        parse.ConfigError, match=r"another training:\n  - config.epochs=7: .* with 2\n"
+    ):
+        train.check_overrides(longer, ["epochs=7"], str(report.parent))
+
+
 def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
     experiment, report, _ = finished
     path, out = str(report.parent), tmp_path / "mine"
     with pytest.raises(ValueError, match="unknown attack 'foo'"):
         train.evaluate_checkpoint(experiment, path, ["foo"], out=str(out))
     assert not out.exists()
+    with pytest.raises(
+        ValueError, match="last holds the checkpoints of a run; choose another folder"
+    ):
+        train.evaluate_checkpoint(experiment, path, ["fgsm"], out=f"{path}/last")
     train.evaluate_checkpoint(experiment, path, ["fgsm"], out=str(out))
     assert (out / "report.html").is_file() and (out / "evaluation.json").is_file()
     with pytest.raises(ValueError, match="mine holds an evaluation; choose another folder"):
@@ -195,6 +245,13 @@ def test_network_of_other_data_is_refused(finished, tmp_path, names, message):
     exported = export.run(str(report.parent), str(tmp_path / "out"), formats=("safetensors",))[0]
     with pytest.raises(import_network.ImportingError, match=message):
         import_network.run(file=str(exported), out=str(tmp_path / "in"), experiment=experiment)
+
+
+def test_classes_without_names_are_told(finished, tmp_path, capsys):
+    experiment = parse.to_experiment(other_data(tmp_path, "abcdefghij"))
+    folder = str(finished[1].parent)
+    train.evaluate_checkpoint(experiment, folder, ["fgsm"], out=str(tmp_path / "out"))
+    assert "only numbers its classes: taken in the order a, b, c, ..." in capsys.readouterr().out
 
 
 def test_class_names_of_a_run_do_not_change():

@@ -80,6 +80,24 @@ def test_bad_holdout(holdout):
         ("tiny_imagenet", {}, "'tiny_imagenet' needs data_dir"),
         ("folder", {}, "'folder' needs data_dir"),
         ("npz", {}, "'npz' needs data_dir"),
+        ("folder", {"data_dir": b"x"}, "data_dir=b'x' is bytes; give a path"),
+        ("folder", {"data_dir": ["x"]}, r"data_dir=\['x'\] is list; give a path"),
+        ("folder", {"data_dir": "x", "reading": {"image_size": 8}}, "is dict; give a data.Reading"),
+        (
+            "folder",
+            {"data_dir": "x", "reading": data.Reading(image_size=8.5)},
+            "image_size=8.5: expected an",
+        ),
+        (
+            "folder",
+            {"data_dir": "x", "reading": data.Reading(image_size=(8, 8))},
+            "expected an integer",
+        ),
+        (
+            "folder",
+            {"data_dir": "x", "reading": data.Reading(image_size=10**5)},
+            "must be at most 4096",
+        ),
     ],
 )
 def test_bad_arguments(name, options, message):

@@ -100,7 +100,14 @@ NAN_FLOAT[5, 0, 0, 0] = np.nan
         (dict(train_labels=np.arange(12) % 3 * 2), r"up to 4 but no image has class 1 \(2 such"),
         (dict(test_labels=np.array([0, 1, 3, 0, 5, 0])), r"test_labels\[2\] = 3 .*0\.\.2"),
         (dict(class_names=np.array(["x", "y"])), r"train_labels\[2\] = 2, but class_names has 2"),
-        (dict(class_names=np.array(list("wxyz"))), "no image has class 3"),
+        (
+            dict(class_names=np.array(list("wxyz"))),
+            "4 names but .* up to 2, so no image has class 3 .'z'.",
+        ),
+        (
+            dict(train_images=np.eye(12, 36, dtype=np.uint8).reshape(12, 6, 6)),
+            "no value above 1, black",
+        ),
         (dict(test_images=np.zeros((6, 5, 6, 3), np.uint8)), r"\(5, 6, 3\).*\(6, 6, 3\)"),
         (dict(test_images=np.zeros((6, 6, 6), np.uint8)), r"\(6, 6, 1\).*\(6, 6, 3\)"),
         (dict(train_images=np.array([{}] * 12)), "train_images: cannot be read.*objects"),

@@ -172,8 +172,11 @@ def test_all_damaged_is_an_error_that_names_them(run):
     for step in (10, 20):
         truncate(run / "last" / str(step))
         empty_folder(run / "best" / str(step))
+    shutil.rmtree(run / "last" / "20" / "rest")
     last, best = (Checkpoints(run / name, keep=2) for name in ("last", "best"))
-    with pytest.raises(CheckpointError, match="last/20.*last/10"):
+    with pytest.raises(
+        CheckpointError, match="last/20 .* without rest.*last/10.*Copy the run again, or del"
+    ):
         resume.newest(last, state_of(0), CONFIG)
     with pytest.raises(CheckpointError, match="best/20.*best/10.*--mode=evaluate.*last"):
         resume.best(best, state_of(0), meta_of(20)["best"])

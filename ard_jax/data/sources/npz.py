@@ -116,6 +116,11 @@ def _class_names(path: Path, arrays: dict[str, np.ndarray], key: str) -> tuple[s
                 f"must be in 0..{len(names) - 1}"
             )
         num = len(names)
+    if "class_names" in arrays and int(present[-1]) + 1 < num:
+        raise DataError(
+            f"{path}: class_names has {num} names but {key} runs up to {present[-1]}, so no image has class "
+            f"{present[-1] + 1} ({names[present[-1] + 1]!r}); remove the names without images"
+        )
     if len(present) < num:
         gap = next(i for i, c in enumerate([*present, -1]) if c != i)
         raise DataError(
@@ -180,5 +185,10 @@ def _images(path: Path, images: np.ndarray, key: str) -> np.ndarray:
         raise DataError(
             f"{path}: {key} is {images.dtype}; give uint8 (.astype(np.uint8) if the values are 0 "
             "to 255) or floating point in [0, 1]"
+        )
+    if images.max(initial=0) == 1:
+        raise DataError(
+            f"{path}: {key} is uint8 and has no value above 1, black in the range 0 to 255; multiply by 255 "
+            "before the cast to uint8, or give floating point in [0, 1]"
         )
     return images
