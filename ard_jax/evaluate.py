@@ -101,7 +101,7 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     count, key = min(len(dataset), evaluator.batch_size), jax.random.key(evaluator.seed)
     images = np.asarray(dataset.images[:count], np.float32) / np.float32(255)
     logits = evaluator.engine.logits((), images, key)
-    finite = np.isfinite(logits).all(1)  # the others are told already
+    finite = np.all(np.isfinite(logits), axis=1)  # the others are told already
     images, logits = images[finite], logits[finite]
     labels = np.asarray(dataset.labels[:count])[finite]
     if not len(images):
@@ -109,7 +109,7 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     found = network_checks.output_warnings(logits, ())
     again = evaluator.engine.logits((), images, key)
     found += network_checks.random_warnings([logits, again])
-    if not found and finite[0]:
+    if not found and np.ravel(finite)[0]:
         alone = evaluator.engine.logits((), np.repeat(images[:1], count, 0), key)
         found += network_checks.batch_warnings(logits[:1], alone[:1])
     right = np.flatnonzero(logits.argmax(1) == labels)

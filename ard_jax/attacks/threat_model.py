@@ -186,7 +186,7 @@ def random_start(
     return start if clip is None else jnp.clip(start, *clip)
 
 
-def check_logits(logits: jax.Array, images: jax.Array, *labels: jax.Array) -> None:
+def check_logits(logits: Any, images: Any, *labels: jax.Array) -> None:
     """Raises ValueError unless these are logits [B,K], K >= 2, and readable labels (and targets) classes."""
     if not hasattr(logits, "ndim"):
         kind = type(logits).__name__
