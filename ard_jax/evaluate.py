@@ -144,6 +144,16 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
                 f"attacks[{name!r}] is {type(one).__name__}; give an attack of attacks.make(...), or a "
                 "subclass of attacks.Attack"
             )
+        if name == "clean":
+            raise ValueError(
+                "attacks['clean']: that name is of the images as they are; choose another"
+            )
+        clip = getattr(one, "clip_min", 0.0), getattr(one, "clip_max", 1.0)
+        if clip != (0.0, 1.0):
+            raise ValueError(
+                f"attacks[{name!r}] has clip_min={clip[0]:g}, clip_max={clip[1]:g}; an evaluation's images "
+                "are in [0, 1], so leave them out"
+            )
     return dict(attacks), []
 
 

@@ -72,6 +72,15 @@ MISTAKES = {
     "no attack": (lambda: measure(names=None), "attacks=None: give names"),
     "a function as attack": (lambda: measure(names=attacks.fgsm), "give names such as"),
     "text for attack": (lambda: measure(names={"a": "fgsm"}), r"attacks\['a'\] is str"),
+    "an attack called clean": (
+        lambda: measure(names={"clean": attacks.make("fgsm", eps=0.1)}),
+        "name is of the images as they are",
+    ),
+    "another range": (
+        lambda: measure(names=attacks.make("fgsm", eps=0.1, clip_max=255.0)),
+        r"clip_max=255; an evaluation's images are in \[0, 1\]",
+    ),
+    "integer logits": (lambda: pgd(lambda x: predict(x).astype(int)), "predict returned int32"),
     "three arguments": (lambda: evaluate.evaluate(predict, *PAIR), r"\(images, labels\), attacks"),
     "batches": (lambda: measure(data=[PAIR, PAIR]), "dataset is list"),
     "batch true": (lambda: measure(batch_size=True), "batch_size=True: must be an integer"),

@@ -91,7 +91,10 @@ class Attack(abc.ABC):
     def __call__(
         self, predict: Predict, images: Any, labels: Any = None, key: Any = None, **rest: Any
     ):
-        """Runs the attack on a user's function: `run` behind the checks of `checked_predict`."""
+        """Checks the arguments and the user's function (`checked_predict`), then runs the attack.
+
+        Arguments and results are those of `run`.
+        """
         low, high = getattr(self, "clip_min", 0.0), getattr(self, "clip_max", 1.0)
         images, labels, key = threat_model.check_batch(images, labels, key, low, high)
         if rest.get("state") is None:

@@ -196,6 +196,8 @@ def check_logits(logits: Any, images: Any, *labels: jax.Array) -> None:
             f"predict returned shape {logits.shape} for {images.shape[0]} images; it must return "
             "logits [B,K], K >= 2"
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"predict returned {logits.dtype}; logits are floating point")
     for name, classes in zip(("labels", "targets"), labels, strict=False):
         checks.labels_in_range(classes, logits.shape[1], name)
 

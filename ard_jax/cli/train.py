@@ -31,8 +31,6 @@ from ard_jax.training import run as run_lib
 
 # Of config.data: what two trainings on the same images agree in.
 _WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
-
-
 # Groups of the configuration that an evaluation follows.
 _OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
 
@@ -289,10 +287,8 @@ def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str)
             problems.append(f"config.{dotted}={value!r}: it was trained with {then!r}")
     if problems:
         raise ConfigError(
-            f"{folder} is the checkpoint of another training:\n  - "
-            + "\n  - ".join(problems)
-            + "\nLeave these "
-            "values out, or give the checkpoint of a training with them."
+            "\n  - ".join([f"{folder} is the checkpoint of another training:", *problems])
+            + "\nLeave these values out, or give the checkpoint of a training with them."
         )
 
 

@@ -431,7 +431,7 @@ class Experiment(Options):
     def _radius_conflicts(self) -> list[str]:
         if self.eps < _LEAST_EPS:
             return [
-                f"eps={self.eps}: must be at least 0.1/255 = {_LEAST_EPS:.3g}, a tenth of a gray level, in "
+                f"eps={self.eps}: must be at least 0.1/255 = {_LEAST_EPS:.3g}, a tenth of a grey level, in "
                 "units of [0,1] pixels (8/255 = 0.0314)"
             ]
         if self.norm != "linf":

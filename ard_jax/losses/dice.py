@@ -59,8 +59,8 @@ def dice_loss(
       [B] float32, 0 where the mask is 0; an empty set has value 0 and gradient 0.
 
     Raises:
-      ValueError: shapes do not fit, unknown kind or form, a mask outside [0, 1], or B is not divisible by
-        groups.
+      ValueError: shapes do not fit, unknown kind or form, a mask outside [0, 1], a negative smoothing, or B
+        is not divisible by groups.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
     checks.choice(kind, "dice kind", DICE_KINDS[:3])
@@ -109,7 +109,7 @@ def soft_dice(
       [B] float32.
 
     Raises:
-      ValueError: shapes differ, or unknown form.
+      ValueError: shapes differ, unknown form, or a negative smoothing.
     """
     logits, targets = checks.same_logits(logits, targets, "soft_dice")
     checks.choice(form, "dice form", DICE_FORMS)

@@ -37,7 +37,7 @@ def cw_margin(
       [B] float32.
 
     Raises:
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, or a confidence that is not finite.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
     checks.number(confidence, "confidence", -math.inf)

@@ -48,12 +48,12 @@ class ModelBundle:
       image_shape: (H, W, C).
       normalization: what is done to the pixels inside `apply`: "none", a name in `NORMALIZATIONS`, or
         {"mean": (...), "std": (...)}.
-      init: typed key -> {"params": ..., "batch_stats": ...}; both nested dicts of float32 arrays,
+      init: typed key, or seed -> {"params": ..., "batch_stats": ...}; both nested dicts of float32 arrays,
         batch_stats is {} for a network without BatchNorm.
       apply: (variables, images, train) -> (logits, batch_stats). images [B, H, W, C] float in [0, 1];
         logits [B, K] float32; train is a python bool. False: running statistics, batch_stats comes back
         unchanged. True: statistics of the batch, batch_stats are the updated running statistics.
-        Raises ValueError when images or train are not of that form.
+        Raises ValueError when images, train or variables are not of that form.
     """
 
     name: str

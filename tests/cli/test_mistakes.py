@@ -31,7 +31,7 @@ REFUSED = [
     (SAT, ["norm=l2", "eps=128"], "config.eps=128.0: no two images of digits are further apart than 8"),
     (SAT, ["norm=l2", "eps=nan"], "config.eps=nan: must be a finite number"),
     (SAT, ["eps=8/0"], "config.eps=8/0: expected a number, such as 0.5, 1e-3 or 8/255"),
-    (SAT, ["eps=1e-12"], "config.eps=1e-12: must be at least 0.1/255 = 0.000392, a tenth of a gray level"),
+    (SAT, ["eps=1e-12"], "config.eps=1e-12: must be at least 0.1/255 = 0.000392, a tenth of a grey level"),
     (DIGITS, ["student_optim.lr=1e30"], "config.student_optim.lr=1e+30: must be at most 100"),
     (DIGITS, ["student_optim.weight_decay=nan"], "config.student_optim.weight_decay=nan: must be a finite"),
     (DIGITS, ["student_optim.weight_decay=inf"], "config.student_optim.weight_decay=inf: must be a finite"),

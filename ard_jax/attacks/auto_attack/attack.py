@@ -215,7 +215,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     images, labels = checks.check_inputs(images, labels)
     threat = checks.checked_threat(eps, norm)
     engine.check_shape(variables, images.shape[1:])
-    before = engine.programs, engine.rows, engine.padding
+    before = engine.programs, engine.rows, engine.padded_rows
     key = jax.random.key(seed)
     logits = engine.logits(variables, images, key)
     checks.check_logits(logits, labels, chosen)
@@ -250,7 +250,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
         identity=identity,
         reduced=any(m.steps < 100 or m.kind == "square" and m.queries < 5000 for m in chosen),
         programs=engine.programs - before[0],
-        padding=(engine.padding - before[2]) / max(engine.rows - before[1], 1),
+        padding=(engine.padded_rows - before[2]) / max(engine.rows - before[1], 1),
     )
 
 

@@ -49,7 +49,7 @@ class Engine:
       batch_size: images of a full batch.
       sizes: rows that a program may have.
       rows: rows that programs have run on so far, padding included.
-      padding: those of them that were padding.
+      padded_rows: those of them that were padding.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Engine:
         self.sizes = sorted({sharding.round_up(self.mesh, size) for size in wanted})
         self._pool = ThreadPoolExecutor(self._parts) if self._parts > 1 else None
         self._on_trace, self._programs = on_trace or (lambda title: None), {}
-        self.rows = self.padding = 0
+        self.rows = self.padded_rows = 0
 
     @property
     def programs(self) -> int:
@@ -231,7 +231,7 @@ class Engine:
         cut = {n: np.array_split(a, parts) for n, a in batch.items()}
         rows = [{n: a[i] for n, a in cut.items()} for i in range(parts)]
         self.rows += (run := sum(map(self._size, rows)))
-        self.padding += run - len(batch["images"])
+        self.padded_rows += run - len(batch["images"])
         if parts == 1 or self._pool is None:
             return self._run(name, program, variables, rows[0], scalars)
         # A program's first run compiles it, which two threads would do twice.
