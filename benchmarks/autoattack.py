@@ -17,7 +17,8 @@ With --own-labels the labels are what the network says and, with a radius at whi
 attack runs to its end on every image: the time of a network whose weights are random.
 
 Our first run of each attack compiles; that is reported apart ("compile": first run less the best one),
-and so is the ratio with it, for one evaluation of a network from a cold start.
+and so is the ratio with it, for one evaluation of a network from a cold start. With --cores the batch is
+split over the cores as devices, as --mode=evaluate does; without, JAX has one device, as in a notebook.
 Run it on a machine that does nothing else.
 """
 
@@ -38,6 +39,9 @@ def arguments():
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--data", help="TFDS folder with CIFAR-10, for more than 64 images")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cores", action="store_true", help="each core a device, as ard_jax.main has it"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--eps", type=float, default=2.0, help="in grey levels of 255")
     parser.add_argument("--steps", type=int, default=100, help="of APGD and FAB")
@@ -167,6 +171,10 @@ def measure(args, name, images, labels):
     run_torch, logits, layout = theirs(args, pair.module, images, labels)
     labels = logits.argmax(1) if args.own_labels else labels
     difference = np.max(np.abs(np.asarray(pair.predict(images)) - logits)) / np.abs(logits).max()
+    if difference > 1e-3:
+        raise SystemExit(
+            f"{name}: the two networks differ by {difference:.0e} of the largest logit"
+        )
     clean = int(np.sum(logits.argmax(1) == labels))
     print(f"\n### {name}\n\n{len(images)} images, {clean} right, eps {args.eps:.5f}, {args.threads} threads, "
           f"{args.steps} steps, {args.queries} queries; PGD of PyTorch in {layout}; logits differ by "
@@ -198,8 +206,11 @@ def main():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])  # JAX has no setting
     import jax
 
+    from ard_jax.runtime import sharding
     from benchmarks.step_report import processor
 
+    if args.cores:
+        sharding.use_cores()
     jax.config.update("jax_default_matmul_precision", "highest")
     print(f"{processor()}, jax {jax.__version__}")
     images, labels = load(args)

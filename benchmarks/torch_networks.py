@@ -43,26 +43,28 @@ def make(name: str) -> Pair:
         return Pair(jax_cnn_a(weights), _ready(torch_cnn_a(weights)))
     if name == "plain":
         return _plain()
+    kwargs = {}
     if Path(name).is_dir():
         bundle, variables, _, _ = networks.load(name)
+        kwargs = networks.describe_checkpoint(name)[0]["kwargs"]
     else:
         bundle = models.create(name)
         variables = jax.jit(bundle.init)(jax.random.key(0))
-    return Pair(lambda x: bundle.apply(variables, x, False)[0], _ready(_twin(bundle, variables)))
+    twin = _twin(bundle, variables, kwargs)
+    return Pair(lambda x: bundle.apply(variables, x, False)[0], _ready(twin))
 
 
-def _twin(bundle, variables):
+def _twin(bundle, variables, kwargs):
     import torch
 
     from ard_jax.interop import torch_modules
 
     tensors = torch_names.to_torch(bundle, variables)
     constants = normalization_constants(bundle.normalization, 3)
-    if constants is not None:
-        tensors |= {"normalization.mean": constants[0], "normalization.std": constants[1]}
-    module = torch_modules.create(bundle.name, bundle.num_classes, list(bundle.image_shape), {})
-    state = {k: torch.tensor(np.asarray(v)) for k, v in tensors.items()}
-    module.load_state_dict(state, strict=False)
+    mean, std = (np.zeros(3), np.ones(3)) if constants is None else constants
+    tensors |= {"normalization.mean": mean, "normalization.std": std}
+    module = torch_modules.create(bundle.name, bundle.num_classes, list(bundle.image_shape), kwargs)
+    module.load_state_dict({k: torch.tensor(np.asarray(v)) for k, v in tensors.items()})
     return module
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ard_jax import rng
 from ard_jax.attacks import cpu_tiling, merged
-from ard_jax.attacks.auto_attack.engine import Engine
+from ard_jax.attacks.auto_attack.engine import Engine, cores
 from ard_jax.config.schema import EvalConfig
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset, Splits
@@ -30,6 +30,7 @@ from ard_jax.runtime.compilation import TRACES
 # Predictions that wait to be read while the host prepares what comes after them. Two keep the device busy;
 # more would make a stop wait longer, as it does for all that was started.
 _IN_FLIGHT = 2
+_SMALLEST_PART = 8  # images of a part of a batch on one core
 NOT_FINITE = -1  # in place of a class where a logit is NaN or infinite: never the label
 
 
@@ -91,11 +92,18 @@ class Evaluator:
         # A loop of traced length cannot be unrolled.
         if self._unroll == 1 and merged.is_mergeable(spec):
             start = images if spec.start == "none" else self._start(spec, images, key)
-            return self._program(merged.program(spec), spec)(
-                variables, images, labels, start, merged.settings_of(spec)
-            )
-        return self._program(spec.program, spec)(
-            variables, images, labels, key, {k: jnp.float32(v) for k, v in spec.numbers.items()}
+            rows, numbers = (images, labels, start), merged.settings_of(spec)
+            program = self._program(merged.program(spec), spec)
+        else:
+            numbers = {k: jnp.float32(v) for k, v in spec.numbers.items()}
+            rows, program = (images, labels, key), self._program(spec.program, spec)
+        # Programs on parts of the batch run at the same time, one on each core of a single CPU device.
+        parts = cores(self.mesh) if spec.tileable and spec.keys_per_image else 1
+        if parts == 1 or len(images) % parts or len(images) // parts < _SMALLEST_PART:
+            return program(variables, *rows, numbers)
+        cut = [jnp.split(array, parts) for array in rows]
+        return jnp.concatenate(
+            [program(variables, *part, numbers) for part in zip(*cut, strict=True)]
         )
 
     def keys(self, stream: str, index: jax.Array) -> jax.Array:

@@ -1,8 +1,6 @@
 """Files of published form -> checkpoints of ours."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -242,12 +240,8 @@ def test_looks_for_the_file(entry, file, tmp_path, monkeypatch, capsys):
     assert f"Found {tmp_path / 'cache' / 'teachers' / 'teacher.npz'}" in capsys.readouterr().out
 
 
-def test_command_line(file, tmp_path):
-    def main(*flags):
-        command = [sys.executable, "-m", "ard_jax.main", "--mode=import", *flags]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    listed = main("--source=list")
-    assert listed.returncode == 0 and "trades_wrn34_10" in listed.stdout
-    wrong = main(f"--file={file}", "--out=", "--model=small_cnn")
-    assert wrong.returncode == 2 and wrong.stderr.strip().startswith("ERROR: --out is missing")
+def test_command_line(file, main):
+    code, listed, _ = main("--mode=import", "--source=list")
+    assert code == 0 and "trades_wrn34_10" in listed
+    code, _, wrong = main("--mode=import", f"--file={file}", "--out=", "--model=small_cnn")
+    assert code == 2 and wrong.startswith("ERROR: --out is missing")

@@ -251,12 +251,6 @@ def test_ways_to_write_a_value(arguments, overrides):
     assert found.override == overrides and found.config == "x.py"
 
 
-def main(*arguments, **options):
-    command = [sys.executable, "-m", "ard_jax.main", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
-
-
-@pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -270,15 +264,15 @@ def main(*arguments, **options):
         ([], "--config is missing"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_path):
+def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_path, main):
     (tmp_path / "file").touch()
     arguments = [a.replace("FILE", str(tmp_path / "file")) for a in arguments]
     if any("configs/" in a for a in arguments) and not any("workdir" in a for a in arguments):
         arguments.append(f"--config.workdir={tmp_path}/run")
-    done = main(*arguments)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("ERROR: ") and message in done.stderr
-    assert "Traceback" not in done.stderr and [p.name for p in tmp_path.iterdir()] == ["file"]
+    code, told, wrong = main(*arguments)
+    assert code == 2 and told == ""
+    assert wrong.startswith("ERROR: ") and message in wrong
+    assert "Traceback" not in wrong and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.multiprocess
@@ -296,7 +290,15 @@ def test_files_that_are_not_read_are_told(tmp_path):
         "--config.data.holdout=0",
     ]
     run = [f"--config.workdir={tmp_path}/run", "--config.select_on=test", "--config.data.pad=7"]
-    done = main("--config=configs/digits.py:natural", *data, *run)
+    command = [
+        sys.executable,
+        "-m",
+        "ard_jax.main",
+        "--config=configs/digits.py:natural",
+        *data,
+        *run,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "passed over 1 .txt" in done.stderr
     assert (
         done.returncode == 2 and not (tmp_path / "run").exists()

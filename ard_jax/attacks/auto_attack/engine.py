@@ -73,7 +73,7 @@ class Engine:
         self.name, self._apply, self._takes_key = name, apply, takes_key
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.batch_size = sharding.round_up(self.mesh, batch_size)
-        parts = _cores(self.mesh) if parts is None else parts
+        parts = cores(self.mesh) if parts is None else parts
         self._parts = min(parts, max(1, self.batch_size // _SMALLEST))
         largest = -(-self.batch_size // self._parts)
         shares = _SHARES if self._parts == 1 else _SHARES_ON_CORES
@@ -296,7 +296,7 @@ class _Predict:
         return self._apply(self._variables, images, *((key,) if self._keys else ()))
 
 
-def _cores(mesh: Any) -> int:
+def cores(mesh: Any) -> int:
     """Parts of a batch that run at the same time: the cores of one CPU device, else 1."""
     if jax.default_backend() != "cpu" or mesh.size > 1 or sharding.process()[1] > 1:
         return 1
