@@ -27,6 +27,8 @@ def resolve_unroll(steps: int, unroll: int | bool | None) -> int | bool:
     On other backends None means 1.
     """
     if unroll is not None:
+        if not isinstance(unroll, int) or unroll < 0:
+            raise ValueError(f"unroll={unroll!r}: must be True, False, None or an integer >= 1")
         return unroll
     return True if jax.default_backend() == "cpu" and steps <= _MOST_UNROLLED else 1
 

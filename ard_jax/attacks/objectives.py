@@ -61,6 +61,16 @@ class Loss:
         changed = [f.name for f in of_dice if getattr(self, f.name) != f.default]
         if changed and self.loss != "dice":
             raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
+        if "lambda_value" in changed and self.lambda_schedule != "const":
+            raise ValueError(
+                f"lambda_value={self.lambda_value}: of lambda_schedule='const', not {self.lambda_schedule!r}"
+            )
+        if "dice_groups" in changed and self.dice != "batch":
+            raise ValueError(f"dice_groups={self.dice_groups}: of dice='batch', not {self.dice!r}")
+        # The merged program has one traced confidence for all its losses.
+        fixed = isinstance(self.confidence, int | float)
+        if fixed and self.confidence != Loss.confidence and self.loss != "cw":
+            raise ValueError(f"confidence={self.confidence}: of loss 'cw', not {self.loss!r}")
 
     @property
     def needs_teacher(self) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 _ROUNDING = 1e-5  # that a change of units may leave beyond the range
+MOST_SEED = 2**32 - 1
 
 
 def is_concrete(value: Any) -> bool:
@@ -33,17 +34,21 @@ def array(value: Any, name: str) -> Any:
     """Returns an array; lists and tuples of numbers become one.
 
     Raises:
-      ValueError: it is no array of numbers.
+      ValueError: it is no array of numbers, or one with a mask.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; give its .filled(...)")
     if isinstance(value, jax.Array | np.ndarray):
         found = value
     else:
         try:
             found = np.asarray(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name} is no array: {error}") from error
         if found.dtype == np.float64 or found.dtype == np.int64:
             found = jnp.asarray(found)  # JAX's default width
+    if jnp.issubdtype(found.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{name} is a PRNG key; are the arguments in another order?")
     if found.dtype.kind in "OUSmM":
         shown = repr(value)[:60]
         raise ValueError(f"{name} must be an array of numbers, not {type(value).__name__} {shown}")
@@ -154,12 +159,15 @@ def random_key(key: Any) -> Any:
     ):
         return key
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        if not 0 <= key < 2**32:
-            raise ValueError(f"key={key}: a seed must be from 0 to {2**32 - 1}")
+        if not 0 <= key <= MOST_SEED:
+            raise ValueError(f"key={key}: a seed must be from 0 to {MOST_SEED}")
         return jax.random.key(int(key))
-    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim:
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    raise ValueError(f"key={key!r}: give jax.random.key(seed), or the seed")
+    shown = f"={key!r}"
+    if isinstance(key, jax.Array | np.ndarray):
+        if key.dtype == np.uint32 and key.shape[-1:] == jax.random.key_data(jax.random.key(0)).shape:
+            return jax.random.wrap_key_data(jnp.asarray(key))
+        shown = f" is an array {key.dtype}{list(key.shape)}"
+    raise ValueError(f"key{shown}: give jax.random.key(seed), or the seed")
 
 
 def logits(values: Any, name: str, least_classes: int = 2) -> Any:
@@ -283,15 +291,23 @@ def temperature(value: Any, name: str, batch: int) -> None:
         positive(value, name)
 
 
-def count(value: Any, name: str, lowest: int) -> int:
+def count(value: Any, name: str, lowest: int, highest: float = math.inf) -> int:
     """Returns an integer, static as loops have it.
 
     Raises:
-      ValueError: it is none, or less than `lowest`.
+      ValueError: it is none, less than `lowest` or more than `highest`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not lowest <= value <= highest:
+        limits = f">= {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+        raise ValueError(f"{name}={value!r}: must be an integer {limits}")
     return int(value)
+
+
+def flag(value: Any, name: str) -> None:
+    """Raises ValueError unless a value is True or False: a text such as "no" would count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r}: must be True or False")
 
 
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import create
 from ard_jax.attacks.auto_attack import square_moves
 from ard_jax.attacks.auto_attack.square_moves import SquareOptions
-from ard_jax.attacks.checked_predict import traced_shape
+from ard_jax.attacks.checked_predict import look
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.losses import checks
 
@@ -216,7 +216,7 @@ def square(
     """
     checks.count(queries, "queries", 0)
     images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
-    threat_model.check_logits(traced_shape(predict, images), images)
+    look(predict, images)
     state = square_start(predict, images, labels, key, eps=eps, norm=norm, **options)
     state = square_run(
         predict, state, images, labels, key, eps=eps, first_query=0, queries=queries, budget=queries,
