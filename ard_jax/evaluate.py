@@ -121,7 +121,7 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
 def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], list[str]]:
     """The attacks by name, and the names of suites."""
     if isinstance(attacks, Attack):
-        attacks = {attacks.name: attacks}
+        attacks = {getattr(attacks, "name", None): attacks}
     attacks = (attacks,) if isinstance(attacks, str) else attacks
     if not isinstance(attacks, Iterable):
         raise ValueError(

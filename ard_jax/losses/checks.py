@@ -201,6 +201,14 @@ def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Arr
     return jnp.asarray(first), jnp.asarray(second)
 
 
+def probabilities(values: Any, name: str) -> None:
+    """Raises ValueError where readable rows [B,K] are negative, or do not sum to 1."""
+    if is_concrete(values):
+        found = np.asarray(values, np.float32)
+        if (found < -_ROUNDING).any() or np.abs(found.sum(-1) - 1).max() > 1e-3:
+            raise ValueError(f"{name} are no probabilities: give softmax({name}), rows that sum to 1")
+
+
 def logits_and_labels(
     values: Any, labels: Any, least_classes: int = 2
 ) -> tuple[jax.Array, jax.Array]:
