@@ -152,7 +152,7 @@ def _problem(name: Any, attack: Any) -> str:
     if not isinstance(attack, Attack):
         of_class = isinstance(attack, type) and issubclass(attack, Attack)
         kind = f"the class {attack.__name__}" if of_class else type(attack).__name__
-        return f" is {kind}; give an attack of attacks.make(...), or an object of a subclass of attacks.Attack"
+        return f" is {kind}; give one of attacks.make(...), or an object of a subclass of attacks.Attack"
     if not isinstance(name, str) or name == "clean":
         return ": that name is of the images as they are, or no text; choose another"
     if isinstance(attack, AutoAttack):

@@ -92,6 +92,7 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
     0.1 (0.5 + 0.5 cos(pi (e-150)/150)) exp(-0.01 (e-150)^2/150^2) from e = 150 of 300 epochs; the
     robust teacher the same from e = 50 with base 1e-4, and 0 before.
     """
+    checks.count(epochs, "epochs", 1)
     e = jnp.asarray(epoch, jnp.float32)
     if config.schedule == "constant":
         return jnp.full((), config.lr, jnp.float32)

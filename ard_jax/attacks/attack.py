@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ard_jax.attacks import threat_model
-from ard_jax.attacks.checked_predict import look
+from ard_jax.attacks.checked_predict import look, traced_shape
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks
@@ -113,7 +113,7 @@ class Attack(abc.ABC):
     def __call__(
         self, predict: Predict, images: Any, labels: Any = None, key: Any = None, **rest: Any
     ):
-        """Checks the arguments and the user's function (`checked_predict`), runs the attack, checks its result.
+        """Checks arguments and predict (`checked_predict`), runs the attack, checks what it returns.
 
         Arguments and results are those of `run`. Values are looked at where they can be read, outside of jit.
 
@@ -127,6 +127,10 @@ class Attack(abc.ABC):
         if stateless:
             logits = look(predict, images, clip=clip)
             predict = fast_on_cpu(predict, images) if self.pure else predict
+        elif not isinstance(pair := traced_shape(predict, images, rest["state"]), tuple) or len(pair) != 2:
+            raise ValueError(
+                f"predict returned {type(pair).__name__}; with a state it must return (logits, state)"
+            )
         result = self.run(predict, images, labels, key, **rest)
         found = result if stateless else result[0]
         threat_model.check_like(found, images, self.name)
@@ -146,8 +150,8 @@ class Attack(abc.ABC):
         start = self.own_start(images, key, threat.eps) if start is None else start
         if np.array_equal(found, threat.cut(start, images)):
             warnings.warn(
-                f"attack {self.name!r} moved no image from its start: the gradient of predict is 0 (rounding, "
-                "saturated or constant outputs, a cut graph?); its failure is no robustness",
+                f"attack {self.name!r} moved no image from its start: the gradient of predict is 0 "
+                "(rounding, saturated or constant outputs, a cut graph?); its failure is no robustness",
                 stacklevel=3,
             )
 

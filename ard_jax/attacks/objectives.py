@@ -121,9 +121,11 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
       value: of "const".
 
     Raises:
-      ValueError: unknown schedule.
+      ValueError: unknown schedule, no steps, or a value outside [-1, 1].
     """
     checks.choice(schedule, "lambda_schedule", LAMBDA_SCHEDULES)
+    checks.count(steps, "steps", 1)
+    checks.number(value, "value", -1.0, 1.0)
     i = np.arange(steps)
     if schedule == "const":
         return np.full(steps, value, np.float32)
@@ -131,18 +133,25 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
 
 
 def check_available(loss: Loss, labels: jax.Array | None, given: References) -> None:
-    """Raises ValueError when an argument that the loss needs is None."""
+    """Raises ValueError when an argument that the loss needs is missing or of another kind."""
     if labels is None and loss.loss not in WITHOUT_LABELS:
         raise ValueError(f"labels are None; the attack loss {loss.loss!r} needs them")
-    if loss.needs_teacher == "network" and given.teacher is None:
+    if given.targets is not None:
+        if loss.loss != "least_likely":
+            raise ValueError(f"targets are given, but the loss is {loss.loss!r}: only 'least_likely' has them")
+        checks.check_targets(given.targets, labels)
+    if loss.needs_teacher == "network" and not callable(given.teacher):
         raise ValueError(
-            f"teacher is None; the attack loss {loss.loss!r} needs a predict function (images -> logits)"
+            f"teacher is {type(given.teacher).__name__.removesuffix('Type')}; the attack loss {loss.loss!r} "
+            "needs a predict function (images -> logits)"
         )
     if loss.needs_teacher == "logits" and given.teacher_logits is None:
         soft = " with dice='soft'" if loss.loss == "dice" else ""
         raise ValueError(
             f"teacher_logits are None; the attack loss {loss.loss!r}{soft} needs them, [B,K]"
         )
+    if loss.needs_teacher == "logits":
+        checks.logits(given.teacher_logits, "teacher_logits")
 
 
 def of_logits(

@@ -5,6 +5,7 @@ traces. So a train step pays nothing.
 """
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -171,7 +172,7 @@ def random_key(key: Any) -> Any:
 
 
 def logits(values: Any, name: str, least_classes: int = 2) -> Any:
-    """Returns logits as an array [B,K].
+    """Returns logits as an array [B,K]; warns of readable ones that look like probabilities.
 
     Raises:
       ValueError: another shape, no floats, or fewer than `least_classes` classes.
@@ -183,7 +184,14 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
         raise ValueError(f"{values.shape[-1]} classes; this loss needs at least {least_classes}")
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} are {values.dtype}; logits are floating point")
+    if is_concrete(values) and values.size and _are_probabilities(values):
+        warnings.warn(f"{name} look like probabilities (nonnegative, sum 1); give logits", stacklevel=4)
     return values
+
+
+def _are_probabilities(values: Any) -> bool:
+    found = np.asarray(values, np.float32)
+    return bool((found > -_ROUNDING).all() and (np.abs(found.sum(-1) - 1) < 1e-3).all())
 
 
 def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Array]:
@@ -203,10 +211,8 @@ def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Arr
 
 def probabilities(values: Any, name: str) -> None:
     """Raises ValueError where readable rows [B,K] are negative, or do not sum to 1."""
-    if is_concrete(values):
-        found = np.asarray(values, np.float32)
-        if (found < -_ROUNDING).any() or np.abs(found.sum(-1) - 1).max() > 1e-3:
-            raise ValueError(f"{name} are no probabilities: give softmax({name}), rows that sum to 1")
+    if is_concrete(values) and not _are_probabilities(values):
+        raise ValueError(f"{name} are no probabilities: give softmax({name}), rows that sum to 1")
 
 
 def logits_and_labels(

@@ -182,7 +182,11 @@ def make_bundle(
     def init(key: jax.Array):
         # lazy_init runs the initialisers only, not the convolutions.
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        variables = module.lazy_init(checks.random_key(key), image, train=False)
+        key = checks.random_key(key)
+        if key is None or key.shape:
+            shown = "None" if key is None else f"{len(key)} keys"
+            raise ValueError(f"key is {shown}; give one jax.random.key(seed), or the seed")
+        variables = module.lazy_init(key, image, train=False)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     def apply(variables: Any, images: jax.Array, train: bool) -> Any:
@@ -231,10 +235,13 @@ def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any
             f"{name} takes floating point images in [0, 1], but got {jnp.result_type(images)}; "
             "divide uint8 images by 255"
         )
-    if checks.is_concrete(images) and np.size(images) and (top := checks.extremes(images)[1]) > 2:
-        raise ValueError(
-            f"{name} takes images in [0, 1], but these go up to {top:g}; divide by 255"
-        )
+    if checks.is_concrete(images) and np.size(images):
+        low, top = checks.extremes(images)
+        if top > 2 or low < -0.5:  # an attack's iterates may leave the range a little
+            fix = "divide by 255" if low >= 0 else "are they normalised? Its own normalization does that"
+            raise ValueError(
+                f"{name} takes images in [0, 1], but these go up to {top:g} and down to {low:g}; {fix}"
+            )
 
 
 def num_params(bundle: ModelBundle) -> int:

@@ -135,9 +135,9 @@ def batch_warnings(among: np.ndarray, copies: np.ndarray) -> list[str]:
     if np.allclose(among, copies, rtol=near, atol=near, equal_nan=True):
         return []
     return [
-        "an image's outputs depend on the other images of its batch, or on its place among them (BatchNorm in "
-        "training mode, a mean over the batch, noise of the batch's shape?): the number holds for this batch "
-        "size and this order of the images alone"
+        "an image's outputs depend on the other images of its batch, or on its place among them (BatchNorm "
+        "in training mode, a mean over the batch, noise of the batch's shape?): the number holds for this "
+        "batch size and this order of the images alone"
     ]
 
 
@@ -145,8 +145,8 @@ def image_warnings(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> l
     """Warnings out of the pixels, in [low, high]."""
     brightest = float(np.max(images) - low) / (high - low)
     return [] if brightest >= _DARK else [
-        f"the brightest pixel is {255 * brightest:.3g} of 255; are the images scaled to 0 ... 255, or divided "
-        "by 255 twice?"
+        f"the brightest pixel is {255 * brightest:.3g} of 255; are the images scaled to 0 ... 255, or "
+        "divided by 255 twice?"
     ]  # fmt: skip
 
 
@@ -155,8 +155,8 @@ def constant_warnings(images: np.ndarray, logits: np.ndarray) -> list[str]:
     if (images == images[:1]).all() or not (logits == logits[:1]).all():
         return []
     return [
-        f"the outputs of all {len(logits)} images are equal: they do not depend on the image, so that no attack "
-        "can change them (variables that are all 0, or predict does not use its images?)"
+        f"the outputs of all {len(logits)} images are equal: they do not depend on the image, so that no "
+        "attack can change them (variables that are all 0, or predict does not use its images?)"
     ]
 
 

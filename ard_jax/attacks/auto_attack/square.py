@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ard_jax import rng
 from ard_jax.attacks import threat_model
@@ -83,7 +84,7 @@ def _checked(
     if chosen.image_keys is None:
         own = rng.of_rows(rng.stream(key, "images"), jnp.arange(images.shape[0]))
         chosen = dataclasses.replace(chosen, image_keys=own)
-    if (found := chosen.image_keys.shape) != images.shape[:1]:
+    if (found := np.shape(checks.random_key(chosen.image_keys))) != images.shape[:1]:
         raise ValueError(f"image_keys of shape {found} for {images.shape[0]} images")
     return images, labels, key, chosen
 
@@ -153,6 +154,8 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     """
     threat = ThreatModel(eps, norm)
     images, labels, key, chosen = _checked(images, labels, key, threat, options)
+    if not isinstance(state, SquareState):
+        raise ValueError(f"state is {type(state).__name__}; give that of square_start or square_run")
     propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
