@@ -84,17 +84,18 @@ def evaluate(
             records[name] = ran[1]
     summary = summarize(results, dataset.num_classes, names, autoattack=records)
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
-    told += [] if suites else _network_warnings(evaluator, dataset)  # suites have given them
     first = np.asarray(dataset.images[:1], np.float32) / np.float32(255)
-    told += changing_constants(predict, first)
+    drawn = changing_constants(predict, first)
+    # Suites have given the others.
+    told += drawn if suites else _network_warnings(evaluator, dataset, drawn)
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}
     return measured | {"flags": results, "warnings": told}
 
 
-def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
-    """Signs, on the first batch, that an attack's failure means nothing."""
+def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset, drawn: list[str]) -> list[str]:
+    """Signs, on the first batch, that an attack's failure means nothing; `drawn` is one found before."""
     count, key = min(len(dataset), evaluator.batch_size), jax.random.key(evaluator.seed)
     images = np.asarray(dataset.images[:count], np.float32) / np.float32(255)
     logits = evaluator.engine.logits((), images, key)
@@ -102,20 +103,21 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     images, logits = images[finite], logits[finite]
     labels = np.asarray(dataset.labels[:count])[finite]
     if not len(images):
-        return []
-    found = network_checks.output_warnings(logits, ())
-    found += network_checks.constant_warnings(images, logits)
+        return drawn
+    found = network_checks.image_warnings(np.max(dataset.images, keepdims=True), 0, 255)
+    if constant := network_checks.constant_warnings(images, logits):
+        return drawn + [f"predict: {text}" for text in found + constant]
+    found += network_checks.output_warnings(logits, ())
     again = evaluator.engine.logits((), images, key)
     found += network_checks.random_warnings([logits, again])
-    if not found and np.ravel(finite)[0]:
+    if not found + drawn and finite[0]:
         alone = evaluator.engine.logits((), np.repeat(images[:1], count, 0), key)
         found += network_checks.batch_warnings(logits[:1], alone)
-    found += network_checks.image_warnings(np.max(dataset.images, keepdims=True), 0, 255)
     right = np.flatnonzero(logits.argmax(1) == labels)
     if len(right):
         gradients = evaluator.engine.largest_gradients((), images[right], labels[right], key)
         found += network_checks.gradient_warnings(gradients)
-    return [f"predict: {text}" for text in found]
+    return drawn + [f"predict: {text}" for text in found]
 
 
 def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], list[str]]:

@@ -211,10 +211,19 @@ MISTAKES = {
 }
 OF_ATTACKS = {
     "returns None": (lambda: mine(lambda x: None), "attack 'mine' returned NoneType; its run must"),
-    "another shape": (lambda: mine(lambda x: x[:-1]), r"returned float32\[3, 8, 8, 1\] for images"),
-    "bytes": (lambda: mine(lambda x: (255 * x).astype(np.uint8)), "returned uint8.*must return floats"),
+    "another shape": (
+        lambda: mine(lambda x: x[:-1]),
+        r"returned float32\[\d, 8, 8, 1\] for images",
+    ),
+    "bytes": (
+        lambda: mine(lambda x: (255 * x).astype(np.uint8)),
+        "returned uint8.*must return floats",
+    ),
     "NaN": (lambda: mine(lambda x: x * np.nan), "NaN or infinite values in 4 of 4 images"),
-    "beyond the range": (lambda: mine(lambda x: x + 0.05), r"outside of what it declares.*in \[0, 1\]"),
+    "beyond the range": (
+        lambda: mine(lambda x: x + 0.05),
+        r"outside of what it declares.*in \[0, 1\]",
+    ),
     "beyond the ball": (lambda: mine(lambda x: jnp.clip(x + 0.2, 0, 1)), "by up to 0.1: eps=0.1 "),
     "beyond an L2 ball": (lambda: mine(lambda x: 1 - x, norm="l2"), r"eps=0.1 \(l2\)"),
     "beyond, called": (lambda: Mine(lambda x: 1 - x)(predict, X, Y), "4 of 4 images outside"),
@@ -225,7 +234,10 @@ OF_ATTACKS = {
     "its own eps, training": (lambda: parts(attack=Mine(lambda x: x, eps=8)), "eps=8: .*8/255"),
     "its own norm": (lambda: mine(lambda x: x, norm="inf"), "attack 'mine': unknown norm 'inf'"),
     "without a name": (lambda: Mine(lambda x: x, name=None)(predict, X, Y), "has the name None"),
-    "not hashable": (lambda: measure(names={"a": Unfrozen(lambda x: x)}), "unhashable.*frozen=True"),
+    "not hashable": (
+        lambda: measure(names={"a": Unfrozen(lambda x: x)}),
+        "unhashable.*frozen=True",
+    ),
     "run of another kind": (lambda: measure(names={"a": Narrow(lambda x: x)}), r"key=None, \*\*_"),
     "a class": (lambda: measure(names={"a": Mine}), r"attacks\['a'\] is the class Mine"),
     "AutoAttack, an object": (
@@ -234,7 +246,10 @@ OF_ATTACKS = {
     ),
     "AutoAttack, no suite": (lambda: attacks.make("autoattack", suite="plus"), "suite is str"),
     "no step": (lambda: attacks.make("pgd_sat", steps=0), "steps=0 .*that is no attack"),
-    "steps of size 0": (lambda: attacks.make("pgd_sat", step_size=0.0), "step_size=0.0 .*no attack"),
+    "steps of size 0": (
+        lambda: attacks.make("pgd_sat", step_size=0.0),
+        "step_size=0.0 .*no attack",
+    ),
     "steps of size 0, called": (lambda: pgd(step_size=0), "step_size=0 .*no attack"),
     "a step in the wrong unit": (lambda: pgd(step_size=2 / 255**2), "next to nothing of eps=0.1"),
     "lambda": (lambda: attacks.make("dpgd", lambda_value=0.5), "of lambda_schedule='const'"),
@@ -250,23 +265,35 @@ OF_ATTACKS = {
         lambda: attacks.fgsm(predict, np.ma.masked_less(X, 0.5), Y),
         "images is a masked array",
     ),
-    "labels and key": (lambda: attacks.pgd(predict, X, KEY, Y), "labels is a PRNG key.*another order"),
+    "labels and key": (
+        lambda: attacks.pgd(predict, X, KEY, Y),
+        "labels is a PRNG key.*another order",
+    ),
     "labels as key": (lambda: attacks.pgd(predict, X, Y, Y), r"key is an array int32\[4\]"),
-    "a large seed": (lambda: measure(seed=2**70), "seed=1180591620717411303424: must be an integer from 0"),
+    "a large seed": (
+        lambda: measure(seed=2**70),
+        "seed=1180591620717411303424: must be an integer from 0",
+    ),
     "a large seed, AutoAttack": (lambda: autoattack(seed=2**70), "must be an integer from 0"),
     "a module": (lambda: pgd(nn.Dense(5)), "predict is Dense; .*module.apply"),
     "a class as predict": (lambda: pgd(nn.Dense), "predict is type; give a function"),
-    "two arguments": (lambda: pgd(lambda x, train: predict(x)), "fails on images .*TypeError.*'train'"),
+    "two arguments": (
+        lambda: pgd(lambda x, train: predict(x)),
+        "fails on images .*TypeError.*'train'",
+    ),
     "another size": (
         lambda: attacks.pgd(predict, X[:, :4], Y, KEY),
         r"fails on images float32\[4, 4, 8, 1\]",
     ),
-    "budgets": (lambda: autoattack().square_curve("many"), "budgets='m': must be an integer"),
+    "budgets": (lambda: autoattack().square_curve("many"), "budgets='many': must be an integer"),
 }
 OF_THE_REST = {
     "integer variables": (lambda: NET.apply(INTEGERS, X, False), "is int32; give arrays of floats"),
     "a list of variables": (lambda: NET.apply([1], X, False), "variables are not .*'list'"),
-    "variables of a bundle": (lambda: NET.apply(NET, X, False), "variables are not .*'ModelBundle'"),
+    "variables of a bundle": (
+        lambda: NET.apply(NET, X, False),
+        "variables are not .*'ModelBundle'",
+    ),
     "images as text": (lambda: NET.apply(NET.init(0), "x", False), "images must be an array"),
     "widths": (lambda: models.create("small_resnet", widths=16), r"give a tuple, such as \(16,\)"),
     "networks": (lambda: models.create(["resnet18"]), r"unknown model \['resnet18'\]"),
@@ -284,7 +311,10 @@ OF_THE_REST = {
         "kwargs=3: must be option",
     ),
     "class names": (lambda: named("abcde"), "class_names='abcde'; give a tuple"),
-    "class numbers": (lambda: named(range(5)), r"a class is called 0 \(int\); give texts, such as '0'"),
+    "class numbers": (
+        lambda: named(range(5)),
+        r"a class is called 0 \(int\); give texts, such as '0'",
+    ),
     "a data set": (lambda: data.known_shape("nope"), "data set 'nope' is unknown"),
     "no epochs": (lambda: optim.make(optim.OptimConfig(), 0), "epochs=0: must be an integer >= 1"),
     "no optimiser": (lambda: optim.make(None, 3), "config is NoneType; give optim.OptimConfig"),
@@ -322,7 +352,10 @@ OF_THE_REST = {
     "a method": (lambda: methods.attack_problems("foo", None), "unknown method 'foo'"),
     "methods": (lambda: methods.make_config(["sat"], {}), r"unknown method \['sat'\]"),
     "a mode": (lambda: methods.attack_problems("sat", None, bn="Train"), "unknown bn 'Train'"),
-    "no variables": (lambda: methods.create("natural", parts()).init(None, {}), "those of the student"),
+    "no variables": (
+        lambda: methods.create("natural", parts()).init(None, {}),
+        "those of the student",
+    ),
     "no teachers": (lambda: begin(teachers={}), "teachers lack robust; give role -> variables"),
     "half a batch": (lambda: step(label=None), r"the batch lacks label: it has image"),
     "a batch of bytes": (lambda: step(image=PAIR[0]), "images are uint8"),
@@ -344,7 +377,10 @@ OF_THE_REST = {
         lambda: of_loss(lambda z, soft, batch: (jnp.mean(z.nat), {"top": z.nat.max(-1)})),
         "^top is .*scalars",
     ),
-    "a loss alone": (lambda: of_loss(lambda z, soft, batch: jnp.mean(z.nat)), r"\(scalar, metrics\)"),
+    "a loss alone": (
+        lambda: of_loss(lambda z, soft, batch: jnp.mean(z.nat)),
+        r"\(scalar, metrics\)",
+    ),
     "a missing view": (lambda: of_loss(mean_ce, passes=("adv",)), "whose other views are None"),
     "a text of passes": (lambda: of_loss(mean_ce, passes="nat"), "passes='nat': must be a tuple"),
     "a pass": (lambda: of_loss(mean_ce, passes=("clean",)), r"passes=\('clean',\): .*'nat', 'adv'"),

@@ -120,26 +120,30 @@ class Attack(abc.ABC):
         Raises:
           ValueError: what `run` raises, or a result that is outside of what the attack declares.
         """
-        threat, logits = self.threat, None
+        threat, logits, told = self.threat, None, []
         clip = threat.clip_min, threat.clip_max
         images, labels, key = threat_model.check_batch(images, labels, key, *clip)
         stateless = rest.get("state") is None
         if stateless:
-            logits = look(predict, images, clip=clip)
+            logits, told = look(predict, images, clip=clip)
             predict = fast_on_cpu(predict, images) if self.pure else predict
-        elif not isinstance(pair := traced_shape(predict, images, rest["state"]), tuple) or len(pair) != 2:
+        elif (
+            not isinstance(pair := traced_shape(predict, images, rest["state"]), tuple)
+            or len(pair) != 2
+        ):
             raise ValueError(
                 f"predict returned {type(pair).__name__}; with a state it must return (logits, state)"
             )
         result = self.run(predict, images, labels, key, **rest)
-        found = result if stateless else result[0]
+        found = result if stateless or not isinstance(result, tuple) else result[0]
         threat_model.check_like(found, images, self.name)
         threat = threat if rest.get("eps") is None else dataclasses.replace(threat, eps=rest["eps"])
         # A network whose clean outputs are NaN has been told of, and makes NaN of its images.
         if checks.is_concrete(found) and (logits is None or np.isfinite(logits).all()):
             beyond = np.asarray(threat_model.excess(found, images, threat))
             threat_model.check_excess(beyond, threat, self.name)
-            self._warn_if_unmoved(found, images, key, threat, rest.get("start"))
+            if not told:
+                self._warn_if_unmoved(found, images, key, threat, rest.get("start"))
         return result
 
     def _warn_if_unmoved(

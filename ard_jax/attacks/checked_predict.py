@@ -22,10 +22,10 @@ def checked(predict: Any, images: Any, *rest: Any) -> Callable[..., Any]:
 
 def look(
     predict: Any, images: Any, *rest: Any, clip: tuple[float, float] = (0.0, 1.0)
-) -> np.ndarray | None:
-    """Returns the clean logits [B,K], None where the images cannot be read.
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns the clean logits [B,K], None where the images cannot be read, and what it warns of.
 
-    Warns, where they can, of images and outputs that an attack can make nothing of.
+    That is, where they can, of images and outputs that an attack can make nothing of.
 
     Args:
       predict: images [B,...] -> logits [B,K].
@@ -39,16 +39,17 @@ def look(
     threat_model.check_logits(traced_shape(predict, images, *rest), images)
     logits = predict(images, *rest) if checks.is_concrete(images) else None
     if not checks.is_concrete(logits):  # or weights are traced
-        return None
+        return None, []
     images, logits = np.asarray(images), np.asarray(logits)
     found = diagnostics.image_warnings(images, *clip) + diagnostics.output_warnings(logits, ())
     found += diagnostics.constant_warnings(images, logits)
+    found += changing_constants(predict, images, *rest)
     if not found and not rest and len(images) > 1:  # what is given a key may draw from it
         alone = predict(jnp.asarray(np.repeat(images[:1], len(images), 0)))
         found += diagnostics.batch_warnings(logits[:1], np.asarray(alone))
-    for text in found + changing_constants(predict, images, *rest):
+    for text in found:
         warnings.warn(text, stacklevel=4)
-    return logits
+    return logits, found
 
 
 def traced_shape(predict: Any, *arguments: Any) -> Any:
@@ -63,7 +64,9 @@ def traced_shape(predict: Any, *arguments: Any) -> Any:
         if hasattr(predict, "bind"):
             instead = "; of a Flax module: lambda x: module.apply(variables, x)"
         elif hasattr(predict, "apply"):
-            instead = "; of a network of ard_jax.models: lambda x: net.apply(variables, x, False)[0]"
+            instead = (
+                "; of a network of ard_jax.models: lambda x: net.apply(variables, x, False)[0]"
+            )
         raise ValueError(f"predict is {kind}; give a function from images to logits{instead}")
     try:
         return jax.eval_shape(predict, *arguments)

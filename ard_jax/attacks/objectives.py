@@ -138,7 +138,9 @@ def check_available(loss: Loss, labels: jax.Array | None, given: References) -> 
         raise ValueError(f"labels are None; the attack loss {loss.loss!r} needs them")
     if given.targets is not None:
         if loss.loss != "least_likely":
-            raise ValueError(f"targets are given, but the loss is {loss.loss!r}: only 'least_likely' has them")
+            raise ValueError(
+                f"targets are given, but the loss is {loss.loss!r}: only 'least_likely' has them"
+            )
         checks.check_targets(given.targets, labels)
     if loss.needs_teacher == "network" and not callable(given.teacher):
         raise ValueError(

@@ -36,7 +36,9 @@ class ArrayDataset:
         """Checks everything that the class promises and makes the arrays read-only."""
         names = self.class_names
         if isinstance(names, str) or not isinstance(names, Iterable):
-            raise DataError(f"{self.name}: class_names={names!r}; give a tuple of a name for each class")
+            raise DataError(
+                f"{self.name}: class_names={names!r}; give a tuple of a name for each class"
+            )
         object.__setattr__(self, "class_names", tuple(names))
         check_classes(self.class_names, self.name)
         _check_images(self.images, f"{self.name} ({self.split}) images")

@@ -38,7 +38,9 @@ def array(value: Any, name: str) -> Any:
       ValueError: it is no array of numbers, or one with a mask.
     """
     if isinstance(value, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array, whose mask would be lost; give its .filled(...)")
+        raise ValueError(
+            f"{name} is a masked array, whose mask would be lost; give its .filled(...)"
+        )
     if isinstance(value, jax.Array | np.ndarray):
         found = value
     else:
@@ -165,7 +167,10 @@ def random_key(key: Any) -> Any:
         return jax.random.key(int(key))
     shown = f"={key!r}"
     if isinstance(key, jax.Array | np.ndarray):
-        if key.dtype == np.uint32 and key.shape[-1:] == jax.random.key_data(jax.random.key(0)).shape:
+        if (
+            key.dtype == np.uint32
+            and key.shape[-1:] == jax.random.key_data(jax.random.key(0)).shape
+        ):
             return jax.random.wrap_key_data(jnp.asarray(key))
         shown = f" is an array {key.dtype}{list(key.shape)}"
     raise ValueError(f"key{shown}: give jax.random.key(seed), or the seed")
@@ -185,7 +190,9 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} are {values.dtype}; logits are floating point")
     if is_concrete(values) and values.size and _are_probabilities(values):
-        warnings.warn(f"{name} look like probabilities (nonnegative, sum 1); give logits", stacklevel=4)
+        warnings.warn(
+            f"{name} look like probabilities (nonnegative, sum 1); give logits", stacklevel=4
+        )
     return values
 
 

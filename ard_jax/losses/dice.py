@@ -113,7 +113,9 @@ def soft_dice(
     """
     logits, targets = jnp.asarray(checks.logits(logits, "logits")), checks.array(targets, "targets")
     if logits.shape != targets.shape:
-        raise ValueError(f"soft_dice: logits {logits.shape} and targets {targets.shape} must be as many")
+        raise ValueError(
+            f"soft_dice: logits {logits.shape} and targets {targets.shape} must be as many"
+        )
     checks.choice(form, "dice form", DICE_FORMS)
     checks.number(smoothing, "smoothing")
     checks.probabilities(targets, "targets")

@@ -81,9 +81,13 @@ class Registration:
             raise ValueError(f"a Registration has the name {self.name!r}; give a text")
         where = f"Registration {self.name!r}:"
         if not isinstance(self.options, type) or not issubclass(self.options, Options):
-            raise ValueError(f"{where} options={self.options!r}; give a subclass of options.Options")
+            raise ValueError(
+                f"{where} options={self.options!r}; give a subclass of options.Options"
+            )
         if not callable(self.make):
-            raise ValueError(f"{where} make={self.make!r}; give a function (options, parts) -> Method")
+            raise ValueError(
+                f"{where} make={self.make!r}; give a function (options, parts) -> Method"
+            )
         for field in ("teachers", "trained_teachers"):
             checked.names(getattr(self, field), f"{where} {field}", ("robust", "clean"))
         if left := set(self.trained_teachers) - set(self.teachers):

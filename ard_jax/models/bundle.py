@@ -219,7 +219,9 @@ def check_variables(name: str, variables: Any) -> None:
         if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             where = jax.tree_util.keystr(path)
-            raise ValueError(f"variables of {name}: {where} is {kind}; give arrays of floats, as init does")
+            raise ValueError(
+                f"variables of {name}: {where} is {kind}; give arrays of floats, as init does"
+            )
 
 
 def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any):
@@ -238,7 +240,11 @@ def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any
     if checks.is_concrete(images) and np.size(images):
         low, top = checks.extremes(images)
         if top > 2 or low < -0.5:  # an attack's iterates may leave the range a little
-            fix = "divide by 255" if low >= 0 else "are they normalised? Its own normalization does that"
+            fix = (
+                "divide by 255"
+                if low >= 0
+                else "are they normalised? Its own normalization does that"
+            )
             raise ValueError(
                 f"{name} takes images in [0, 1], but these go up to {top:g} and down to {low:g}; {fix}"
             )

@@ -181,6 +181,7 @@ def test_restarts_keep_a_misclassified_candidate_before_one_with_more_loss():
         return jnp.concatenate([jnp.full_like(x, 0.6), x], axis=1)
 
     starts = jnp.array([[[0.55]], [[0.7]], [[0.4]]])
+
     def worst(starts):
         spec = attacks.make("pgd_sat", eps=0.3, steps=1, restarts=len(starts))
         return spec.run(logits, images, labels, step_size=0.0, start=starts)

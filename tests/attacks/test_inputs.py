@@ -232,7 +232,9 @@ def test_padding_is_no_part_of_a_batch_dice():
     """Three images in batches of 8: as three images alone."""
     data = ArrayDataset(TEST.images[:3], Y[:3], tuple("abcde"), "three", "test")
     spec = attacks.make("dpgd", eps=0.05, steps=3)
-    padded = Evaluator("padded", lambda _, x: predict(x), batch_size=16).run((), data, {"dpgd": spec})
+    padded = Evaluator("padded", lambda _, x: predict(x), batch_size=16).run(
+        (), data, {"dpgd": spec}
+    )
     alone = attacks.dpgd(predict, TEST.images[:3] / np.float32(255), Y[:3], eps=0.05, steps=3)
     expected = np.argmax(predict(alone), -1)
     np.testing.assert_array_equal(padded.predicted["dpgd"], expected)

@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import os
 import warnings
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -234,8 +233,9 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     about = {"version": version, "eps": threat.eps, "norm": norm, "images": len(images)}
     store = Store(session.state_dir, identity, about)
     told = checks.image_warnings(images) + checks.output_warnings(logits, chosen)
-    told += checks.constant_warnings(images, logits)
-    told += _network_warnings(engine, variables, images, labels, logits, chosen, key)
+    told += checks.constant_warnings(images, logits) or _network_warnings(
+        engine, variables, images, labels, logits, chosen, key
+    )
     cascade = Cascade(
         engine, variables, images, labels, logits, members=chosen, threat=threat, key=key,
         store=store, session=session,

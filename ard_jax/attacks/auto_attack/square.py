@@ -155,7 +155,9 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     threat = ThreatModel(eps, norm)
     images, labels, key, chosen = _checked(images, labels, key, threat, options)
     if not isinstance(state, SquareState):
-        raise ValueError(f"state is {type(state).__name__}; give that of square_start or square_run")
+        raise ValueError(
+            f"state is {type(state).__name__}; give that of square_start or square_run"
+        )
     propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
