@@ -142,16 +142,16 @@ class Attack(abc.ABC):
         if checks.is_concrete(found) and (logits is None or np.isfinite(logits).all()):
             beyond = np.asarray(threat_model.excess(found, images, threat))
             threat_model.check_excess(beyond, threat, self.name)
-            if not told:
-                self._warn_if_unmoved(found, images, key, threat, rest.get("start"))
+            if not told and rest.get("start") is None:
+                self._warn_if_unmoved(found, images, key, threat)
         return result
 
     def _warn_if_unmoved(
-        self, found: jax.Array, images: jax.Array, key: Any, threat: ThreatModel, start: Any
+        self, found: jax.Array, images: jax.Array, key: Any, threat: ThreatModel
     ) -> None:
         if not self.tileable or threat.eps == 0:
             return
-        start = self.own_start(images, key, threat.eps) if start is None else start
+        start = self.own_start(images, key, threat.eps)
         if np.array_equal(found, threat.cut(start, images)):
             warnings.warn(
                 f"attack {self.name!r} moved no image from its start: the gradient of predict is 0 "

@@ -220,6 +220,7 @@ def make_objective(
     def apply(x: jax.Array, state: Any):
         logits, state = (predict(x), None) if state is None else predict(x, state)
         threat_model.check_logits(logits, x)
+        checks.labels_in_range(given.targets, logits.shape[1], "targets")
         return logits.astype(jnp.float32), state
 
     if loss.loss == "dice":

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ard_jax import rng
 from ard_jax.attacks import loop, objectives, threat_model
@@ -143,6 +144,7 @@ class PgdAttack(Attack):
         return dataclasses.replace(self, eps=eps, step_size=self._scaled_step(eps))
 
     def _scaled_step(self, eps: float | jax.Array):
+        checks.number(eps, "eps")
         if self.eps == 0:
             raise ValueError(
                 f"attack {self.name!r} has eps=0, so its step size cannot be scaled to eps={eps}; "
@@ -236,7 +238,9 @@ class PgdAttack(Attack):
     def _starts(self, start: Any, key: Any, images: jax.Array, eps: Any) -> jax.Array:
         """First iterates, [R,B,...]. Restart r has the key fold_in(key, r), whatever R is."""
         if start is not None:
-            start = jnp.asarray(start, images.dtype)
+            start = jnp.asarray(checks.array(start, "start"), images.dtype)
+            if checks.is_concrete(start) and not np.isfinite(start).all():
+                raise ValueError("start holds NaN or infinite values")
             start = start[None] if start.shape == images.shape else start
             if start.shape != (self.restarts, *images.shape):
                 raise ValueError(

@@ -189,15 +189,17 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
         raise ValueError(f"{values.shape[-1]} classes; this loss needs at least {least_classes}")
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} are {values.dtype}; logits are floating point")
-    if is_concrete(values) and values.size and _are_probabilities(values):
+    if is_concrete(values) and values.size and _are_probabilities(values, one_hot=False):
         warnings.warn(
             f"{name} look like probabilities (nonnegative, sum 1); give logits", stacklevel=4
         )
     return values
 
 
-def _are_probabilities(values: Any) -> bool:
+def _are_probabilities(values: Any, one_hot: bool = True) -> bool:
     found = np.asarray(values, np.float32)
+    if not one_hot and np.isin(found, (0, 1)).all():
+        return False
     return bool((found > -_ROUNDING).all() and (np.abs(found.sum(-1) - 1) < 1e-3).all())
 
 
@@ -282,8 +284,11 @@ def number(
         raise ValueError(f"{name} has shape {value.shape}: must be one number{fix}")
     if isinstance(value, jax.Array) and not is_concrete(value):
         return
-    if isinstance(value, bool) or not isinstance(
-        value, int | float | np.number | np.ndarray | jax.Array
+    key = jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key)
+    if (
+        key
+        or isinstance(value, bool)
+        or not isinstance(value, int | float | np.number | np.ndarray | jax.Array)
     ):
         raise ValueError(f"{name}={value!r}: must be a number{fix}")
     if not lowest <= float(value) <= highest or not math.isfinite(value):

@@ -194,6 +194,7 @@ def test_outputs_that_are_no_numbers_count_as_wrong(bad):
     assert found["clean"] == 0.75 and found["flags"].predicted["clean"].tolist()[2] == -1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_autoattack_counts_them_as_wrong_too():
     def network(x):
         return predict(x).at[0].set(jnp.nan)

@@ -172,6 +172,8 @@ def autoattack(
     images = checks.check_inputs(images, labels)[0]
     chosen, version = suite.members, suite.version
     array_checks.count(seed, "seed", 0, array_checks.MOST_SEED)
+    if progress is not None:
+        array_checks.flag(progress, "progress")
     takes_key = version == "rand" and _takes_key(predict)
     keys = (jax.random.key(0),) if takes_key else ()
     traced_shape(predict, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32), *keys)

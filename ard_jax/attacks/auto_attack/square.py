@@ -89,6 +89,12 @@ def _checked(
     return images, labels, key, chosen
 
 
+def _check_state(state: Any) -> None:
+    if not isinstance(state, SquareState):
+        kind = type(state).__name__
+        raise ValueError(f"state is {kind}; give that of square_start or square_run")
+
+
 def square_start(  # noqa: D417 (the others are those of `square`)
     predict: Predict,
     images: jax.Array,
@@ -154,10 +160,7 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     """
     threat = ThreatModel(eps, norm)
     images, labels, key, chosen = _checked(images, labels, key, threat, options)
-    if not isinstance(state, SquareState):
-        raise ValueError(
-            f"state is {type(state).__name__}; give that of square_start or square_run"
-        )
+    _check_state(state)
     propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
@@ -179,7 +182,12 @@ def square_run(  # noqa: D417 (the others are those of `square`)
 def square_result(
     predict: Predict, state: SquareState, images: jax.Array, labels: jax.Array
 ) -> SquareResult:
-    """The state as a result: success is tested once more, by the predicted class."""
+    """The state as a result: success is tested once more, by the predicted class.
+
+    Raises:
+      ValueError: no state.
+    """
+    _check_state(state)
     success = jnp.argmax(predict(state.images), axis=-1) != labels
     found = jnp.where(threat_model.per_image(success, images), state.images, images)
     return SquareResult(found, success, state.queries)
