@@ -1,5 +1,6 @@
 """Evaluates any JAX function from images to logits, for notebooks."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from ard_jax import attacks as attacks_lib
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.auto_attack import diagnostics as network_checks
+from ard_jax.attacks.auto_attack.attack import AutoAttack
 from ard_jax.attacks.checked_predict import changing_constants, traced_shape
 from ard_jax.config.build import split_names
 from ard_jax.convolutions.rewrite import fast_on_cpu
@@ -21,7 +23,6 @@ from ard_jax.evaluation.accuracies import summarize
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.losses import checks
 
-_DARK = 32  # a brightest pixel below it is rather one of another scale
 _MEASURED = (
     "clean", "clean_ci95", "per_class_clean", "worst_class_clean", "attacks", "worst_case", "autoattack",
 )  # fmt: skip
@@ -63,18 +64,18 @@ def evaluate(
     attacks, suites = _chosen(attacks, eps, norm)
     names = [*attacks, *suites]
     checks.count(batch_size, "batch_size", 1)
-    checks.count(seed, "seed", 0)
-    evaluator = Evaluator(
-        "predict",
-        lambda _, x: fast_on_cpu(predict, x)(x),
-        batch_size=batch_size,
-        seed=seed,
-        unroll=unroll,
-    )
+    checks.count(seed, "seed", 0, checks.MOST_SEED)
     if isinstance(dataset, ArrayDataset):
         traced_shape(predict, jax.ShapeDtypeStruct((1, *dataset.images.shape[1:]), np.float32))
     else:
         dataset = _as_dataset(predict, dataset)
+    evaluator = Evaluator(
+        "predict",
+        lambda _, x: fast_on_cpu(predict, x)(x),
+        batch_size=min(batch_size, len(dataset)),
+        seed=seed,
+        unroll=unroll,
+    )
     autoattack.check_defined(suites, dataset.num_classes)
     results, records = evaluator.run((), dataset, attacks), {}
     for name in suites:
@@ -83,21 +84,18 @@ def evaluate(
             records[name] = ran[1]
     summary = summarize(results, dataset.num_classes, names, autoattack=records)
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
-    told += [] if suites else _network_warnings(evaluator, dataset)  # suites have given them
     first = np.asarray(dataset.images[:1], np.float32) / np.float32(255)
-    told += changing_constants(predict, first)
-    if (brightest := np.max(dataset.images)) < _DARK:
-        told.append(
-            f"the brightest pixel is {brightest} of 255; are the images scaled to 0 ... 255?"
-        )
+    drawn = changing_constants(predict, first)
+    # Suites have given the others.
+    told += drawn if suites else _network_warnings(evaluator, dataset, drawn)
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}
     return measured | {"flags": results, "warnings": told}
 
 
-def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
-    """Signs, on the first batch, that an attack's failure means nothing."""
+def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset, drawn: list[str]) -> list[str]:
+    """Signs, on the first batch, that an attack's failure means nothing; `drawn` is one found before."""
     count, key = min(len(dataset), evaluator.batch_size), jax.random.key(evaluator.seed)
     images = np.asarray(dataset.images[:count], np.float32) / np.float32(255)
     logits = evaluator.engine.logits((), images, key)
@@ -105,24 +103,27 @@ def _network_warnings(evaluator: Evaluator, dataset: ArrayDataset) -> list[str]:
     images, logits = images[finite], logits[finite]
     labels = np.asarray(dataset.labels[:count])[finite]
     if not len(images):
-        return []
-    found = network_checks.output_warnings(logits, ())
+        return drawn
+    found = network_checks.image_warnings(np.max(dataset.images, keepdims=True), 0, 255)
+    if constant := network_checks.constant_warnings(images, logits):
+        return drawn + [f"predict: {text}" for text in found + constant]
+    found += network_checks.output_warnings(logits, ())
     again = evaluator.engine.logits((), images, key)
     found += network_checks.random_warnings([logits, again])
-    if not found and np.ravel(finite)[0]:
+    if not found + drawn and finite[0]:
         alone = evaluator.engine.logits((), np.repeat(images[:1], count, 0), key)
-        found += network_checks.batch_warnings(logits[:1], alone[:1])
+        found += network_checks.batch_warnings(logits[:1], alone)
     right = np.flatnonzero(logits.argmax(1) == labels)
     if len(right):
         gradients = evaluator.engine.largest_gradients((), images[right], labels[right], key)
         found += network_checks.gradient_warnings(gradients)
-    return [f"predict: {text}" for text in found]
+    return drawn + [f"predict: {text}" for text in found]
 
 
 def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], list[str]]:
     """The attacks by name, and the names of suites."""
     if isinstance(attacks, Attack):
-        attacks = {attacks.name: attacks}
+        attacks = {getattr(attacks, "name", None): attacks}
     attacks = (attacks,) if isinstance(attacks, str) else attacks
     if not isinstance(attacks, Iterable):
         raise ValueError(
@@ -139,22 +140,43 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
         plain, suites = split_names(names)
         return {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}, suites
     for name, one in attacks.items():
-        if not isinstance(one, Attack):
-            raise ValueError(
-                f"attacks[{name!r}] is {type(one).__name__}; give an attack of attacks.make(...), or a "
-                "subclass of attacks.Attack"
-            )
-        if name == "clean":
-            raise ValueError(
-                "attacks['clean']: that name is of the images as they are; choose another"
-            )
-        clip = getattr(one, "clip_min", 0.0), getattr(one, "clip_max", 1.0)
-        if clip != (0.0, 1.0):
-            raise ValueError(
-                f"attacks[{name!r}] has clip_min={clip[0]:g}, clip_max={clip[1]:g}; an evaluation's images "
-                "are in [0, 1], so leave them out"
-            )
+        if problem := _problem(name, one):
+            raise ValueError(f"attacks[{name!r}]{problem}")
     return dict(attacks), []
+
+
+def _problem(name: Any, attack: Any) -> str:
+    """Why an attack of a mapping cannot be run; "" if it can.
+
+    Raises:
+      ValueError: it declares what no attack can do.
+    """
+    if not isinstance(attack, Attack):
+        of_class = isinstance(attack, type) and issubclass(attack, Attack)
+        kind = f"the class {attack.__name__}" if of_class else type(attack).__name__
+        return f" is {kind}; give one of attacks.make(...), or an object of a subclass of attacks.Attack"
+    if not isinstance(name, str) or name == "clean":
+        return ": that name is of the images as they are, or no text; choose another"
+    if isinstance(attack, AutoAttack):
+        return f" runs on all images at once; give its name alone: attacks={attack.name!r}"
+    threat = attack.threat
+    if (threat.clip_min, threat.clip_max) != (0.0, 1.0):
+        return (
+            f" has clip_min={threat.clip_min:g}, clip_max={threat.clip_max:g}; an evaluation's images "
+            "are in [0, 1], so leave them out"
+        )
+    given: dict[str, Any] = {}
+    if attack.pure:
+        given = dict.fromkeys(("unroll", "teacher_logits", "state", *attack.numbers))
+    try:
+        hash(attack.program)
+        inspect.signature(attack.run).bind(*"fxyk", **given)
+    except TypeError as error:
+        return (
+            f": {error}; write @dataclasses.dataclass(frozen=True) over its class, and run(self, predict, "
+            "images, labels, key=None, **_) in it, as attacks.Attack does"
+        )
+    return ""
 
 
 def _as_dataset(predict: Any, pair: Any) -> ArrayDataset:

@@ -16,6 +16,7 @@ import optax
 from pydantic import Field
 
 from ard_jax.io.options import AtLeastOne, Count, Options, Share
+from ard_jax.losses import checks
 
 
 class OptimConfig(Options):
@@ -91,6 +92,7 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
     0.1 (0.5 + 0.5 cos(pi (e-150)/150)) exp(-0.01 (e-150)^2/150^2) from e = 150 of 300 epochs; the
     robust teacher the same from e = 50 with base 1e-4, and 0 before.
     """
+    checks.count(epochs, "epochs", 1)
     e = jnp.asarray(epoch, jnp.float32)
     if config.schedule == "constant":
         return jnp.full((), config.lr, jnp.float32)
@@ -108,7 +110,15 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
 
 
 def make(config: OptimConfig, epochs: int) -> Optimizer:
-    """The optimiser of `config` for a run of `epochs` epochs."""
+    """The optimiser of `config` for a run of `epochs` epochs.
+
+    Raises:
+      ValueError: no `OptimConfig`, no epochs, or a schedule that does not fit into them.
+    """
+    if not isinstance(config, OptimConfig):
+        raise ValueError(f"config is {type(config).__name__}; give optim.OptimConfig(lr=..., ...)")
+    if found := config.misfits(checks.count(epochs, "epochs", 1)):
+        raise ValueError("; ".join(found))
     parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
     if config.momentum:
         parts.append(optax.trace(decay=config.momentum, nesterov=config.nesterov))

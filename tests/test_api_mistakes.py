@@ -1,11 +1,18 @@
 """Mistakes in notebooks: each gives one error, or one warning, that leads to its cause."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ard_jax import attacks, evaluate, losses, methods, models, optim
+from ard_jax import attacks, data, evaluate, losses, methods, models, optim
+from ard_jax.data.base import ArrayDataset
+from ard_jax.methods import base
+from ard_jax.methods.options import Options
+from ard_jax.models import described
 
 KEY = jax.random.key(0)
 W = np.asarray(jax.random.normal(jax.random.key(1), (64, 5)))
@@ -45,6 +52,69 @@ def measure(f=predict, data=PAIR, names="fgsm", **options):
 def parts(**changed):
     made = {"student": NET, "student_optim": OPTIM, "attack": attacks.make("sat_train", eps=0.1)}
     return methods.Parts(**(made | changed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(attacks.Attack):
+    """A user's attack that returns `result(images)`."""
+
+    result: object
+    eps: float = 0.1
+    norm: str = "linf"
+    name: str = "mine"
+    pure: bool = True
+
+    def run(self, predict, images, labels, key=None, **_):
+        return self.result(images)
+
+
+class Unfrozen(Mine):
+    __hash__ = None
+
+
+class Narrow(Mine):
+    def run(self, predict, images):
+        return images
+
+
+def mine(result, **options):
+    return measure(names=Mine(result, **options))
+
+
+def of_loss(loss, **options):
+    robust = {"robust": NET} if options.get("teacher_at") else {}
+    return base.from_loss(parts(teachers=robust), loss, **({"passes": ("nat",)} | options))
+
+
+def mean_ce(z, soft, batch):
+    return jnp.mean(losses.cross_entropy(z.nat, batch["label"])), {}
+
+
+def teachers_of(name):
+    return {role: NET for role in methods.TEACHERS[name]}
+
+
+def begin(student=None, teachers=None):
+    method = methods.create("rslad", parts(teachers=teachers_of("rslad")))
+    return method.init(NET.init(0) if student is None else student, teachers)
+
+
+def step(**changed):
+    method = methods.create("natural", parts())
+    batch = {"image": X, "label": Y, "epoch": 1} | changed
+    batch = {name: value for name, value in batch.items() if value is not None}
+    return method.step(method.init(NET.init(0), {}), batch, KEY)
+
+
+def named(class_names):
+    return ArrayDataset(*PAIR, class_names, "five", "test")
+
+
+INTEGERS = jax.tree.map(lambda a: a.astype(np.int32), NET.init(0))
+DESCRIPTION = {
+    "model": "small_cnn", "num_classes": 5, "image_shape": [8, 8, 1], "init": "torch", "kwargs": {},
+    "normalization": "none", "precision": "float32",
+}  # fmt: skip
 
 
 MISTAKES = {
@@ -139,6 +209,239 @@ MISTAKES = {
         r"takes images of \(9, 9, 1\), the student of \(8, 8, 1\)",
     ),
 }
+OF_ATTACKS = {
+    "returns None": (lambda: mine(lambda x: None), "attack 'mine' returned NoneType; its run must"),
+    "another shape": (
+        lambda: mine(lambda x: x[:-1]),
+        r"returned float32\[\d, 8, 8, 1\] for images",
+    ),
+    "bytes": (
+        lambda: mine(lambda x: (255 * x).astype(np.uint8)),
+        "returned uint8.*must return floats",
+    ),
+    "NaN": (lambda: mine(lambda x: x * np.nan), "NaN or infinite values in 4 of 4 images"),
+    "beyond the range": (
+        lambda: mine(lambda x: x + 0.05),
+        r"outside of what it declares.*in \[0, 1\]",
+    ),
+    "beyond the ball": (lambda: mine(lambda x: jnp.clip(x + 0.2, 0, 1)), "by up to 0.1: eps=0.1 "),
+    "beyond an L2 ball": (lambda: mine(lambda x: 1 - x, norm="l2"), r"eps=0.1 \(l2\)"),
+    "beyond, called": (lambda: Mine(lambda x: 1 - x)(predict, X, Y), "4 of 4 images outside"),
+    "None, called": (lambda: Mine(lambda x: None)(predict, X, Y), "returned NoneType"),
+    "beyond, on the host": (lambda: mine(lambda x: 1 - x, pure=False), "4 of 4 images outside"),
+    "its own eps": (lambda: mine(lambda x: x, eps=8), "attack 'mine': eps=8: .*8/255"),
+    "its own eps, called": (lambda: Mine(lambda x: x, eps=8)(predict, X, Y), "eps=8: .*8/255"),
+    "its own eps, training": (lambda: parts(attack=Mine(lambda x: x, eps=8)), "eps=8: .*8/255"),
+    "its own norm": (lambda: mine(lambda x: x, norm="inf"), "attack 'mine': unknown norm 'inf'"),
+    "without a name": (lambda: Mine(lambda x: x, name=None)(predict, X, Y), "has the name None"),
+    "not hashable": (
+        lambda: measure(names={"a": Unfrozen(lambda x: x)}),
+        "unhashable.*frozen=True",
+    ),
+    "run of another kind": (lambda: measure(names={"a": Narrow(lambda x: x)}), r"key=None, \*\*_"),
+    "a class": (lambda: measure(names={"a": Mine}), r"attacks\['a'\] is the class Mine"),
+    "AutoAttack, an object": (
+        lambda: measure(names=attacks.make("autoattack", eps=0.1)),
+        "its name alone: attacks='autoattack'",
+    ),
+    "AutoAttack, no suite": (lambda: attacks.make("autoattack", suite="plus"), "suite is str"),
+    "no step": (lambda: attacks.make("pgd_sat", steps=0), "steps=0 .*that is no attack"),
+    "steps of size 0": (
+        lambda: attacks.make("pgd_sat", step_size=0.0),
+        "step_size=0.0 .*no attack",
+    ),
+    "steps of size 0, called": (lambda: pgd(step_size=0), "step_size=0 .*no attack"),
+    "a step in the wrong unit": (lambda: pgd(step_size=2 / 255**2), "next to nothing of eps=0.1"),
+    "lambda": (lambda: attacks.make("dpgd", lambda_value=0.5), "of lambda_schedule='const'"),
+    "unused sigma": (lambda: pgd(sigma=0.1), "sigma=0.1: of start='gauss'"),
+    "unused confidence": (lambda: pgd(confidence=1.0), "confidence=1.0: of loss 'cw'"),
+    "unused groups": (
+        lambda: attacks.make("dpgd_per_sample", dice_groups=2),
+        "dice_groups=2: of dice='batch'",
+    ),
+    "targets of another loss": (lambda: pgd(targets=(Y + 1) % 5), "only 'least_likely' has them"),
+    "targets that are labels": (
+        lambda: attacks.targeted_pgd(predict, X, Y, KEY, targets=Y),
+        "is the image's own label",
+    ),
+    "targets that are no classes": (
+        lambda: attacks.targeted_pgd(predict, X, Y, KEY, targets=Y * 0 + 9),
+        "targets are from 9 to 9, but there are 5 classes",
+    ),
+    "a start of texts": (lambda: pgd(start=["a"] * 4), "start must be an array of numbers"),
+    "a start of NaN": (lambda: pgd(start=X * np.nan), "start holds NaN"),
+    "a key as radius": (lambda: pgd(eps=KEY), "must be a number"),
+    "another radius": (lambda: attacks.make("bim").with_eps("0.1"), "eps='0.1': must be a number"),
+    "a state": (lambda: pgd(state=jnp.zeros(())), "fails on images .*2 were given"),
+    "a state of none": (
+        lambda: pgd(lambda x, state: predict(x), state=jnp.zeros(())),
+        r"with a state it must return \(logits, state\)",
+    ),
+    "an objective": (
+        lambda: attacks.pgd_loop("ce", X, X, eps=0.1, step_size=0.1, steps=1),
+        "objective is str",
+    ),
+    "bytes in a loop": (
+        lambda: attacks.pgd_loop(jnp.sum, *PAIR, eps=0.1, step_size=0.1, steps=1),
+        "images are uint8",
+    ),
+    "a teacher of arrays": (
+        lambda: attacks.make("adaad_train", 0.1)(predict, X, Y, KEY, teacher=Z),
+        "teacher is ndarray",
+    ),
+    "logits of a function": (
+        lambda: attacks.make("rslad_train", 0.1)(predict, X, Y, KEY, teacher_logits=predict),
+        "teacher_logits must be an array",
+    ),
+    "steps of a schedule": (lambda: attacks.lambda_values("paper", 0), "steps=0: must be"),
+    "no state of Square": (lambda: attacks.square_result(predict, None, X, Y), "state is NoneType"),
+    "a folder": (lambda: autoattack(state_dir=3), "state_dir is int; give a path"),
+    "progress": (lambda: autoattack(progress="no"), "progress='no': must be True or False"),
+    "members": (lambda: autoattack(attacks=3), "attacks=3: give some of apgd-ce"),
+    "a text for a flag": (lambda: pgd(clip_start="no"), "clip_start='no': must be True or False"),
+    "unroll": (lambda: pgd(unroll="all"), "unroll='all': must be True"),
+    "a masked array": (
+        lambda: attacks.fgsm(predict, np.ma.masked_less(X, 0.5), Y),
+        "images is a masked array",
+    ),
+    "labels and key": (
+        lambda: attacks.pgd(predict, X, KEY, Y),
+        "labels is a PRNG key.*another order",
+    ),
+    "labels as key": (lambda: attacks.pgd(predict, X, Y, Y), r"key is an array int32\[4\]"),
+    "a large seed": (
+        lambda: measure(seed=2**70),
+        "seed=1180591620717411303424: must be an integer from 0",
+    ),
+    "a large seed, AutoAttack": (lambda: autoattack(seed=2**70), "must be an integer from 0"),
+    "a module": (lambda: pgd(nn.Dense(5)), "predict is Dense; .*module.apply"),
+    "a class as predict": (lambda: pgd(nn.Dense), "predict is type; give a function"),
+    "two arguments": (
+        lambda: pgd(lambda x, train: predict(x)),
+        "fails on images .*TypeError.*'train'",
+    ),
+    "another size": (
+        lambda: attacks.pgd(predict, X[:, :4], Y, KEY),
+        r"fails on images float32\[4, 4, 8, 1\]",
+    ),
+    "budgets": (lambda: autoattack().square_curve("many"), "budgets='many': must be an integer"),
+}
+OF_THE_REST = {
+    "integer variables": (lambda: NET.apply(INTEGERS, X, False), "is int32; give arrays of floats"),
+    "a list of variables": (lambda: NET.apply([1], X, False), "variables are not .*'list'"),
+    "variables of a bundle": (
+        lambda: NET.apply(NET, X, False),
+        "variables are not .*'ModelBundle'",
+    ),
+    "images as text": (lambda: NET.apply(NET.init(0), "x", False), "images must be an array"),
+    "widths": (lambda: models.create("small_resnet", widths=16), r"give a tuple, such as \(16,\)"),
+    "networks": (lambda: models.create(["resnet18"]), r"unknown model \['resnet18'\]"),
+    "sides": (lambda: models.create("small_cnn", 5, (8, None, 1)), "three positive ints"),
+    "a shortcut": (lambda: models.create("resnet20", shortcut=["A"]), r"shortcut=\['A'\]"),
+    "a form": (lambda: models.create("preact_resnet18", form=["rice"]), r"form=\['rice'\]"),
+    "parameters of arrays": (lambda: models.num_params(NET.init(0)), "^dict is no network"),
+    "a description": (lambda: described.from_description("small_cnn"), "str is no description"),
+    "half a description": (
+        lambda: described.in_float32({"model": "small_cnn"}),
+        "lacks image_shape, init",
+    ),
+    "options of a description": (
+        lambda: described.from_description(DESCRIPTION | {"kwargs": 3}),
+        "kwargs=3: must be option",
+    ),
+    "class names": (lambda: named("abcde"), "class_names='abcde'; give a tuple"),
+    "class numbers": (
+        lambda: named(range(5)),
+        r"a class is called 0 \(int\); give texts, such as '0'",
+    ),
+    "a data set": (lambda: data.known_shape("nope"), "data set 'nope' is unknown"),
+    "no epochs": (lambda: optim.make(optim.OptimConfig(), 0), "epochs=0: must be an integer >= 1"),
+    "no optimiser": (lambda: optim.make(None, 3), "config is NoneType; give optim.OptimConfig"),
+    "a late decay": (
+        lambda: optim.make(optim.OptimConfig(schedule="multistep", boundaries=(100,)), 10),
+        "lie behind the last of 10 epochs",
+    ),
+    "lam": (lambda: losses.dpgd_objective(Z, Y, "0.1"), "lam='0.1': must be a number"),
+    "soft logits": (lambda: losses.soft_dice(Z, Z), r"targets are no probabilities: give softmax"),
+    "Dice groups": (lambda: losses.dice_loss(Z, Y, groups=2.0), "groups=2.0: must be an integer"),
+    "weights": (
+        lambda: losses.balance_weights(0.5, 0.9, 1.0, 1.0, 1.0, 1.0, 0.1),
+        "weights must sum to 1",
+    ),
+    "a weight": (
+        lambda: losses.balance_weights(-0.5, 1.5, 1.0, 1.0, 1.0, 1.0, 0.1),
+        r"w_adv=-0.5: must be a finite number in \[0, 1\]",
+    ),
+    "entropies": (
+        lambda: losses.balance_temperatures(1.0, 1.0, "0.5", 0.5, 0.1),
+        "entropy_adv='0.5': must be a number",
+    ),
+    "a loss": (lambda: losses.decade_scale("1", 1.0, 1.0), "a loss must be an array of numbers"),
+    "no kernel": (lambda: NET.init(None), "key is None; give one"),
+    "normalised images": (
+        lambda: NET.apply(NET.init(0), 2 * X - 1, False),
+        "down to -0.99.*are they normalised",
+    ),
+    "an epoch": (lambda: step(epoch=0), "epoch=0: must be an integer >= 1"),
+    "a text of an epoch": (lambda: step(epoch="1"), "epoch must be an array of numbers"),
+    "kappa": (lambda: losses.continuous_scale(1.0, 1.0, 1.0, kappa=-1), "kappa=-1"),
+    "a teacher": (lambda: parts(teachers=NET), "teachers is ModelBundle; give a dict"),
+    "teacher optimisers": (lambda: parts(teacher_optims=OPTIM), "teacher_optims is Optimizer"),
+    "a teacher optimiser": (
+        lambda: parts(teacher_optims={"robust": "sgd"}),
+        r"teacher_optims\['robust'\] is str; give optim.make",
+    ),
+    "no teacher optimiser": (
+        lambda: methods.create("ciard", parts(teachers=teachers_of("ciard"))),
+        "trains its robust teacher: give teacher_optims",
+    ),
+    "a method": (lambda: methods.attack_problems("foo", None), "unknown method 'foo'"),
+    "methods": (lambda: methods.make_config(["sat"], {}), r"unknown method \['sat'\]"),
+    "a mode": (lambda: methods.attack_problems("sat", None, bn="Train"), "unknown bn 'Train'"),
+    "no variables": (
+        lambda: methods.create("natural", parts()).init(None, {}),
+        "those of the student",
+    ),
+    "no teachers": (lambda: begin(teachers={}), "teachers lack robust; give role -> variables"),
+    "half a batch": (lambda: step(label=None), r"the batch lacks label: it has image"),
+    "a batch of bytes": (lambda: step(image=PAIR[0]), "images are uint8"),
+    "a batch of another size": (lambda: step(image=X[:, 1:]), r"the student takes \(8, 8, 1\)"),
+    "labels of a batch": (lambda: step(label=Y + 1), "labels are from 1 to 5"),
+    "an empty registration": (lambda: methods.Registration("", None, None), "has the name ''"),
+    "no options": (lambda: methods.Registration("a", dict, len), "options=<class 'dict'>"),
+    "a text of teachers": (
+        lambda: methods.Registration("a", Options, len, "robust"),
+        "teachers='robust': must be a tuple",
+    ),
+    "no loss": (lambda: of_loss(0.5), "loss is float; give a function"),
+    "a constant": (lambda: of_loss(lambda z, soft, batch: (0.5, {})), "the loss is a constant"),
+    "a loss per image": (
+        lambda: of_loss(lambda z, soft, batch: (losses.cross_entropy(z.nat, batch["label"]), {})),
+        "scalars, means of the batch",
+    ),
+    "metrics per image": (
+        lambda: of_loss(lambda z, soft, batch: (jnp.mean(z.nat), {"top": z.nat.max(-1)})),
+        "^top is .*scalars",
+    ),
+    "a loss alone": (
+        lambda: of_loss(lambda z, soft, batch: jnp.mean(z.nat)),
+        r"\(scalar, metrics\)",
+    ),
+    "a missing view": (lambda: of_loss(mean_ce, passes=("adv",)), "whose other views are None"),
+    "a text of passes": (lambda: of_loss(mean_ce, passes="nat"), "passes='nat': must be a tuple"),
+    "a pass": (lambda: of_loss(mean_ce, passes=("clean",)), r"passes=\('clean',\): .*'nat', 'adv'"),
+    "no pass": (lambda: of_loss(mean_ce, passes=()), r"passes=\(\): the student needs"),
+    "where a teacher is asked": (lambda: of_loss(mean_ce, teacher_at=("x'",)), "teacher_at="),
+    "a teacher that is missing": (
+        lambda: base.from_loss(parts(), mean_ce, passes=("nat",), teacher_at=("nat",)),
+        r"no teachers\['robust'\]",
+    ),
+    "an attack that is missing": (
+        lambda: base.from_loss(parts(attack=None), mean_ce, passes=("nat", "adv")),
+        r"'adv' needs Parts\(attack=",
+    ),
+}
+MISTAKES |= OF_ATTACKS | OF_THE_REST
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -156,6 +459,21 @@ def of_the_batch(x):
     return predict(x - 0.5 * x.mean(0))
 
 
+def of_the_place(x):
+    return predict(x + 0.1 * jax.random.normal(KEY, x.shape))
+
+
+def constant(x):
+    return jnp.zeros(len(x))[:, None] + jnp.arange(5.0)
+
+
+def square(f, x=X):
+    return attacks.square(f, x, Y, KEY, eps=0.1, queries=1)
+
+
+BLACK = (0 * PAIR[0], Y)
+
+
 SUSPICIONS = {
     "probabilities": (lambda: pgd(lambda x: jax.nn.softmax(predict(x))), "look like probabilities"),
     "one class NaN": (
@@ -166,6 +484,36 @@ SUSPICIONS = {
     "NumPy's draws, evaluate": (lambda: measure(draws), "another function each time"),
     "a batch's mean": (lambda: measure(of_the_batch), "depend on the other images"),
     "dark images": (lambda: measure(data=(PAIR[0] // 16, Y)), "brightest pixel is 15 of 255"),
+    "dark images, attack": (lambda: attacks.pgd(predict, X / 255, Y, KEY), "by 255 twice"),
+    "black images": (lambda: measure(data=BLACK), "brightest pixel is 0 of 255"),
+    "black images, attack": (lambda: attacks.fgsm(predict, 0 * X, Y), "brightest pixel is 0 of"),
+    "black images, Square": (lambda: square(predict, 0 * X), "brightest pixel is 0 of 255"),
+    "probabilities in a loss": (
+        lambda: losses.cross_entropy(jax.nn.softmax(Z), Y),
+        "logits look like probabilities",
+    ),
+    "a batch's mean, attack": (lambda: pgd(of_the_batch), "depend on the other images"),
+    "a batch's mean, APGD": (lambda: apgd(of_the_batch), "depend on the other images"),
+    "a batch's mean, AutoAttack": (lambda: autoattack(of_the_batch), "depend on the other images"),
+    "noise by place": (lambda: measure(of_the_place), "on its place among them"),
+    "noise by place, attack": (lambda: pgd(of_the_place), "on its place among them"),
+    "noise by place, AutoAttack": (lambda: autoattack(of_the_place), "on its place among them"),
+    "constant outputs": (lambda: measure(constant), "outputs of all 4 images are equal"),
+    "constant outputs, attack": (lambda: pgd(constant), "outputs of all 4 images are equal"),
+    "constant outputs, Square": (lambda: square(constant), "outputs of all 4 images are equal"),
+    "constant outputs, AutoAttack": (lambda: autoattack(constant), "outputs of all 4 images"),
+    "AutoAttack, called": (
+        lambda: attacks.make("square100", eps=0.1)(constant, X, Y),
+        "outputs of all 4 images are equal",
+    ),
+    "no gradient": (
+        lambda: attacks.bim(lambda x: predict(jnp.round(x)), X, Y, eps=0.1),
+        "moved no image from its start",
+    ),
+    "no gradient, random start": (
+        lambda: pgd(lambda x: predict(jnp.round(4 * x))),
+        "moved no image from its start",
+    ),
 }
 
 
@@ -176,9 +524,33 @@ def test_what_may_be_meant_is_told(name):
         call()
 
 
-def test_autoattack_tells_of_a_batch_dependent_network():
-    assert "depend on the other images" in " ".join(autoattack(of_the_batch).warnings)
-    assert "depend on" not in " ".join(autoattack(predict).warnings)
+def test_what_is_told_is_kept_with_the_result():
+    with pytest.warns(UserWarning, match="depend on the other images"):
+        found = autoattack(of_the_batch)
+    assert "depend on the other images" in " ".join(found.warnings)
+    assert not autoattack(predict).warnings
+
+
+@pytest.mark.parametrize("pure", [True, False])
+def test_an_attack_of_ones_own(pure):
+    """Of NumPy where it runs on the host; it is run once for each image, padding left out."""
+    seen = []
+
+    def darker(images):
+        seen.append(len(images))
+        return (jnp if pure else np).clip(images - 0.1, 0, 1)
+
+    found = evaluate.evaluate(predict, PAIR, {"mine": Mine(darker, pure=pure)}, batch_size=3)
+    darkened = np.clip(PAIR[0] / np.float32(255) - np.float32(0.1), 0, 1)
+    np.testing.assert_array_equal(found["flags"].predicted["mine"], predict(darkened).argmax(-1))
+    assert pure or sum(seen) == 4
+
+
+def test_an_evaluation_without_jit():
+    want = measure(names=("pgd_sat", "cw_inf"), batch_size=3)
+    with jax.disable_jit():
+        found = measure(names=("pgd_sat", "cw_inf"), batch_size=3)
+    assert found["attacks"] == want["attacks"]
 
 
 def test_an_attack_can_be_called():

@@ -2,13 +2,18 @@
 
 import abc
 import dataclasses
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 import jax
+import numpy as np
 
 from ard_jax.attacks import threat_model
-from ard_jax.attacks.checked_predict import checked
+from ard_jax.attacks.checked_predict import look, traced_shape
+from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.convolutions.rewrite import fast_on_cpu
+from ard_jax.losses import checks
 
 Predict = Callable[..., Any]  # images -> logits, or (images, state) -> (logits, state)
 _Record = TypeVar("_Record")
@@ -74,6 +79,23 @@ class Attack(abc.ABC):
         """Arguments of `run` that a compiled program takes as traced values."""
         return {}
 
+    @property
+    def threat(self) -> ThreatModel:
+        """What it declares that it does to an image.
+
+        Raises:
+          ValueError: it has no name, or no radius, norm or range of pixels that an attack can have.
+        """
+        name = getattr(self, "name", None)
+        if not isinstance(name, str):
+            raise ValueError(f"{type(self).__name__} has the name {name!r}; give it a text")
+        values = {n: getattr(self, n, None) for n in ("eps", "norm")}
+        clip = {n: getattr(self, n) for n in ("clip_min", "clip_max") if hasattr(self, n)}
+        try:
+            return ThreatModel(**values, **clip)
+        except ValueError as error:
+            raise ValueError(f"attack {name!r}: {error}") from None
+
     def with_eps(self, eps: float) -> Self:
         """Returns the same attack at another radius."""
         return dataclasses.replace(self, eps=eps)
@@ -91,15 +113,51 @@ class Attack(abc.ABC):
     def __call__(
         self, predict: Predict, images: Any, labels: Any = None, key: Any = None, **rest: Any
     ):
-        """Checks the arguments and the user's function (`checked_predict`), then runs the attack.
+        """Checks arguments and predict (`checked_predict`), runs the attack, checks what it returns.
 
-        Arguments and results are those of `run`.
+        Arguments and results are those of `run`. Values are looked at where they can be read, outside of jit.
+
+        Raises:
+          ValueError: what `run` raises, or a result that is outside of what the attack declares.
         """
-        low, high = getattr(self, "clip_min", 0.0), getattr(self, "clip_max", 1.0)
-        images, labels, key = threat_model.check_batch(images, labels, key, low, high)
-        if rest.get("state") is None:
-            predict = checked(predict, images)
-        return self.run(predict, images, labels, key, **rest)
+        threat, logits, told = self.threat, None, []
+        clip = threat.clip_min, threat.clip_max
+        images, labels, key = threat_model.check_batch(images, labels, key, *clip)
+        stateless = rest.get("state") is None
+        if stateless:
+            logits, told = look(predict, images, clip=clip)
+            predict = fast_on_cpu(predict, images) if self.pure else predict
+        elif (
+            not isinstance(pair := traced_shape(predict, images, rest["state"]), tuple)
+            or len(pair) != 2
+        ):
+            raise ValueError(
+                f"predict returned {type(pair).__name__}; with a state it must return (logits, state)"
+            )
+        result = self.run(predict, images, labels, key, **rest)
+        found = result if stateless or not isinstance(result, tuple) else result[0]
+        threat_model.check_like(found, images, self.name)
+        threat = threat if rest.get("eps") is None else dataclasses.replace(threat, eps=rest["eps"])
+        # A network whose clean outputs are NaN has been told of, and makes NaN of its images.
+        if checks.is_concrete(found) and (logits is None or np.isfinite(logits).all()):
+            beyond = np.asarray(threat_model.excess(found, images, threat))
+            threat_model.check_excess(beyond, threat, self.name)
+            if not told and rest.get("start") is None:
+                self._warn_if_unmoved(found, images, key, threat)
+        return result
+
+    def _warn_if_unmoved(
+        self, found: jax.Array, images: jax.Array, key: Any, threat: ThreatModel
+    ) -> None:
+        if not self.tileable or threat.eps == 0:
+            return
+        start = self.own_start(images, key, threat.eps)
+        if np.array_equal(found, threat.cut(start, images)):
+            warnings.warn(
+                f"attack {self.name!r} moved no image from its start: the gradient of predict is 0 "
+                "(rounding, saturated or constant outputs, a cut graph?); its failure is no robustness",
+                stacklevel=3,
+            )
 
     @abc.abstractmethod
     def run(

@@ -15,46 +15,71 @@ from ard_jax.losses import checks
 
 
 def checked(predict: Any, images: Any, *rest: Any) -> Callable[..., Any]:
-    """Returns predict, on a CPU with convolutions that are fast in a loop.
+    """Returns predict, on a CPU with convolutions that are fast in a loop, after `look`."""
+    look(predict, images, *rest)
+    return fast_on_cpu(predict, images, *rest)
 
-    Warns, where the images can be read, of outputs that an attack can make nothing of.
+
+def look(
+    predict: Any, images: Any, *rest: Any, clip: tuple[float, float] = (0.0, 1.0)
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns the clean logits [B,K], None where the images cannot be read, and what it warns of.
+
+    That is, where they can, of images and outputs that an attack can make nothing of.
 
     Args:
       predict: images [B,...] -> logits [B,K].
       images: [B,...] float.
       *rest: its further arguments.
+      clip: (lowest, highest) pixel value.
 
     Raises:
       ValueError: no function, not one of JAX, or one that does not return logits [B,K].
     """
-    shape = traced_shape(predict, images, *rest)
-    threat_model.check_logits(shape, images)
+    threat_model.check_logits(traced_shape(predict, images, *rest), images)
     logits = predict(images, *rest) if checks.is_concrete(images) else None
-    if checks.is_concrete(logits):  # and no weights are traced
-        found = diagnostics.output_warnings(np.asarray(logits), ())
-        for text in [*found, *changing_constants(predict, images, *rest)]:
-            warnings.warn(text, stacklevel=2)
-    return fast_on_cpu(predict, images, *rest)
+    if not checks.is_concrete(logits):  # or weights are traced
+        return None, []
+    images, logits = np.asarray(images), np.asarray(logits)
+    found = diagnostics.image_warnings(images, *clip) + diagnostics.output_warnings(logits, ())
+    found += diagnostics.constant_warnings(images, logits)
+    found += changing_constants(predict, images, *rest)
+    if not found and not rest and len(images) > 1:  # what is given a key may draw from it
+        alone = predict(jnp.asarray(np.repeat(images[:1], len(images), 0)))
+        found += diagnostics.batch_warnings(logits[:1], np.asarray(alone))
+    for text in found:
+        warnings.warn(text, stacklevel=4)
+    return logits, found
 
 
 def traced_shape(predict: Any, *arguments: Any) -> Any:
     """Returns what predict would return, as shapes, without running it.
 
     Raises:
-      ValueError: no function, or one that needs the values of its arguments, as NumPy does.
+      ValueError: no function, one that needs the values of its arguments, as NumPy does, or one that fails.
     """
-    if not callable(predict):
-        bundle = "; of a network of ard_jax.models: lambda x: net.apply(variables, x, False)[0]"
-        raise ValueError(
-            f"predict is {type(predict).__name__}; give a function from images to logits"
-            + (bundle if hasattr(predict, "apply") else "")
-        )
+    kind = type(predict).__name__
+    if isinstance(predict, type) or not callable(predict) or hasattr(predict, "bind"):
+        instead = ""
+        if hasattr(predict, "bind"):
+            instead = "; of a Flax module: lambda x: module.apply(variables, x)"
+        elif hasattr(predict, "apply"):
+            instead = (
+                "; of a network of ard_jax.models: lambda x: net.apply(variables, x, False)[0]"
+            )
+        raise ValueError(f"predict is {kind}; give a function from images to logits{instead}")
     try:
         return jax.eval_shape(predict, *arguments)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise ValueError(
             "predict reads the values of its images (NumPy, float(), if ...), so that no gradient can be "
             f"taken; write it with jax.numpy: {str(error).splitlines()[0]}"
+        ) from error
+    except Exception as error:  # whatever a user's function raises
+        text = (str(error).splitlines() or [""])[0]
+        images = arguments[0]
+        raise ValueError(
+            f"predict fails on images {images.dtype}{list(images.shape)}: {type(error).__name__}: {text}"
         ) from error
 
 

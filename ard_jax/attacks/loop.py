@@ -27,6 +27,8 @@ def resolve_unroll(steps: int, unroll: int | bool | None) -> int | bool:
     On other backends None means 1.
     """
     if unroll is not None:
+        if not isinstance(unroll, int) or unroll < 0:
+            raise ValueError(f"unroll={unroll!r}: must be True, False, None or an integer >= 1")
         return unroll
     return True if jax.default_backend() == "cpu" and steps <= _MOST_UNROLLED else 1
 
@@ -48,9 +50,9 @@ def _sum_of(objective: Callable, batch: int):
 
     def total(z: jax.Array, state: Any, i: jax.Array):
         values, aux = objective(z, state, i)
-        if values.shape != (batch,):
+        if (shape := np.shape(values)) != (batch,):
             raise ValueError(
-                f"the objective returned shape {values.shape} for {batch} images; it must return "
+                f"the objective returned shape {shape} for {batch} images; it must return "
                 "one value per example"
             )
         return jnp.sum(values), aux
@@ -206,6 +208,9 @@ def pgd_loop(
         return values, (values, state)
 
     threat = create(ThreatModel, "pgd_loop", options, eps=eps)
+    if not callable(objective):
+        raise ValueError(f"objective is {type(objective).__name__}; give a function x' -> [B]")
+    x, x_start = (jnp.asarray(checks.float_images(one)) for one in (x, x_start))
     return ascend(
         stateless, x, x_start, threat=threat, step_size=step_size, steps=steps, unroll=unroll
     )[0]

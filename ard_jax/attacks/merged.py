@@ -26,7 +26,7 @@ def is_mergeable(spec: Attack) -> bool:
     if not isinstance(spec, PgdAttack):
         return False
     plain = spec.alpha_schedule == "const" and not spec.channel_mask_rho
-    return plain and spec.loss in _LOSSES and spec.restarts == 1 and spec.steps > 0
+    return plain and spec.loss in _LOSSES and spec.restarts == 1
 
 
 def program(spec: PgdAttack) -> tuple[Any, ...]:

@@ -36,6 +36,8 @@ def _run(
         attack = cast(PgdAttack, make(name, **options))
         checks.number(eps, "eps")
         return attack(predict, images, labels, key, eps=eps, **arguments)
+    if not isinstance(arguments.get("step_size"), jax.Array | None):
+        options["step_size"] = arguments.pop("step_size")
     return make(name, eps=eps, **options)(predict, images, labels, key, **arguments)
 
 

@@ -61,6 +61,16 @@ class Loss:
         changed = [f.name for f in of_dice if getattr(self, f.name) != f.default]
         if changed and self.loss != "dice":
             raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
+        if "lambda_value" in changed and self.lambda_schedule != "const":
+            raise ValueError(
+                f"lambda_value={self.lambda_value}: of lambda_schedule='const', not {self.lambda_schedule!r}"
+            )
+        if "dice_groups" in changed and self.dice != "batch":
+            raise ValueError(f"dice_groups={self.dice_groups}: of dice='batch', not {self.dice!r}")
+        # The merged program has one traced confidence for all its losses.
+        fixed = isinstance(self.confidence, int | float)
+        if fixed and self.confidence != Loss.confidence and self.loss != "cw":
+            raise ValueError(f"confidence={self.confidence}: of loss 'cw', not {self.loss!r}")
 
     @property
     def needs_teacher(self) -> str:
@@ -111,9 +121,11 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
       value: of "const".
 
     Raises:
-      ValueError: unknown schedule.
+      ValueError: unknown schedule, no steps, or a value outside [-1, 1].
     """
     checks.choice(schedule, "lambda_schedule", LAMBDA_SCHEDULES)
+    checks.count(steps, "steps", 1)
+    checks.number(value, "value", -1.0, 1.0)
     i = np.arange(steps)
     if schedule == "const":
         return np.full(steps, value, np.float32)
@@ -121,18 +133,27 @@ def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
 
 
 def check_available(loss: Loss, labels: jax.Array | None, given: References) -> None:
-    """Raises ValueError when an argument that the loss needs is None."""
+    """Raises ValueError when an argument that the loss needs is missing or of another kind."""
     if labels is None and loss.loss not in WITHOUT_LABELS:
         raise ValueError(f"labels are None; the attack loss {loss.loss!r} needs them")
-    if loss.needs_teacher == "network" and given.teacher is None:
+    if given.targets is not None:
+        if loss.loss != "least_likely":
+            raise ValueError(
+                f"targets are given, but the loss is {loss.loss!r}: only 'least_likely' has them"
+            )
+        checks.check_targets(given.targets, labels)
+    if loss.needs_teacher == "network" and not callable(given.teacher):
         raise ValueError(
-            f"teacher is None; the attack loss {loss.loss!r} needs a predict function (images -> logits)"
+            f"teacher is {type(given.teacher).__name__.removesuffix('Type')}; the attack loss {loss.loss!r} "
+            "needs a predict function (images -> logits)"
         )
     if loss.needs_teacher == "logits" and given.teacher_logits is None:
         soft = " with dice='soft'" if loss.loss == "dice" else ""
         raise ValueError(
             f"teacher_logits are None; the attack loss {loss.loss!r}{soft} needs them, [B,K]"
         )
+    if loss.needs_teacher == "logits":
+        checks.logits(given.teacher_logits, "teacher_logits")
 
 
 def of_logits(
@@ -199,6 +220,7 @@ def make_objective(
     def apply(x: jax.Array, state: Any):
         logits, state = (predict(x), None) if state is None else predict(x, state)
         threat_model.check_logits(logits, x)
+        checks.labels_in_range(given.targets, logits.shape[1], "targets")
         return logits.astype(jnp.float32), state
 
     if loss.loss == "dice":

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ard_jax import rng
 from ard_jax.attacks import loop, objectives, threat_model
@@ -25,6 +26,7 @@ def _keep_worst(predict: Predict, objective: Callable, candidates: jax.Array, la
     return jnp.take_along_axis(candidates, index, axis=0)[0]
 
 
+_LEAST_REACH = 0.01  # of eps
 # Fields that may differ between two runs of one compiled program.
 _TRACED = ("name", "label", "eps", "step_size")
 
@@ -89,13 +91,24 @@ class PgdAttack(Attack):
             threat.check_length(self.sigma, "sigma")
             part_of(self, objectives.Loss)
             loop.check_steps(self.step_size, self.steps, self.alpha_schedule, self.channel_mask_rho)
+            self._check_reach()
             checks.count(self.restarts, "restarts", 1)
             checks.choice(self.start, "start", threat_model.STARTS)
+            checks.flag(self.clip_start, "clip_start")
+            if self.sigma != PgdAttack.sigma and self.start != "gauss":
+                raise ValueError(f"sigma={self.sigma}: of start='gauss', not {self.start!r}")
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
 
     takes_state = True
     keys_per_image = True
+
+    def _check_reach(self) -> None:
+        if self.steps * self.step_size < _LEAST_REACH * self.eps:
+            raise ValueError(
+                f"steps={self.steps} of step_size={self.step_size} go {self.steps * self.step_size:.2g} far, "
+                f"next to nothing of eps={self.eps}: that is no attack; leave them out for the paper's"
+            )
 
     @property
     def tileable(self) -> bool:
@@ -131,6 +144,7 @@ class PgdAttack(Attack):
         return dataclasses.replace(self, eps=eps, step_size=self._scaled_step(eps))
 
     def _scaled_step(self, eps: float | jax.Array):
+        checks.number(eps, "eps")
         if self.eps == 0:
             raise ValueError(
                 f"attack {self.name!r} has eps=0, so its step size cannot be scaled to eps={eps}; "
@@ -224,7 +238,9 @@ class PgdAttack(Attack):
     def _starts(self, start: Any, key: Any, images: jax.Array, eps: Any) -> jax.Array:
         """First iterates, [R,B,...]. Restart r has the key fold_in(key, r), whatever R is."""
         if start is not None:
-            start = jnp.asarray(start, images.dtype)
+            start = jnp.asarray(checks.array(start, "start"), images.dtype)
+            if checks.is_concrete(start) and not np.isfinite(start).all():
+                raise ValueError("start holds NaN or infinite values")
             start = start[None] if start.shape == images.shape else start
             if start.shape != (self.restarts, *images.shape):
                 raise ValueError(

@@ -89,7 +89,7 @@ def suite_names() -> list[str]:
 
 def label_of(name: str) -> str:
     """Returns how reports call an attack; a name that is not registered is its own label."""
-    return _REGISTRY[name].keywords["label"] if name in _REGISTRY else name
+    return _REGISTRY[name].keywords["label"] if name in list(_REGISTRY) else name
 
 
 def evaluation_names() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ard_jax import rng
 from ard_jax.losses import checks
@@ -22,6 +23,7 @@ STARTS = ("none", "uniform", "gauss")
 #   range_then_ball  CIARD's and MTARD's evaluation PGD (after Madry et al.)
 #   range_at_end     CIARD's CW: the ball after every step, the range once after the last
 ORDERS = ("ball_then_range", "range_then_ball", "range_at_end")
+_SLACK = 1e-4  # of the range, what rounding may leave outside of ball and range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +186,43 @@ def random_start(
         noise = ascent_direction(direction, "l2") * per_image(length, images)
     start = images + noise
     return start if clip is None else jnp.clip(start, *clip)
+
+
+def check_like(found: Any, images: Any, attack: str) -> None:
+    """Raises ValueError unless what an attack returned is floats of the images' shape."""
+    if not isinstance(found, jax.Array | np.ndarray):
+        raise ValueError(
+            f"attack {attack!r} returned {type(found).__name__}; its run must return the images [B,H,W,C]"
+        )
+    if found.shape != images.shape or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(
+            f"attack {attack!r} returned {found.dtype}{list(found.shape)} for images "
+            f"{images.dtype}{list(images.shape)}; its run must return floats of the same shape"
+        )
+
+
+def excess(found: Any, images: Any, threat: ThreatModel) -> jax.Array:
+    """How far each image is outside of ball and range, in pixel units, [B]; NaN where it is no number."""
+    outside = jnp.maximum(threat.clip_min - found, found - threat.clip_max)
+    moved = size(found - images, threat.norm) - threat.eps
+    return jnp.maximum(moved, jnp.max(outside.reshape(len(outside), -1), axis=1))
+
+
+def check_excess(beyond: np.ndarray, threat: ThreatModel, attack: str) -> None:
+    """Raises ValueError where the `excess` of an attack's images is more than rounding, or NaN."""
+    missing = int((~np.isfinite(beyond)).sum())
+    if missing:
+        raise ValueError(
+            f"attack {attack!r} returned NaN or infinite values in {missing} of {len(beyond)} images; look "
+            "for NaN in its steps and in the gradients of predict (a square root or logarithm at 0?)"
+        )
+    far = beyond > _SLACK * (threat.clip_max - threat.clip_min)
+    if far.any():
+        raise ValueError(
+            f"attack {attack!r} returned {far.sum()} of {len(beyond)} images outside of what it declares, by "
+            f"up to {beyond.max():.4g}: eps={threat.eps:.4g} ({threat.norm}) in [{threat.clip_min:g}, "
+            f"{threat.clip_max:g}]; cut them back, or give its true eps and norm"
+        )
 
 
 def check_logits(logits: Any, images: Any, *labels: jax.Array) -> None:

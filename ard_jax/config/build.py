@@ -269,7 +269,10 @@ def make_method(
         student_optim=optim.make(e.student_optim, e.epochs),
         attack=training_attack(e.attack, e),
         teachers=teachers,
-        teacher_optims={"robust": optim.make(e.robust_teacher_optim, e.epochs)},
+        teacher_optims={
+            role: optim.make(e.robust_teacher_optim, e.epochs)
+            for role in methods.TRAINED_TEACHERS[e.method.name]
+        },
         epochs=e.epochs,
         steps_per_epoch=steps_per_epoch,
         attack_bn=e.attack.bn,

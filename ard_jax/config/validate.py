@@ -75,7 +75,8 @@ def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:
         statistics = net.statistics()
         mean = statistics.get("mean") if isinstance(statistics, dict) else None
         unknown = (64, 64, len(mean) if isinstance(mean, list) and mean else 3)
-        shape = data.known_shape(e.data.name, e.data.image_size) or unknown
+        known = e.data.name in data.names()  # another is told of
+        shape = known and data.known_shape(e.data.name, e.data.image_size) or unknown
         init = net.init or "torch"
         models.create(net.model, 10, shape, init=init, normalization=statistics, **net.kwargs)
     except (ValueError, TypeError) as error:

@@ -48,8 +48,18 @@ _SHAPES = {
 
 
 def known_shape(name: str, image_size: int = 0) -> tuple[int, int, int] | None:
-    """(H, W, C at most) of the data set's images; None where only reading it tells."""
+    """(H, W, C at most) of the data set's images; None where only reading it tells.
+
+    Raises:
+      DataError: unknown name.
+    """
+    _check_name(name)
     return _SHAPES.get(name) or ((image_size, image_size, 3) if image_size else None)
+
+
+def _check_name(name: str) -> None:
+    if name not in names():
+        raise DataError(f"data set {name!r} is unknown; choose one of {', '.join(names())}")
 
 
 def reading_problems(name: str, reading: Reading) -> list[str]:
@@ -104,8 +114,7 @@ def load(
         the file, the value and the fix.
       ValueError: `seed` is no such integer.
     """
-    if name not in _SOURCES:
-        raise DataError(f"data set {name!r} is unknown; choose one of {', '.join(names())}")
+    _check_name(name)
     source, needed = _SOURCES[name]
     if not isinstance(data_dir, str | os.PathLike | None):
         raise DataError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -34,7 +34,12 @@ class ArrayDataset:
 
     def __post_init__(self) -> None:
         """Checks everything that the class promises and makes the arrays read-only."""
-        object.__setattr__(self, "class_names", tuple(self.class_names))
+        names = self.class_names
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise DataError(
+                f"{self.name}: class_names={names!r}; give a tuple of a name for each class"
+            )
+        object.__setattr__(self, "class_names", tuple(names))
         check_classes(self.class_names, self.name)
         _check_images(self.images, f"{self.name} ({self.split}) images")
         check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
@@ -133,6 +138,11 @@ def check_classes(names: tuple[str, ...], what: str) -> None:
     """Raises DataError unless there are at least two classes, and no two of one name."""
     if len(names) < 2:
         raise DataError(f"{what} has {len(names)} class; there must be at least two: add another")
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise DataError(
+            f"{what}: a class is called {other[0]!r} ({type(other[0]).__name__}); give texts, such as "
+            f"{str(other[0])!r}"
+        )
     if len(set(names)) < len(names):
         twin = next(name for name in names if names.count(name) > 1)
         raise DataError(

@@ -6,6 +6,7 @@ differ only in radius and step size share one program.
 """
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections import deque
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import rng
-from ard_jax.attacks import cpu_tiling, merged
+from ard_jax.attacks import cpu_tiling, merged, threat_model
 from ard_jax.attacks.auto_attack.engine import Engine, cores
 from ard_jax.config.schema import EvalConfig
 from ard_jax.data import batching
@@ -89,6 +90,8 @@ class Evaluator:
         key = self.keys(f"evaluate {spec.name}", batch["index"])
         if not spec.keys_per_image:
             key = key[0]
+        if not spec.pure or jax.config.jax_disable_jit:
+            return self._attack_on_host(spec, variables, batch, key)
         # A loop of traced length cannot be unrolled.
         if self._unroll == 1 and merged.is_mergeable(spec):
             start = images if spec.start == "none" else self._start(spec, images, key)
@@ -105,6 +108,36 @@ class Evaluator:
         return jnp.concatenate(
             [program(variables, *part, numbers) for part in zip(*cut, strict=True)]
         )
+
+    def _attack_on_host(
+        self, spec: Any, variables: Any, batch: dict[str, Any], key: jax.Array
+    ) -> jax.Array:
+        """`attack` outside of jit, on concrete rows that are no padding, whose labels are no classes."""
+        rows = np.flatnonzero(np.asarray(batch["index"]) >= 0)
+        images, labels = (jnp.asarray(np.asarray(batch[n])[rows]) for n in ("image", "label"))
+        if "logits" not in self._programs:
+            self._programs["logits"] = jax.jit(self._apply)
+        predict = functools.partial(self._programs["logits"], variables)
+        found = spec.run(predict, images, labels, key[rows] if key.ndim else key)
+        threat_model.check_like(found, images, spec.name)
+        whole = np.array(batch["image"])
+        whole[rows] = found
+        return sharding.put_batch(self.mesh, {"image": whole})["image"]
+
+    def _excess(self, spec: Any, found: jax.Array, images: jax.Array) -> jax.Array:
+        """`threat_model.excess` of a batch, [B] on every device."""
+        threat = spec.threat
+        name = ("excess", threat.norm, threat.clip_min, threat.clip_max)
+        if name not in self._programs:
+
+            def run(found: jax.Array, images: jax.Array, eps: jax.Array):
+                return threat_model.excess(found, images, dataclasses.replace(threat, eps=eps))
+
+            same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+            self._programs[name] = jax.jit(
+                run, in_shardings=(split, split, same), out_shardings=same
+            )
+        return self._programs[name](found, images, jnp.float32(threat.eps))
 
     def keys(self, stream: str, index: jax.Array) -> jax.Array:
         """Keys [B] of the images of a batch: results do not depend on how images are cut into batches."""
@@ -172,10 +205,12 @@ class Evaluator:
             def predict(x: jax.Array):
                 return self._apply(variables, x)
 
-            return cpu_tiling.run(
+            found = cpu_tiling.run(
                 spec, predict, images, labels, key, params=variables,
                 devices=sharding.num_devices(self.mesh), unroll=self._unroll, **numbers,
             )  # fmt: skip
+            threat_model.check_like(found, images, spec.name)
+            return found
 
         same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
         keys = split if spec.keys_per_image else same
@@ -243,7 +278,8 @@ class Evaluator:
           progress: called with "clean" or an attack's name before each is run on a batch.
 
         Raises:
-          ValueError: the network has not one output for each class.
+          ValueError: the network has not one output for each class, or the images of an attack are outside of
+            what it declares.
         """
         classes = self.engine.check_shape(variables, dataset.image_shape)
         if classes != dataset.num_classes:
@@ -254,12 +290,16 @@ class Evaluator:
         names = ["clean", *specs]
         nets = {"": (self, variables)} | dict(watch or {})
         predicted = {n: {a: np.zeros(len(dataset), np.int32) for a in names} for n in nets}
-        unread: deque[tuple[str, np.ndarray, np.ndarray, dict[str, jax.Array]]] = deque()
+        unread: deque[tuple[str, np.ndarray, np.ndarray, dict[str, jax.Array], Any]] = deque()
 
         def read() -> None:
-            name, rows, mask, found = unread.popleft()
+            name, rows, mask, found, beyond = unread.popleft()
             for net, classes in jax.device_get(found).items():
                 predicted[net][name][rows] = classes[mask]
+            if beyond is not None:  # of the images where the network is defined
+                defined = predicted[""]["clean"][rows] != NOT_FINITE
+                beyond = jax.device_get(beyond)[mask][defined]
+                threat_model.check_excess(beyond, specs[name].threat, name)
 
         for number, (batch, host) in enumerate(self.batches(dataset), 1):
             rows, mask = host["index"][host["mask"]], host["mask"]
@@ -267,11 +307,12 @@ class Evaluator:
                 preemption.check("an evaluation")
                 if progress:
                     progress(f"{name} {number}/{math.ceil(len(dataset) / self.batch_size)}")
-                images = batch["image"]
+                images, beyond = batch["image"], None
                 if name != "clean":
                     images = self.attack(specs[name], variables, batch)
+                    beyond = self._excess(specs[name], images, batch["image"])
                 found = {n: e._predict(v, images) for n, (e, v) in nets.items()}
-                unread.append((name, rows, mask, found))
+                unread.append((name, rows, mask, found, beyond))
                 if len(unread) > _IN_FLIGHT:
                     read()
         while unread:

@@ -5,6 +5,7 @@ traces. So a train step pays nothing.
 """
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 _ROUNDING = 1e-5  # that a change of units may leave beyond the range
+MOST_SEED = 2**32 - 1
 
 
 def is_concrete(value: Any) -> bool:
@@ -33,17 +35,23 @@ def array(value: Any, name: str) -> Any:
     """Returns an array; lists and tuples of numbers become one.
 
     Raises:
-      ValueError: it is no array of numbers.
+      ValueError: it is no array of numbers, or one with a mask.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array, whose mask would be lost; give its .filled(...)"
+        )
     if isinstance(value, jax.Array | np.ndarray):
         found = value
     else:
         try:
             found = np.asarray(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name} is no array: {error}") from error
         if found.dtype == np.float64 or found.dtype == np.int64:
             found = jnp.asarray(found)  # JAX's default width
+    if jnp.issubdtype(found.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{name} is a PRNG key; are the arguments in another order?")
     if found.dtype.kind in "OUSmM":
         shown = repr(value)[:60]
         raise ValueError(f"{name} must be an array of numbers, not {type(value).__name__} {shown}")
@@ -154,16 +162,22 @@ def random_key(key: Any) -> Any:
     ):
         return key
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        if not 0 <= key < 2**32:
-            raise ValueError(f"key={key}: a seed must be from 0 to {2**32 - 1}")
+        if not 0 <= key <= MOST_SEED:
+            raise ValueError(f"key={key}: a seed must be from 0 to {MOST_SEED}")
         return jax.random.key(int(key))
-    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim:
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    raise ValueError(f"key={key!r}: give jax.random.key(seed), or the seed")
+    shown = f"={key!r}"
+    if isinstance(key, jax.Array | np.ndarray):
+        if (
+            key.dtype == np.uint32
+            and key.shape[-1:] == jax.random.key_data(jax.random.key(0)).shape
+        ):
+            return jax.random.wrap_key_data(jnp.asarray(key))
+        shown = f" is an array {key.dtype}{list(key.shape)}"
+    raise ValueError(f"key{shown}: give jax.random.key(seed), or the seed")
 
 
 def logits(values: Any, name: str, least_classes: int = 2) -> Any:
-    """Returns logits as an array [B,K].
+    """Returns logits as an array [B,K]; warns of readable ones that look like probabilities.
 
     Raises:
       ValueError: another shape, no floats, or fewer than `least_classes` classes.
@@ -175,7 +189,18 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
         raise ValueError(f"{values.shape[-1]} classes; this loss needs at least {least_classes}")
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} are {values.dtype}; logits are floating point")
+    if is_concrete(values) and values.size and _are_probabilities(values, one_hot=False):
+        warnings.warn(
+            f"{name} look like probabilities (nonnegative, sum 1); give logits", stacklevel=4
+        )
     return values
+
+
+def _are_probabilities(values: Any, one_hot: bool = True) -> bool:
+    found = np.asarray(values, np.float32)
+    if not one_hot and np.isin(found, (0, 1)).all():
+        return False
+    return bool((found > -_ROUNDING).all() and (np.abs(found.sum(-1) - 1) < 1e-3).all())
 
 
 def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Array]:
@@ -191,6 +216,12 @@ def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Arr
             "both must be [batch, classes]"
         )
     return jnp.asarray(first), jnp.asarray(second)
+
+
+def probabilities(values: Any, name: str) -> None:
+    """Raises ValueError where readable rows [B,K] are negative, or do not sum to 1."""
+    if is_concrete(values) and not _are_probabilities(values):
+        raise ValueError(f"{name} are no probabilities: give softmax({name}), rows that sum to 1")
 
 
 def logits_and_labels(
@@ -253,8 +284,11 @@ def number(
         raise ValueError(f"{name} has shape {value.shape}: must be one number{fix}")
     if isinstance(value, jax.Array) and not is_concrete(value):
         return
-    if isinstance(value, bool) or not isinstance(
-        value, int | float | np.number | np.ndarray | jax.Array
+    key = jnp.issubdtype(getattr(value, "dtype", float), jax.dtypes.prng_key)
+    if (
+        key
+        or isinstance(value, bool)
+        or not isinstance(value, int | float | np.number | np.ndarray | jax.Array)
     ):
         raise ValueError(f"{name}={value!r}: must be a number{fix}")
     if not lowest <= float(value) <= highest or not math.isfinite(value):
@@ -283,15 +317,23 @@ def temperature(value: Any, name: str, batch: int) -> None:
         positive(value, name)
 
 
-def count(value: Any, name: str, lowest: int) -> int:
+def count(value: Any, name: str, lowest: int, highest: float = math.inf) -> int:
     """Returns an integer, static as loops have it.
 
     Raises:
-      ValueError: it is none, or less than `lowest`.
+      ValueError: it is none, less than `lowest` or more than `highest`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"{name}={value!r}: must be an integer >= {lowest}")
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not lowest <= value <= highest:
+        limits = f">= {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
+        raise ValueError(f"{name}={value!r}: must be an integer {limits}")
     return int(value)
+
+
+def flag(value: Any, name: str) -> None:
+    """Raises ValueError unless a value is True or False: a text such as "no" would count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r}: must be True or False")
 
 
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:

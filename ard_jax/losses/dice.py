@@ -67,7 +67,7 @@ def dice_loss(
     checks.choice(form, "dice form", DICE_FORMS)
     checks.number(smoothing, "smoothing")
     batch = logits.shape[0]
-    if groups < 1 or batch % groups:
+    if batch % checks.count(groups, "groups", 1):
         raise ValueError(f"groups={groups}: a batch of {batch} cannot be cut into equal groups")
     mask = jnp.ones(batch) if mask is None else checks.shares(logits, mask, "mask")
     p = jax.nn.softmax(logits.astype(jnp.float32))
@@ -109,11 +109,16 @@ def soft_dice(
       [B] float32.
 
     Raises:
-      ValueError: shapes differ, unknown form, or a negative smoothing.
+      ValueError: shapes differ, targets that are no probabilities, unknown form, or a negative smoothing.
     """
-    logits, targets = checks.same_logits(logits, targets, "soft_dice")
+    logits, targets = jnp.asarray(checks.logits(logits, "logits")), checks.array(targets, "targets")
+    if logits.shape != targets.shape:
+        raise ValueError(
+            f"soft_dice: logits {logits.shape} and targets {targets.shape} must be as many"
+        )
     checks.choice(form, "dice form", DICE_FORMS)
     checks.number(smoothing, "smoothing")
+    checks.probabilities(targets, "targets")
     p, t = jax.nn.softmax(logits.astype(jnp.float32)), targets.astype(jnp.float32)
     whole = jnp.sum(jnp.square(p), -1) + jnp.sum(jnp.square(t), -1) + smoothing
     if form == "stable":
@@ -152,10 +157,11 @@ def dpgd_objective(
       [B] float32, the shares of the images; their SUM is J.
 
     Raises:
-      ValueError: shapes do not fit, an unknown name, or targets missing.
+      ValueError: shapes do not fit, an unknown name, a number out of its range, or targets missing.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
     checks.choice(dice, "dice kind", DICE_KINDS)
+    checks.number(lam, "lam", -1.0, 1.0)
     right = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     wrong = jnp.where(labels < 0, 0.0, 1.0 - right)
     if dice == "soft":

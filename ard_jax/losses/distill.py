@@ -5,10 +5,12 @@ inner-loss modules of eminentgu/CIARD, zhaoshiji123/MTARD and MTARD-extension (B
 zibojia/RSLAD.
 """
 
+import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from ard_jax.losses import checks
 from ard_jax.losses.robust import trades_kl
@@ -16,6 +18,7 @@ from ard_jax.losses.robust import trades_kl
 Reduction = Literal["batchmean", "mean_classes", "scaled10"]
 REDUCTIONS = get_args(Reduction)
 WEIGHT_RULES = ("ciard", "mtard")
+_BELOW_ZERO = 1e-3  # a KL may be by rounding
 
 
 def kl_divergence(
@@ -157,8 +160,11 @@ def balance_temperatures(
       (temp_adv, temp_nat), for use from the next step on.
 
     Raises:
-      ValueError: a temperature that is not positive, or an empty range.
+      ValueError: a temperature that is not positive, an empty range, or something that is no finite number.
     """
+    for value, name in ((entropy_adv, "entropy_adv"), (entropy_nat, "entropy_nat")):
+        checks.number(value, name, -math.inf)
+    checks.number(rate, "rate")
     for value, name in (
         (temp_adv, "temp_adv"),
         (temp_nat, "temp_nat"),
@@ -210,9 +216,17 @@ def balance_weights(
       (w_adv, w_nat).
 
     Raises:
-      ValueError: unknown rule, or a readable first loss that is not positive.
+      ValueError: unknown rule, or a readable number out of its range: weights that are negative or do not sum
+        to 1, a loss or a rate that is negative, a first loss that is not positive.
     """
     checks.choice(rule, "weight rule", WEIGHT_RULES)
+    for value, name in ((w_adv, "w_adv"), (w_nat, "w_nat")):
+        checks.number(value, name, 0.0, 1.0)
+    checks.number(rate, "rate")
+    for value, name in ((loss_adv, "loss_adv"), (loss_nat, "loss_nat")):
+        checks.number(value, name, -_BELOW_ZERO)
+    if not isinstance(total := w_adv + w_nat, Tracer) and abs(float(total) - 1.0) > 1e-3:
+        raise ValueError(f"w_adv={w_adv}, w_nat={w_nat}: the weights must sum to 1")
     checks.positive(first_adv, "first_adv")
     checks.positive(first_nat, "first_nat")
     ratio_adv, ratio_nat = loss_adv / first_adv, loss_nat / first_nat

@@ -106,7 +106,8 @@ def _decade(value: jax.Array) -> jax.Array:
 
 def _magnitude(value: jax.Array) -> jax.Array:
     """|value|, with 1e-7 for an exact zero, and no gradient."""
-    value = jnp.abs(jax.lax.stop_gradient(jnp.asarray(value, jnp.float32)))
+    value = jnp.asarray(checks.array(value, "a loss"), jnp.float32)
+    value = jnp.abs(jax.lax.stop_gradient(value))
     return jnp.where(value == 0.0, _ZERO_STANDS_FOR, value)
 
 
@@ -150,7 +151,12 @@ def continuous_scale(
 
     Returns:
       Float32 scalar; 0 when a loss is not finite.
+
+    Raises:
+      ValueError: a kappa or max_scale that is negative, or no number.
     """
+    checks.number(kappa, "kappa")
+    checks.number(max_scale, "max_scale")
     l1, l2, l3 = map(_magnitude, (l1, l2, l3))
     finite = jnp.isfinite(l1) & jnp.isfinite(l2) & jnp.isfinite(l3)
     scale = jnp.clip(kappa * jnp.minimum(l1, l2) / l3, 0.0, max_scale)

@@ -5,9 +5,13 @@ import importlib
 import pkgutil
 from typing import Any
 
+from ard_jax.attacks.attack import Attack
 from ard_jax.io.options import read
+from ard_jax.losses import checks
+from ard_jax.methods import checked
 from ard_jax.methods.awp import Awp
 from ard_jax.methods.base import Method, Parts, Registration
+from ard_jax.state import RunState
 
 
 def _registrations() -> dict[str, Registration]:
@@ -42,9 +46,12 @@ def read_options(
     Raises:
       ValueError: unknown method.
     """
-    if name not in _METHODS:
-        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(names())}")
-    return read(_METHODS[name].options, options, where)
+    return read(_entry(name).options, options, where)
+
+
+def _entry(name: str) -> Registration:
+    checks.choice(name, "method", names())
+    return _METHODS[name]
 
 
 def make_config(name: str, options: dict[str, Any]) -> Any:
@@ -62,12 +69,19 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
 def attack_problems(
     name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval"
 ) -> list[str]:
-    """Why the method cannot train with this `attacks.Attack` (or None); empty when it can."""
-    entry, found = _METHODS[name], []
+    """Why the method cannot train with this `attacks.Attack` (or None); empty when it can.
+
+    Raises:
+      ValueError: unknown method or BatchNorm mode.
+    """
+    entry, found = _entry(name), []
+    checks.choice(bn, "bn", ("eval", "train"))
+    checks.choice(bn_stats, "bn_stats", ("discard", "keep"))
     if not entry.attack:
         return []
-    if attack is None:
-        return [f"method {name!r} needs an attack"]
+    if not isinstance(attack, Attack):
+        kind = "" if attack is None else f", not {type(attack).__name__}"
+        return [f"method {name!r} needs an attack of attacks.make(...){kind}"]
     if attack.needs_teacher and "robust" not in entry.teachers:
         found.append(
             f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
@@ -100,6 +114,11 @@ def _teacher_problems(name: str, parts: Parts) -> list[str]:
         + (f", only {' and '.join(wanted)}" if wanted else "; it has no teachers at all")
         for role in given
         if role not in wanted
+    ]
+    found += [
+        f"method {name!r} trains its {role} teacher: give teacher_optims={{{role!r}: optim.make(...)}}"
+        for role in _METHODS[name].trained_teachers
+        if role not in parts.teacher_optims
     ]
     classes = parts.student.num_classes
     found += [
@@ -140,8 +159,18 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     if problems:
         raise ValueError("; ".join(problems))
     entry = _METHODS[name]
+    made = entry.make(config, parts)
+
+    def init(student: Any, teachers: dict[str, Any]):
+        checked.start(student, teachers, entry.teachers)
+        return made.init(student, teachers)
+
+    def step(state: RunState, batch: dict[str, Any], key: Any):
+        checked.step(parts.student, made.columns, state, batch)
+        return made.step(state, batch, checks.random_key(key))
+
     return dataclasses.replace(
-        entry.make(config, parts), name=name, teachers=entry.teachers,
+        made, init=init, step=step, name=name, teachers=entry.teachers,
         trained_teachers=entry.trained_teachers,
     )  # fmt: skip
 

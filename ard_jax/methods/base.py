@@ -1,19 +1,20 @@
 """What a method is, and the few moves that every method's step is made of."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ard_jax import losses
-from ard_jax.attacks import cpu_tiling
+from ard_jax.attacks import cpu_tiling, registry
 from ard_jax.attacks.attack import Attack
 from ard_jax.convolutions.cpu_conv import devices_of_batch
 from ard_jax.io.options import Options
 from ard_jax.losses import checks
 from ard_jax.methods import awp as weight_perturbation
+from ard_jax.methods import checked
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
@@ -74,6 +75,25 @@ class Registration:
     counts_iterates: bool = False
     length_matters: Callable[[Any], str] = lambda _: ""
 
+    def __post_init__(self):
+        """Raises ValueError for a field that is not what its paper's file must give."""
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a Registration has the name {self.name!r}; give a text")
+        where = f"Registration {self.name!r}:"
+        if not isinstance(self.options, type) or not issubclass(self.options, Options):
+            raise ValueError(
+                f"{where} options={self.options!r}; give a subclass of options.Options"
+            )
+        if not callable(self.make):
+            raise ValueError(
+                f"{where} make={self.make!r}; give a function (options, parts) -> Method"
+            )
+        for field in ("teachers", "trained_teachers"):
+            checked.names(getattr(self, field), f"{where} {field}", ("robust", "clean"))
+        if left := set(self.trained_teachers) - set(self.teachers):
+            raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
+        checks.choice(self.attack, f"attack of {where[:-1]}", ("", *registry.names()))
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -117,11 +137,17 @@ class Parts:
             "awp": (weight_perturbation.Awp | None, "methods.Awp(gamma)"),
         }
         wanted = [(name, getattr(self, name), *kind) for name, kind in kinds.items()]
-        for role, net in self.teachers.items():
-            wanted.append((f"teachers[{role!r}]", net, *kinds["student"]))
+        for field, of in (("teachers", "student"), ("teacher_optims", "student_optim")):
+            given = getattr(self, field)
+            if not isinstance(given, Mapping):
+                one = f"{{'robust': {kinds[of][1]}}}"
+                raise ValueError(f"{field} is {type(given).__name__}; give a dict, such as {one}")
+            wanted += [(f"{field}[{role!r}]", one, *kinds[of]) for role, one in given.items()]
         for name, value, kind, instead in wanted:
             if not isinstance(value, kind):
                 raise ValueError(f"{name} is {type(value).__name__}; give {instead}")
+        if self.attack is not None:
+            self.attack.threat.check_length(self.attack.eps, "eps")
         checks.count(self.epochs, "epochs", 1)
         checks.count(self.steps_per_epoch, "steps_per_epoch", 0)
         checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
@@ -333,6 +359,19 @@ class Views(NamedTuple):
     adv: jax.Array | Any = None
 
 
+def _check_passes(parts: Parts, passes: Any, teacher_at: Any) -> None:
+    if not isinstance(parts, Parts):
+        raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
+    for name, value in (("passes", passes), ("teacher_at", teacher_at)):
+        checked.names(value, name, Views._fields)
+    if not passes:
+        raise ValueError("passes=(): the student needs at least one, such as ('adv',)")
+    if teacher_at and "robust" not in parts.teachers:
+        raise ValueError(f"teacher_at={teacher_at!r}, but Parts has no teachers['robust']")
+    if "adv" in (*passes, *teacher_at) and parts.attack is None:
+        raise ValueError("'adv' needs Parts(attack=attacks.make(...))")
+
+
 def from_loss(
     parts: Parts,
     loss: Callable[[Views, Views, Batch], tuple[jax.Array, Metrics]],
@@ -352,7 +391,17 @@ def from_loss(
       teacher_at: where the robust teacher is asked, likewise.
       merge_stats: (statistics before the passes, those after each, epoch) -> the student's; default: the
         last.
+
+    Raises:
+      ValueError: names that are none of these, a teacher or an attack that `parts` lacks, or a loss that
+        cannot be computed from these views, depends on none of them, or returns something else.
     """
+    _check_passes(parts, passes, teacher_at)
+    if not callable(merge_stats) and merge_stats is not None:
+        raise ValueError(f"merge_stats={merge_stats!r}; give a function or None")
+    logits = jax.ShapeDtypeStruct((2, parts.student.num_classes), jnp.float32)
+    z, soft = (Views(**dict.fromkeys(names, logits)) for names in (passes, teacher_at))
+    checked.loss(loss, parts.student, z, soft)
 
     def init(student_variables: Any, teacher_variables: dict[str, Any]):
         return student_state(parts, student_variables, teacher_variables)

@@ -6,11 +6,11 @@ folder that imports flax.linen.
 
 import functools
 import inspect
-import operator
 import re
 from typing import Any
 
 from ard_jax.convolutions.canonical_conv import canonical_conv
+from ard_jax.losses import checks
 from ard_jax.models.bundle import NORMALIZATIONS, ModelBundle, make_bundle, num_params
 from ard_jax.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
 from ard_jax.models.layers import Layers
@@ -112,18 +112,13 @@ def create(
     unknown = sorted(set(kwargs) - set(options))
     if unknown:
         raise ValueError(f"{name} has no option {unknown}; its options are {options or 'none'}")
-    try:
-        classes = operator.index(num_classes)
-    except TypeError:
-        classes = 0
-    if classes < 2:
-        raise ValueError(f"num_classes={num_classes!r} must be an int of at least 2")
+    classes = checks.count(num_classes, "num_classes", 2)
     architecture = builder(Layers(init, dtype, bn_groups), classes, **kwargs)
     return make_bundle(name, architecture, classes, image_shape, normalization)
 
 
 def _builder(name: str):
-    if name in MODELS:
+    if isinstance(name, str) and name in MODELS:
         return MODELS[name]
     wide = re.fullmatch(r"(dm_)?wrn_(\d+)_(\d+)", str(name))
     if wide:

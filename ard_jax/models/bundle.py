@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +20,9 @@ NORMALIZATIONS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+
+_AS_INIT = ", which are {'params': ..., 'batch_stats': ...} as init makes them"
 
 
 class Architecture(NamedTuple):
@@ -130,7 +133,8 @@ def check_image_shape(
       ValueError: not three positive ints, or a size that the architecture cannot take.
     """
     shape = tuple(image_shape) if isinstance(image_shape, Sequence) else ()
-    if len(shape) != 3 or any(isinstance(n, str | bool) or int(n) != n or n < 1 for n in shape):
+    whole = [isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in shape]
+    if len(shape) != 3 or not all(whole):
         raise ValueError(f"image_shape={image_shape!r} must be three positive ints (H, W, C)")
     height, width, channels = (int(n) for n in shape)
     if height in (1, 3) and channels == width > 4:
@@ -178,10 +182,16 @@ def make_bundle(
     def init(key: jax.Array):
         # lazy_init runs the initialisers only, not the convolutions.
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        variables = module.lazy_init(checks.random_key(key), image, train=False)
+        key = checks.random_key(key)
+        if key is None or key.shape:
+            shown = "None" if key is None else f"{len(key)} keys"
+            raise ValueError(f"key is {shown}; give one jax.random.key(seed), or the seed")
+        variables = module.lazy_init(key, image, train=False)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     def apply(variables: Any, images: jax.Array, train: bool) -> Any:
+        check_variables(name, variables)
+        images = checks.array(images, "images")
         _check_call(name, image_shape, images, train)
         x = jnp.asarray(images, jnp.float32)
         if constants is not None:
@@ -190,16 +200,28 @@ def make_bundle(
             if not train:
                 return module.apply(variables, x, train=False), variables["batch_stats"]
             logits, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
-        except (FlaxError, KeyError) as error:
-            raise ValueError(
-                f"variables are not those of {name}, which are {{'params': ..., 'batch_stats': ...}} as "
-                f"init makes them: {error}"
-            ) from error
+        except FlaxError as error:
+            raise ValueError(f"variables are not those of {name}{_AS_INIT}: {error}") from error
         return logits, updated.get("batch_stats", {})
 
     if not isinstance(normalization, str):
         normalization = {"mean": tuple(normalization["mean"]), "std": tuple(normalization["std"])}
     return ModelBundle(name, num_classes, image_shape, normalization, init, apply)
+
+
+def check_variables(name: str, variables: Any) -> None:
+    """Raises ValueError unless these are params and batch_stats of floats; `name` is of their network."""
+    given = dict(variables) if isinstance(variables, Mapping) else {"": variables}
+    groups = {key: type(value).__name__ for key, value in given.items()}
+    if not all(isinstance(given.get(key), Mapping) for key in ("params", "batch_stats")):
+        raise ValueError(f"variables are not those of {name}{_AS_INIT}, but {groups}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"variables of {name}: {where} is {kind}; give arrays of floats, as init does"
+            )
 
 
 def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any):
@@ -215,10 +237,17 @@ def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any
             f"{name} takes floating point images in [0, 1], but got {jnp.result_type(images)}; "
             "divide uint8 images by 255"
         )
-    if checks.is_concrete(images) and np.size(images) and (top := checks.extremes(images)[1]) > 2:
-        raise ValueError(
-            f"{name} takes images in [0, 1], but these go up to {top:g}; divide by 255"
-        )
+    if checks.is_concrete(images) and np.size(images):
+        low, top = checks.extremes(images)
+        if top > 2 or low < -0.5:  # an attack's iterates may leave the range a little
+            fix = (
+                "divide by 255"
+                if low >= 0
+                else "are they normalised? Its own normalization does that"
+            )
+            raise ValueError(
+                f"{name} takes images in [0, 1], but these go up to {top:g} and down to {low:g}; {fix}"
+            )
 
 
 def num_params(bundle: ModelBundle) -> int:
@@ -228,6 +257,7 @@ def num_params(bundle: ModelBundle) -> int:
       ValueError: no network.
     """
     if not isinstance(bundle, ModelBundle):
-        raise ValueError(f"{bundle!r} is no network; give one of models.create(...)")
+        shown = repr(bundle) if isinstance(bundle, str) else type(bundle).__name__
+        raise ValueError(f"{shown} is no network; give one of models.create(...)")
     params = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -16,7 +16,7 @@ _FORMS = {"A": (None, "linear"), "B": ("downsample", "fc")}
 
 
 def _cifar_resnet(layers: Layers, num_classes: int, depth: int, shortcut: str):
-    if shortcut not in _FORMS:
+    if shortcut not in list(_FORMS):
         raise ValueError(f"shortcut={shortcut!r} is unknown; choose one of {sorted(_FORMS)}")
     name, head = _FORMS[shortcut]
     blocks = ((depth - 2) // 6,) * 3

@@ -1,19 +1,29 @@
 """Networks by their description: the plain record that is saved with every checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ard_jax import models
 from ard_jax.models.bundle import ModelBundle
 
 _REMOVED = ("cnn_a", "resnet4b")  # checkpoints of 0.1.0 may hold them
+_FIELDS = {"model", "num_classes", "image_shape", "init", "precision", "normalization", "kwargs"}
 
 
 def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBundle:
     """The network of a description; `bn_groups`, of `models.create`, matters where it is trained.
 
     Raises:
-      ValueError: unknown name, or options or image size that it cannot take.
+      ValueError: not a description, unknown name, or options or image size that it cannot take.
     """
+    given = set(description) if isinstance(description, Mapping) else set()
+    if missing := sorted(_FIELDS - given):
+        raise ValueError(
+            f"{type(description).__name__} is no description of a network, which a checkpoint has: it lacks "
+            f"{', '.join(missing)}"
+        )
+    if not isinstance(description["kwargs"], Mapping):
+        raise ValueError(f"kwargs={description['kwargs']!r}: must be option -> value")
     if description["model"] in _REMOVED:
         raise ValueError(
             f"model {description['model']!r} is no longer part of ard_jax; attack it as a JAX function of "
@@ -22,7 +32,7 @@ def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBu
     return models.create(
         description["model"],
         description["num_classes"],
-        tuple(description["image_shape"]),
+        description["image_shape"],
         init=description["init"],
         dtype=description["precision"],
         normalization=description["normalization"],
@@ -36,4 +46,5 @@ def in_float32(description: dict[str, Any]) -> ModelBundle:
 
     bfloat16 rounds the gradients that attacks follow, so that a network would seem more robust than it is.
     """
-    return from_description(description | {"precision": "float32"})
+    known = isinstance(description, Mapping)
+    return from_description({**description, "precision": "float32"} if known else description)

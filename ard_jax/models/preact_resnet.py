@@ -124,7 +124,7 @@ class PreActResNet(nn.Module):
 
 
 def _preact_resnet(layers: Layers, num_classes: int, blocks: tuple[int, int, int, int], form: str):
-    if form not in FORMS:
+    if form not in list(FORMS):
         raise ValueError(f"form={form!r} is unknown; choose one of {list(FORMS)}")
     normalization = deepmind_normalization(num_classes) if form == "deepmind" else "none"
     module = PreActResNet(layers, num_classes, FORMS[form], blocks)

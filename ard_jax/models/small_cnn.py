@@ -30,7 +30,12 @@ def check_positive_ints(what: str, values: Any, length: int | None = None) -> tu
         ints = ()
     if not ints or min(ints) < 1 or length not in (None, len(ints)):
         count = "" if length is None else f"{length} "
-        raise ValueError(f"{what}={values!r} must be {count}positive int(s)")
+        several = (
+            f"; give a tuple, such as {(values,) * (length or 1)}"
+            if isinstance(values, int)
+            else ""
+        )
+        raise ValueError(f"{what}={values!r} must be {count}positive int(s){several}")
     return ints
 
 

@@ -141,6 +141,7 @@ def test_bad_input_is_named(call, words):
         call()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_apgd_trains_and_autoattack_does_not():
     apgd = attacks.make("apgd_ce", eps=0.1, steps=3)
     x_adv = jax.jit(lambda x: apgd.run(predict, x, Y, jax.random.key(0)))(X)

@@ -17,6 +17,8 @@ from ard_jax.runtime import sharding
 
 SHAPE, CLASSES = (6, 6, 1), 6
 FAST = {"steps": 8, "queries": 60, "progress": False}
+# Of results whose list of warnings is looked at.
+TOLD = pytest.mark.filterwarnings("ignore::UserWarning")
 RADII = {"linf": 0.08, "l2": 0.3}
 
 
@@ -316,6 +318,7 @@ def test_bad_input(change, message):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
+@TOLD
 def test_few_classes(classes):
     predict = network(14, classes)
     images, labels = data(predict, 16, wrong=0)
@@ -338,6 +341,7 @@ def test_no_warning_where_none_is_due():
     assert found.warnings == []
 
 
+@TOLD
 def test_probabilities_are_told():
     logits = network(15)
     images, labels = data(logits, 12)
@@ -347,6 +351,7 @@ def test_probabilities_are_told():
     assert any("look like probabilities" in text for text in found.warnings)
 
 
+@TOLD
 def test_randomised_predictions_are_told():
     logits = network(15)
     images, labels = data(logits, 12)
@@ -365,6 +370,7 @@ def test_randomised_predictions_are_told():
     assert any("randomised" in text for text in found.warnings)
 
 
+@TOLD
 def test_randomness_of_the_trace_is_told():
     logits = network(15)
     images, labels = data(logits, 12)
@@ -376,6 +382,7 @@ def test_randomness_of_the_trace_is_told():
     assert any("each time it is traced" in text for text in found.warnings)
 
 
+@TOLD
 def test_scaled_logits_are_told_and_do_not_help():
     logits = network(16)
     images, labels = data(logits, 60)
@@ -389,6 +396,7 @@ def test_scaled_logits_are_told_and_do_not_help():
     assert square.accuracy < 0.8 * square.clean.mean()
 
 
+@TOLD
 def test_quantised_input_is_told_and_caught_by_square():
     logits = network(17)
     quantised = lambda x: logits(jnp.round(8 * x) / 8)  # noqa: E731
@@ -402,6 +410,7 @@ def test_quantised_input_is_told_and_caught_by_square():
     assert found.broken_counts()["square"] > 5
 
 
+@TOLD
 def test_nan_gradients_are_told_and_break_nothing():
     logits = network(18)
     images, labels = data(logits, 12)

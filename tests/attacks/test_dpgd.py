@@ -128,11 +128,6 @@ def test_the_same_call_compiled_again_gives_the_same_images(net):
     np.testing.assert_array_equal(attack.__wrapped__(net), attack(net))
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_zero_steps_return_the_images(net):
-    np.testing.assert_array_equal(attack(net, steps=0), X)
-
-
 def test_lambda_table():
     np.testing.assert_allclose(attacks.lambda_values("paper", 10), np.arange(10) * 0.05, atol=1e-7)
     want = np.arange(-1, 9) * 0.05

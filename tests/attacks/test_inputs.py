@@ -8,6 +8,7 @@ import pytest
 from ard_jax import attacks, evaluate, losses
 from ard_jax.attacks.auto_attack.attack import autoattack
 from ard_jax.data.base import ArrayDataset
+from ard_jax.evaluation.evaluator import Evaluator
 
 KEY = jax.random.key(0)
 W = jax.random.normal(jax.random.key(1), (64, 5))
@@ -193,6 +194,7 @@ def test_outputs_that_are_no_numbers_count_as_wrong(bad):
     assert found["clean"] == 0.75 and found["flags"].predicted["clean"].tolist()[2] == -1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_autoattack_counts_them_as_wrong_too():
     def network(x):
         return predict(x).at[0].set(jnp.nan)
@@ -231,10 +233,12 @@ def test_padding_is_no_part_of_a_batch_dice():
     """Three images in batches of 8: as three images alone."""
     data = ArrayDataset(TEST.images[:3], Y[:3], tuple("abcde"), "three", "test")
     spec = attacks.make("dpgd", eps=0.05, steps=3)
-    padded = evaluate.evaluate(predict, data, {"dpgd": spec}, batch_size=16)
+    padded = Evaluator("padded", lambda _, x: predict(x), batch_size=16).run(
+        (), data, {"dpgd": spec}
+    )
     alone = attacks.dpgd(predict, TEST.images[:3] / np.float32(255), Y[:3], eps=0.05, steps=3)
     expected = np.argmax(predict(alone), -1)
-    np.testing.assert_array_equal(padded["flags"].predicted["dpgd"], expected)
+    np.testing.assert_array_equal(padded.predicted["dpgd"], expected)
 
 
 SIGNS = {

@@ -14,7 +14,12 @@ from shared_files import SHARED
 
 from ard_jax import attacks, models
 
-pytestmark = [pytest.mark.golden, pytest.mark.slow, pytest.mark.data]
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.slow,
+    pytest.mark.data,
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # the results have them
+]
 
 MEMBERS = ("apgd-ce", "apgd-t", "fab-t", "square")
 RADII = {"aa_eps2": 2 / 255, "aa_eps8": 8 / 255}

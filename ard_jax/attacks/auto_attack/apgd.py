@@ -50,6 +50,8 @@ class ApgdOptions:
         checks.count(self.steps, "steps", 1)
         checks.number(self.rho, "rho", 0.0, 1.0)
         checks.count(self.eot, "eot", 1)
+        checks.flag(self.compat, "compat")
+        checks.flag(self.trace, "trace")
 
 
 class ApgdResult(NamedTuple):
@@ -256,6 +258,7 @@ def apgd(
       ValueError: a bad argument, logits of a wrong shape, or too few classes for the loss.
     """
     images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
+    start = None if start is None else checks.array(start, "start")
     chosen = create(ApgdOptions, "apgd", options)
     _check(images, labels, key, targets, start, chosen)
     threat = ThreatModel(eps, norm).astype(images.dtype)

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
 from ard_jax.attacks.auto_attack.versions import Member, Suite
 from ard_jax.attacks.checked_predict import changing_constants, traced_shape
+from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks as array_checks
 
@@ -37,7 +39,7 @@ class AutoAttackResult:
       predicted: [N] int32, the class of `images`.
       queries: [N] int32, Square's evaluations, of those it broke the queries to success; 0 where it
         did not run.
-      warnings: reasons to doubt the number, for people.
+      warnings: reasons to doubt the number, for people; `autoattack` gives them as Python warnings too.
       version: "standard", "plus", "rand", "fast" or "custom".
       attacks: the names of the attacks, in order.
       eps: radius in pixel units.
@@ -87,11 +89,15 @@ class AutoAttackResult:
 
         Args:
           budgets: numbers of queries; () for 0, 1, 2, 5, 10, ... up to what was used.
+
+        Raises:
+          ValueError: a number of queries that is none.
         """
         by_square = self.broken_by == "square"
         alive = self.robust | by_square
         most = int(self.queries.max(initial=1))
-        budgets = list(budgets) or _budgets(most)
+        budgets = (budgets,) if isinstance(budgets, int | str) else budgets
+        budgets = [array_checks.count(n, "budgets", 0) for n in budgets] or _budgets(most)
         left = [float((alive & ~(by_square & (self.queries <= n))).mean()) for n in budgets]
         return {"queries": budgets, "accuracy": left}
 
@@ -165,6 +171,9 @@ def autoattack(
     suite = create(Suite, "autoattack", {"version": "standard"} | options, label="AutoAttack")
     images = checks.check_inputs(images, labels)[0]
     chosen, version = suite.members, suite.version
+    array_checks.count(seed, "seed", 0, array_checks.MOST_SEED)
+    if progress is not None:
+        array_checks.flag(progress, "progress")
     takes_key = version == "rand" and _takes_key(predict)
     keys = (jax.random.key(0),) if takes_key else ()
     traced_shape(predict, jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32), *keys)
@@ -181,6 +190,8 @@ def autoattack(
     )  # fmt: skip
     if not takes_key:
         found.warnings.extend(changing_constants(predict, images[:1]))
+    for text in found.warnings:
+        warnings.warn(text, stacklevel=2)
     return found
 
 
@@ -223,15 +234,17 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     identity = fingerprint(settings, [images, labels, logits])
     about = {"version": version, "eps": threat.eps, "norm": norm, "images": len(images)}
     store = Store(session.state_dir, identity, about)
-    warnings = checks.output_warnings(logits, chosen)
-    warnings += _network_warnings(engine, variables, images, labels, logits, chosen, key)
+    told = checks.image_warnings(images) + checks.output_warnings(logits, chosen)
+    told += checks.constant_warnings(images, logits) or _network_warnings(
+        engine, variables, images, labels, logits, chosen, key
+    )
     cascade = Cascade(
         engine, variables, images, labels, logits, members=chosen, threat=threat, key=key,
         store=store, session=session,
     )  # fmt: skip
     clean = cascade.robust.copy()
     cascade.run()
-    warnings += checks.candidate_warnings(cascade.unfair, cascade.undefined)
+    told += checks.candidate_warnings(cascade.unfair, cascade.undefined)
     accuracy = {"clean": float(clean.mean())}
     accuracy |= {name: float(flags.mean()) for name, flags in cascade.stages.items()}
     return AutoAttackResult(
@@ -242,7 +255,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
         broken_by=cascade.broken_by,
         predicted=cascade.predicted,
         queries=cascade.queries,
-        warnings=warnings + checks.stage_warnings(accuracy, chosen, len(labels)),
+        warnings=told + checks.stage_warnings(accuracy, chosen, len(labels)),
         version=version,
         attacks=tuple(member.name for member in chosen),
         eps=float(eps),
@@ -270,7 +283,7 @@ def _network_warnings(
         again = [engine.logits(variables, first, key) for _ in range(_REPEATS - 1)]
         found += checks.random_warnings([logits[: len(first)], *again])
         alone = engine.logits(variables, np.repeat(first[:1], len(first), 0), key)
-        found = found or checks.batch_warnings(logits[:1], alone[:1])
+        found = found or checks.batch_warnings(logits[:1], alone)
     right = np.flatnonzero(logits.argmax(1) == labels)
     if len(right) and any(member.white_box for member in chosen):
         gradients = engine.largest_gradients(variables, images[right], labels[right], key)
@@ -302,6 +315,13 @@ class AutoAttack(Attack):
     suite: Suite
     seed: int = 0
     pure = False
+
+    def __post_init__(self):
+        """Checks every field; `autoattack` checks the radius of what it runs more narrowly."""
+        if not isinstance(self.suite, Suite):
+            raise ValueError(f"suite is {type(self.suite).__name__}; give a versions.Suite")
+        ThreatModel(self.eps, self.norm)
+        array_checks.count(self.seed, "seed", 0, array_checks.MOST_SEED)
 
     def run(self, predict: Callable, images: Any, labels: Any, key: Any = None, **_: Any) -> Any:
         """Returns adversarial images [N,H,W,C], the clean one where none was found; `key` is not used.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
@@ -15,6 +16,7 @@ MASKING_GAP = 0.10
 SQUARE_GAIN = 0.002
 _SMALL_GRADIENT = 1e-6
 _LOGITS_DIFFER = 1e-4
+_DARK = 32 / 255  # a brightest pixel below it is rather one of another scale
 
 
 def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -126,13 +128,35 @@ def random_warnings(logits: list[np.ndarray]) -> list[str]:
     ]
 
 
-def batch_warnings(among: np.ndarray, alone: np.ndarray) -> list[str]:
-    """Warnings out of the logits [1,K] of one image, among others and in a batch of its copies."""
-    if np.allclose(among, alone, rtol=_LOGITS_DIFFER, atol=_LOGITS_DIFFER, equal_nan=True):
+def batch_warnings(among: np.ndarray, copies: np.ndarray) -> list[str]:
+    """Warnings out of the logits of one image, [1,K] among others and [B,K] in a batch of its copies."""
+    near = max(_LOGITS_DIFFER, 4 * float(jnp.finfo(copies.dtype).eps))
+    among, copies = among.astype(np.float32), copies.astype(np.float32)
+    if np.allclose(among, copies, rtol=near, atol=near, equal_nan=True):
         return []
     return [
-        "an image's outputs depend on the other images of its batch (BatchNorm in training mode, or a mean "
-        "over the batch?): the number holds for this batch size and this order of the images alone"
+        "an image's outputs depend on the other images of its batch, or on its place among them (BatchNorm "
+        "in training mode, a mean over the batch, noise of the batch's shape?): the number holds for this "
+        "batch size and this order of the images alone"
+    ]
+
+
+def image_warnings(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> list[str]:
+    """Warnings out of the pixels, in [low, high]."""
+    brightest = float(np.max(images) - low) / (high - low)
+    return [] if brightest >= _DARK else [
+        f"the brightest pixel is {255 * brightest:.3g} of 255; are the images scaled to 0 ... 255, or "
+        "divided by 255 twice?"
+    ]  # fmt: skip
+
+
+def constant_warnings(images: np.ndarray, logits: np.ndarray) -> list[str]:
+    """Warnings out of images [N,...] and their logits [N,K], if none of them changes the outputs."""
+    if (images == images[:1]).all() or not (logits == logits[:1]).all():
+        return []
+    return [
+        f"the outputs of all {len(logits)} images are equal: they do not depend on the image, so that no "
+        "attack can change them (variables that are all 0, or predict does not use its images?)"
     ]
 
 

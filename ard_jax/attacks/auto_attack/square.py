@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ard_jax import rng
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import create
 from ard_jax.attacks.auto_attack import square_moves
 from ard_jax.attacks.auto_attack.square_moves import SquareOptions
-from ard_jax.attacks.checked_predict import traced_shape
+from ard_jax.attacks.checked_predict import look
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.losses import checks
 
@@ -83,9 +84,15 @@ def _checked(
     if chosen.image_keys is None:
         own = rng.of_rows(rng.stream(key, "images"), jnp.arange(images.shape[0]))
         chosen = dataclasses.replace(chosen, image_keys=own)
-    if (found := chosen.image_keys.shape) != images.shape[:1]:
+    if (found := np.shape(checks.random_key(chosen.image_keys))) != images.shape[:1]:
         raise ValueError(f"image_keys of shape {found} for {images.shape[0]} images")
     return images, labels, key, chosen
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, SquareState):
+        kind = type(state).__name__
+        raise ValueError(f"state is {kind}; give that of square_start or square_run")
 
 
 def square_start(  # noqa: D417 (the others are those of `square`)
@@ -153,6 +160,7 @@ def square_run(  # noqa: D417 (the others are those of `square`)
     """
     threat = ThreatModel(eps, norm)
     images, labels, key, chosen = _checked(images, labels, key, threat, options)
+    _check_state(state)
     propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
@@ -174,7 +182,12 @@ def square_run(  # noqa: D417 (the others are those of `square`)
 def square_result(
     predict: Predict, state: SquareState, images: jax.Array, labels: jax.Array
 ) -> SquareResult:
-    """The state as a result: success is tested once more, by the predicted class."""
+    """The state as a result: success is tested once more, by the predicted class.
+
+    Raises:
+      ValueError: no state.
+    """
+    _check_state(state)
     success = jnp.argmax(predict(state.images), axis=-1) != labels
     found = jnp.where(threat_model.per_image(success, images), state.images, images)
     return SquareResult(found, success, state.queries)
@@ -216,7 +229,7 @@ def square(
     """
     checks.count(queries, "queries", 0)
     images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
-    threat_model.check_logits(traced_shape(predict, images), images)
+    look(predict, images)
     state = square_start(predict, images, labels, key, eps=eps, norm=norm, **options)
     state = square_run(
         predict, state, images, labels, key, eps=eps, first_query=0, queries=queries, budget=queries,

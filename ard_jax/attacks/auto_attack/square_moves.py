@@ -57,6 +57,8 @@ class SquareOptions:
     def __post_init__(self):
         """Checks the number."""
         checks.number(self.p_init, "p_init", 0.0, 1.0)
+        checks.flag(self.shared, "shared")
+        checks.flag(self.rescale, "rescale")
 
 
 def _signs(keys: jax.Array, shape: tuple[int, ...]):

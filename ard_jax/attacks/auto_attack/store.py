@@ -37,6 +37,8 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike | None, identity: str, about: dict[str, Any]):
         """Makes the folder."""
+        if not isinstance(folder, str | os.PathLike | None):
+            raise ValueError(f"state_dir is {type(folder).__name__}; give a path, or None")
         self.folder = Path(folder) / identity if folder else None
         self._about = about
         self._own = self.folder if self.folder and is_lead() else None  # where this process writes

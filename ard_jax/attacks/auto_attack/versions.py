@@ -139,6 +139,8 @@ class Suite:
         """Takes one name for a tuple of one."""
         if isinstance(self.attacks, str):
             object.__setattr__(self, "attacks", (self.attacks,))
+        if not isinstance(self.attacks, Iterable | None):
+            raise ValueError(f"attacks={self.attacks!r}: give some of {', '.join(MEMBERS)}")
 
     @property
     def members(self) -> tuple[Member, ...]:
