@@ -57,6 +57,16 @@ def newest(
     return None, None
 
 
+def check_start(checkpoints: Checkpoints, config: dict[str, Any]) -> None:
+    """Checks that a training from step 0 replaces no best checkpoint of another one.
+
+    Raises:
+      ConfigChangedError: it would.
+    """
+    for step in checkpoints.steps():
+        _check_damaged(checkpoints.folder / str(step), config)
+
+
 def best(
     checkpoints: Checkpoints, template: RunState, chosen: dict[str, Any]
 ) -> tuple[RunState, dict[str, Any]]:
@@ -108,6 +118,8 @@ def compare_configs(
     More epochs are no difference where `extension_problem` has nothing against them (`newest`).
     """
     saved, now = _flat(saved), _flat(now)
+    if "test_split" not in saved:  # as in checkpoints of earlier versions
+        now.pop("test_split", None)
     before, after, reason = saved.get("epochs"), now.get("epochs"), ""
     if extension_problem and before and after and before < after:
         reason = extension_problem(before)

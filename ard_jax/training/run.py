@@ -14,7 +14,7 @@ from ard_jax.evaluation.monitor import monitor, score
 from ard_jax.models import ModelBundle
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
-from ard_jax.training import soft_labels
+from ard_jax.training import soft_labels, train_step
 from ard_jax.training.loop import TrainingRun
 from ard_jax.training.train_step import StepConfig
 
@@ -112,6 +112,24 @@ def make(
         on_device=s.data.on_device,
         columns=columns,
     )
+
+
+def state_bytes(
+    settings: TrainingSettings,
+    splits: Splits,
+    student: ModelBundle,
+    teachers: dict[str, ModelBundle],
+) -> int:
+    """Returns the size of what a checkpoint of the training holds, from shapes alone."""
+    step = step_config(settings, splits)
+    method = settings.make_method(student, teachers, step.steps_per_epoch)
+
+    def start(key: jax.Array) -> RunState:
+        given = {role: bundle.init(key) for role, bundle in teachers.items()}
+        return train_step.start_average(method.init(student.init(key), given), step)
+
+    leaves = jax.tree.leaves(jax.eval_shape(start, jax.random.key(0)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
