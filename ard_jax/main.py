@@ -38,7 +38,11 @@ def _run() -> int:
     from ard_jax.runtime import distributed, environment, preemption, sharding
 
     try:
-        mode, name, overrides = modes.BY_NAME[flags.MODE.value], flags.CONFIG.value, modes.overrides()
+        mode, name, overrides = (
+            modes.BY_NAME[flags.MODE.value],
+            flags.CONFIG.value,
+            modes.overrides(),
+        )
         if flags.OVERRIDES.value and not name:
             raise ValueError(f"--config.{flags.OVERRIDES.value[0]} needs --config=FILE")
         config: Any = config_file.load(name, overrides) if name else None

@@ -186,13 +186,15 @@ def _checksum(variables: Any) -> int:
     return found
 
 
-def _changed(step_folder: Any, items: dict[str, Any], meta: dict[str, Any]) -> CheckpointError | None:
+def _changed(
+    step_folder: Any, items: dict[str, Any], meta: dict[str, Any]
+) -> CheckpointError | None:
     """What to say of a network that is not the one that was saved with this meta; None if it is."""
     for name, saved in meta.get("checksums", {}).items():
         if name in items and _checksum(items[name]) != saved:
             return CheckpointError(
-                f"{step_folder / name} holds other values than its meta says (a checksum): it was copied from "
-                "another step, or changed after it was saved; use the original checkpoint"
+                f"{step_folder / name} holds other values than its meta says (a checksum): it was copied "
+                "from another step, or changed after it was saved; use the original checkpoint"
             )
     return None
 

@@ -57,16 +57,6 @@ def newest(
     return None, None
 
 
-def check_start(checkpoints: Checkpoints, config: dict[str, Any]) -> None:
-    """Checks that a training from step 0 replaces no best checkpoint of another one.
-
-    Raises:
-      ConfigChangedError: it would.
-    """
-    for step in checkpoints.steps():
-        _check_damaged(checkpoints.folder / str(step), config)
-
-
 def best(
     checkpoints: Checkpoints, template: RunState, chosen: dict[str, Any]
 ) -> tuple[RunState, dict[str, Any]]:

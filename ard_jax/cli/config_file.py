@@ -191,10 +191,13 @@ def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
 def _unknown(path: str, known: list[str]) -> str:
     """What to write instead of an unknown name: similar ones, else what its group has."""
     if group := re.match(r"(?:runs\.\w+\.)?method(?=\.)", path):
-        have = [p.rpartition(".")[2] for p in known if p.startswith(f"{group[0]}.") and p != f"{group[0]}.name"]
-        return (
-            f"config.{path} does not exist: this method has "
-            + (f"the options {', '.join(have)}" if have else "no options")
+        have = [
+            p.rpartition(".")[2]
+            for p in known
+            if p.startswith(f"{group[0]}.") and p != f"{group[0]}.name"
+        ]
+        return f"config.{path} does not exist: this method has " + (
+            f"the options {', '.join(have)}" if have else "no options"
         )
     if near := values.nearest(path, known, "config."):
         return f"config.{path} does not exist{near}"

@@ -50,7 +50,7 @@ def run(experiment: Experiment) -> Path:
     autoattack.check_defined(suites, splits.test.num_classes)
     teachers.check_checkpoints(wanted, splits)
     student = _student(experiment, splits, mesh)
-    train_checks.check_resumable(workdir, steps_per_epoch)
+    train_checks.check_resumable(experiment, steps_per_epoch)
     train_checks.check_size(experiment, splits, mesh, student.bundle, wanted)
     with locks.hold(workdir):
         if (done := _report_of_finished(experiment, workdir)) is not None:
@@ -96,8 +96,8 @@ def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
     )
     if gone := train_checks.missing_checkpoints(workdir):
         tell(
-            f"WARNING: {workdir} has no checkpoint in {'/ and '.join(gone)}/: only the report and what else lies "
-            "there are left. Put them back to evaluate, export or train on; to train anew, choose another "
+            f"WARNING: {workdir} has no checkpoint in {'/ and '.join(gone)}/: only what else lies there is "
+            "left. Put them back to evaluate, export or train on; to train anew, choose another "
             "--config.workdir"
         )
     return workdir / run_page.REPORT_FILE
@@ -206,7 +206,9 @@ def evaluate_checkpoint(
       ValueError: a checkpoint does not fit the data, or the folder cannot be written.
     """
     settings = build.evaluation_settings(experiment, attack_names)
-    train_checks.check_evaluation_folder(Path(manager.find(path)).parent.parent / "evaluations", out)
+    train_checks.check_evaluation_folder(
+        Path(manager.find(path)).parent.parent / "evaluations", out
+    )
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)

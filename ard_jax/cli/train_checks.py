@@ -1,4 +1,4 @@
-"""What is checked of data, folders and overrides before a run, an evaluation or an export computes anything."""
+"""What is checked of data, folders and overrides before anything is computed."""
 
 import math
 import shutil
@@ -23,6 +23,8 @@ from ard_jax.training import run as run_lib
 _WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
 # Groups of the configuration that an evaluation follows.
 _OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
+# Bytes of a checkpoint beside its arrays, with the rest of the last block of each file.
+_BESIDE, _BESIDE_ARRAY = 64_000, 600
 _TEST_SPLIT = "test_split"  # in the checkpoints' record of what a run is
 
 
@@ -98,32 +100,43 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
-def check_resumable(workdir: Path, first: int) -> None:
+def check_resumable(experiment: Experiment, first: int) -> None:
     """Checks that what a folder holds of a run can be continued, or is so little that nothing is lost.
 
     Args:
-      workdir: of the run, which is not finished.
+      experiment: the run, which is not finished.
       first: step of the first evaluation. A kill may leave its best checkpoint alone, without a last one.
 
     Raises:
       CheckpointError: best/ or last/ was taken away.
     """
+    workdir = workdir_of(experiment)
     best, last = (_steps(workdir / name) for name in ("best", "last"))
     report = (workdir / record.EVALUATION_FILE).exists()
     if last and not best:
         meta = manager.read_meta(manager.find(workdir / "last"))
         gone = "best" if meta.get("best") else ""
     else:
-        gone = "last" if not last and (report or (best and best[-1] > first)) else ""
+        begun = best and best[-1] <= first and _trains_same(experiment, workdir / "best")
+        gone = "last" if not last and (report or (best and not begun)) else ""
     if gone:
-        kept = " or ".join(
-            f"{name}/" for name, there in (("best", best), ("last", last)) if there
-        )
+        kept = " or ".join(f"{name}/" for name, there in (("best", best), ("last", last)) if there)
         again = f"; --mode=evaluate takes what is in {kept}" if kept else ""
         raise manager.CheckpointError(
             f"{workdir} holds results of a run, but {gone}/ has no checkpoint to continue it from: put "
-            f"{workdir / gone} back{again}. To train anew, choose another --config.workdir, or delete {workdir}"
+            f"{workdir / gone} back{again}. To train anew, choose another --config.workdir, or delete "
+            f"{workdir}"
         )
+
+
+def _trains_same(experiment: Experiment, folder: Path) -> bool:
+    """Whether a checkpoint is of this training."""
+    try:
+        saved = saved_experiment(str(folder))
+    except ValueError:
+        return False
+    then, now = (without(to_dict(e), NOTHING, EVALUATION, CONTENT) for e in (saved, experiment))
+    return then == now
 
 
 def check_size(
@@ -139,13 +152,15 @@ def check_size(
       ValueError: it does not.
     """
     bundles = {}
-    for settings in wanted:
-        if settings.checkpoint:
-            net = networks.describe_checkpoint(settings.checkpoint)[0]
+    for teacher in wanted:
+        if teacher.checkpoint:
+            net = networks.describe_checkpoint(teacher.checkpoint)[0]
         else:
-            net = settings.describe(splits.train)
-        bundles[settings.role] = described.from_description(net)
-    size = run_lib.state_bytes(build.training_settings(experiment), splits, student, bundles)
+            net = teacher.describe(splits.train)
+        bundles[teacher.role] = described.from_description(net)
+    settings = build.training_settings(experiment)
+    arrays = run_lib.state_shapes(settings, splits, student, bundles)
+    size = sum(array.size * array.dtype.itemsize for array in arrays)
     room, copies = sharding.memory(mesh)
     if room is not None and size * copies > room:
         raise ValueError(
@@ -153,7 +168,8 @@ def check_size(
             f"devices, but there are {_text(room)} of memory; use smaller networks, or fewer devices by "
             "config.run.devices"
         )
-    # The first and the last epoch are always saved.
+    # Two in best/ and two in last/; the first and the last epoch are always saved.
+    size += _BESIDE + _BESIDE_ARRAY * len(arrays)
     _check_room(workdir_of(experiment), size, 4 if experiment.epochs > 1 else 2)
 
 
@@ -161,13 +177,15 @@ def _check_room(workdir: Path, size: int, kept: int) -> None:
     """Raises ValueError if so many checkpoints of so many bytes do not fit beside what the disk holds."""
     folder = workdir.absolute()
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
-    there = sum(p.stat().st_size for n in ("best", "last") for p in (workdir / n).rglob("*") if p.is_file())
+    there = sum(
+        p.stat().st_size for n in ("best", "last") for p in (workdir / n).rglob("*") if p.is_file()
+    )
     free = shutil.disk_usage(nearest).free
     if kept * size > free + there:
         raise ValueError(
             f"config.workdir={workdir}: {_text(free)} are free there, but {kept} checkpoints of about "
-            f"{_text(size)} (student, teachers and optimisers) need {_text(kept * size)}; make room, or choose "
-            "another folder"
+            f"{_text(size)} (student, teachers and optimisers) need {_text(kept * size)}; make room, or "
+            "choose another folder"
         )
 
 

@@ -98,7 +98,7 @@ def evaluation_settings(
 def evaluable() -> list[str]:
     """Names of the attacks that an evaluation can make: those that need no teacher, and suites."""
     alone = [name for name in attacks.names() if not attacks.make(name).needs_teacher]
-    return [*alone, *attacks.SUITES]
+    return list(dict.fromkeys([*alone, *attacks.SUITES]))
 
 
 def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:

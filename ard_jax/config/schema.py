@@ -320,8 +320,8 @@ class EvalConfig(Options):
         made = {*self.attacks, self.select_attack, *_ALWAYS_MADE}
         if idle := [n for n in self.step_sizes if n in attacks.names() and n not in made]:
             found.append(
-                f"step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to config.eval.attacks, "
-                "or leave its step size out"
+                f"step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to "
+                "config.eval.attacks, or leave its step size out"
             )
         if self.transfer and not self.teachers:
             found.append(

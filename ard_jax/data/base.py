@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
 SPLITS = ("train", "validation", "test")
 
 
@@ -136,7 +135,9 @@ def _check_images(images: np.ndarray, what: str) -> None:
 def check_split(split: str, what: str) -> None:
     """Raises DataError for a split of another name than those of `Splits`."""
     if split not in SPLITS:
-        raise DataError(f"{what}: split={split!r} does not exist; choose one of {', '.join(SPLITS)}")
+        raise DataError(
+            f"{what}: split={split!r} does not exist; choose one of {', '.join(SPLITS)}"
+        )
 
 
 def check_classes(names: tuple[str, ...], what: str) -> None:

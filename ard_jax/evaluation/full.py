@@ -291,8 +291,8 @@ def _worst_case_notes(nets: dict[str, record.NetworkResult]) -> list[str]:
     """Returns the note on worst cases that are of a part of the images."""
     counts = {title: n.worst_case.num_examples for title, n in nets.items() if n.worst_case}
     return [
-        f"Worst case of {', '.join(t for t, n in counts.items() if n == count)}: of the first {count} images, "
-        "which every attack got (config.eval.autoattack_examples)."
+        f"Worst case of {', '.join(t for t, n in counts.items() if n == count)}: of the first {count} "
+        "images, which every attack got (config.eval.autoattack_examples)."
         for count in dict.fromkeys(counts.values())
         if count
     ]

@@ -128,7 +128,9 @@ class MetricWriter(contextlib.AbstractContextManager):
         try:
             yield
         except OSError as error:
-            logging.warning("%s cannot be written (%s): going on without it", folder, error.strerror)
+            logging.warning(
+                "%s cannot be written (%s): going on without it", folder, error.strerror
+            )
             if self._summary is not None:
                 with contextlib.suppress(OSError):
                     self._summary.close()

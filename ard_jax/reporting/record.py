@@ -413,7 +413,8 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluation | None:
     saved = values.pop(_CHECKSUM, None)  # none in files of earlier versions
     if saved is not None and saved != _checksum(values):
         logging.warning(
-            "%s was changed after it was written: it counts as missing; evaluate anew, or put the original back",
+            "%s was changed after it was written: it counts as missing. Put the original back, or "
+            "evaluate anew",
             Path(folder) / EVALUATION_FILE,
         )
         return None

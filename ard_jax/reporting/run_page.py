@@ -54,7 +54,10 @@ def result_table(evaluation: Evaluation) -> Table:
     columns = [
         ("clean", lambda net: percent_cell(net.clean, net.clean_ci95)),
         *map(under, names),
-        (_worst_title(evaluation), lambda net: percent_cell((net.worst_case or Accuracy()).accuracy)),
+        (
+            _worst_title(evaluation),
+            lambda net: percent_cell((net.worst_case or Accuracy()).accuracy),
+        ),
         (f"weighted {label(evaluation, main)}", lambda net: percent_cell(net.weighted(main))),
     ]
     columns = columns if names else columns[:1]

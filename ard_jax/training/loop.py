@@ -154,7 +154,6 @@ def fit(training: TrainingRun) -> FitResult:
         template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
         state, meta = resume.newest(last, template, training.config, training.extension_problem)
         if meta is None or state is None:
-            resume.check_start(best, training.config)
             state, meta = template, {"best": None, "seconds": 0.0}
         best.delete_after(int(state.step))  # what comes after is done again
         meta |= {"config": training.config, "experiment": training.experiment}

@@ -114,13 +114,13 @@ def make(
     )
 
 
-def state_bytes(
+def state_shapes(
     settings: TrainingSettings,
     splits: Splits,
     student: ModelBundle,
     teachers: dict[str, ModelBundle],
-) -> int:
-    """Returns the size of what a checkpoint of the training holds, from shapes alone."""
+) -> list[jax.ShapeDtypeStruct]:
+    """Returns the arrays that a checkpoint of the training holds, as shapes alone."""
     step = step_config(settings, splits)
     method = settings.make_method(student, teachers, step.steps_per_epoch)
 
@@ -128,8 +128,7 @@ def state_bytes(
         given = {role: bundle.init(key) for role, bundle in teachers.items()}
         return train_step.start_average(method.init(student.init(key), given), step)
 
-    leaves = jax.tree.leaves(jax.eval_shape(start, jax.random.key(0)))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return jax.tree.leaves(jax.eval_shape(start, jax.random.key(0)))
 
 
 def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:

@@ -125,7 +125,8 @@ def test_same_parameters_and_accuracies_bit_for_bit(tmp_path, digits_folder, mon
     jax.tree.map(np.testing.assert_array_equal, want, got)
     assert meta["data"] == {"next_index": meta["step"]} == {"next_index": 12}
     one, other = (
-        json.loads((train_checks.workdir_of(e) / "evaluation.json").read_text()) for e in built.values()
+        json.loads((train_checks.workdir_of(e) / "evaluation.json").read_text())
+        for e in built.values()
     )
     assert one["nets"] == other["nets"]
 

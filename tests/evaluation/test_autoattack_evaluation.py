@@ -98,7 +98,11 @@ def test_flags_and_images(finished, evaluation):
 def test_the_worst_case_is_of_the_images_that_all_attacks_got(finished, evaluation):
     flags = np.load(finished[1] / "evaluation_flags.npz")
     for title, net in evaluation["nets"].items():
-        names = ("clean", "fgsm", "pgd_sat", *SUITES) if net["role"] == "student" else ("clean", "fgsm", "pgd_sat")
+        names = (
+            ("clean", "fgsm", "pgd_sat", *SUITES)
+            if net["role"] == "student"
+            else ("clean", "fgsm", "pgd_sat")
+        )
         count = 30 if net["role"] == "student" else 60
         seen = [flags[f"{title}/{name}/correct"][:count] for name in names]
         assert net["worst_case"]["accuracy"] == pytest.approx(np.all(seen, axis=0).mean())
@@ -116,7 +120,9 @@ def test_attacks_of_several_radii_are_told():
     specs = {"pgd_sat": attacks.make("pgd_sat"), "l2": attacks.make("pgd_sat", 0.5, "l2")}
     right = np.array([True, False])
     names = ("clean", *specs)
-    results = ExampleResults(dict.fromkeys(names, right), dict.fromkeys(names, np.zeros(2, int)), np.zeros(2, int))
+    results = ExampleResults(
+        dict.fromkeys(names, right), dict.fromkeys(names, np.zeros(2, int)), np.zeros(2, int)
+    )
     (told,) = diagnostics.warnings("net", results, summarize(results, 1, specs), specs)
     assert "several radii (linf 0.03137, l2 0.5)" in told
 

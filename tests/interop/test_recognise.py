@@ -275,7 +275,11 @@ def test_convert_checks_names_and_values(change, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("bn1.running_var", -1, "bn1.running_var has 1 of 64 variances that are zero or negative .*is -1"),
+        (
+            "bn1.running_var",
+            -1,
+            "bn1.running_var has 1 of 64 variances that are zero or negative .*is -1",
+        ),
         ("bn1.running_var", 0, "bn1.running_var has 1 of 64 variances that are zero or negative"),
         ("fc.weight", None, "fc.weight is zero everywhere: no weights of a trained network"),
     ],
@@ -291,5 +295,7 @@ def test_values_that_no_training_leaves_are_refused(name, value, message):
 
 def test_a_tensor_beside_a_network_of_ours_is_named():
     ours = {"params/linear/kernel": np.ones((4, 2)), "extra": np.ones(3)}
-    with pytest.raises(ValueError, match="extra is no tensor of a network of ours; it should be like params"):
+    with pytest.raises(
+        ValueError, match="extra is no tensor of a network of ours; it should be like params"
+    ):
         recognise.recognise(ours)
