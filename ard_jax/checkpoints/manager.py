@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
             for name, tree in _items(template).items()
         }
-        cause, folder = None, self.folder / str(step)
+        cause, out, folder = None, {}, self.folder / str(step)
         try:
             out = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
@@ -182,12 +182,12 @@ def _checksum(variables: Any) -> int:
     for leaf in jax.tree.leaves(variables):
         if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
             leaf = leaf.addressable_data(0)
-        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), found)
+        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
     return found
 
 
 def _changed(
-    step_folder: Any, items: dict[str, Any], meta: dict[str, Any]
+    step_folder: Any, items: Mapping[str, Any], meta: dict[str, Any]
 ) -> CheckpointError | None:
     """What to say of a network that is not the one that was saved with this meta; None if it is."""
     for name, saved in meta.get("checksums", {}).items():
@@ -345,6 +345,7 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
     """
     if not (step_folder / item).is_dir():
         raise CheckpointError(f"{step_folder} holds no {item!r} network")
+    folder = _absolute(step_folder)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     try:
@@ -357,7 +358,7 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
                     "changed after it was saved: use the original checkpoint"
                 )
             variables = reader.restore(step_folder / item, target)
-        if error := _changed(_absolute(step_folder), {item: variables}, read_meta(step_folder)):
+        if error := _changed(folder, {item: variables}, read_meta(folder)):
             raise error
         return variables
     except CheckpointError:

@@ -71,10 +71,12 @@ def _missing_device() -> str:
 
 def _lost_output() -> bool:
     """Whether standard output cannot be written any more; then nothing more is tried, at the exit either."""
+    output = sys.stdout
+    if output is None:
+        return False
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(file=output, flush=True)  # what failed before is no longer in its buffer
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
         return True
     return False

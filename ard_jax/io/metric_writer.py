@@ -154,11 +154,12 @@ class _TensorBoard:
 
     def __init__(self, folder: Path, resume_step: int | None):
         # Imported late: slow, and optional in use.
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
         from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._event, self._flushed = folder, Event, time.monotonic()
+        messages: Any = event_pb2  # no stub: protobuf makes its classes
+        self.folder, self._event, self._flushed = folder, messages.Event, time.monotonic()
         # Not by the second alone: a quick restart would overwrite it.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
         self._file = RecordWriter(str(folder / name))
@@ -167,7 +168,7 @@ class _TensorBoard:
             # TensorBoard hides older points from this step on, itself included.
             step = {"step": resume_step + 1}
             self._add(file_version="brain.Event:2", **step)
-            self._add(session_log=SessionLog(status=SessionLog.START), **step)
+            self._add(session_log=messages.SessionLog(status=messages.SessionLog.START), **step)
 
     def write(self, record: dict) -> None:
         """Writes the numbers of a record.

@@ -301,8 +301,10 @@ def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_pat
 class Broken:
     """Stands for a standard output that takes nothing."""
 
-    def flush(self):
+    def write(self, text):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    flush = write
 
     def fileno(self):
         return os.open(os.devnull, os.O_WRONLY)

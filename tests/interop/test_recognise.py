@@ -276,12 +276,16 @@ def test_convert_checks_names_and_values(change, message):
     ("name", "value", "message"),
     [
         (
-            "bn1.running_var",
+            "bn.running_var",
             -1,
-            "bn1.running_var has 1 of 64 variances that are zero or negative .*is -1",
+            "bn.running_var has 1 of 512 variances that are zero or negative .*is -1",
         ),
-        ("bn1.running_var", 0, "bn1.running_var has 1 of 64 variances that are zero or negative"),
-        ("fc.weight", None, "fc.weight is zero everywhere: no weights of a trained network"),
+        ("bn.running_var", 0, "bn.running_var has 1 of 512 variances that are zero or negative"),
+        (
+            "linear.weight",
+            None,
+            "linear.weight is zero everywhere: no weights of a trained network",
+        ),
     ],
 )
 def test_values_that_no_training_leaves_are_refused(name, value, message):
