@@ -5,7 +5,6 @@ Kept short: flags and dispatch only, everything else can be imported and tested.
 
 import logging
 import sys
-import traceback
 from typing import Any
 
 from absl import app
@@ -25,19 +24,30 @@ def main(argv: list[str]) -> int:
     absl_logging.set_verbosity(absl_logging.WARNING)
     # By that logger Orbax logs what it then raises, from several threads; ours say what users must know.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
-    import jax
+    try:
+        return _run()
+    except KeyboardInterrupt as error:
+        print(f"INTERRUPTED: {error}" if str(error) else "INTERRUPTED", file=sys.stderr, flush=True)
+        return 130  # what shells report after Ctrl-C
 
-    from ard_jax.cli import config_file
+
+def _run() -> int:
+    # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
+    from ard_jax.cli import config_file, failures
     from ard_jax.convolutions import winograd
-    from ard_jax.runtime import distributed, preemption, sharding
-    from ard_jax.training import loop
+    from ard_jax.runtime import distributed, environment, preemption, sharding
 
     try:
-        mode, name = modes.BY_NAME[flags.MODE.value], flags.CONFIG.value
+        mode, name, overrides = (
+            modes.BY_NAME[flags.MODE.value],
+            flags.CONFIG.value,
+            modes.overrides(),
+        )
         if flags.OVERRIDES.value and not name:
             raise ValueError(f"--config.{flags.OVERRIDES.value[0]} needs --config=FILE")
-        config: Any = config_file.load(name, flags.OVERRIDES.value) if name else None
+        config: Any = config_file.load(name, overrides) if name else None
+        environment.raise_open_files()
+        environment.fix_numbers()
         if mode is modes.plan:  # needs neither devices nor other hosts
             return mode(config)
         run = config.get("run", {}) if config is not None else {}
@@ -46,22 +56,11 @@ def main(argv: list[str]) -> int:
         # For all threads, and anew in each call: a value of this thread would compile AutoAttack twice.
         winograd.use.set_global(run.get("winograd", "auto"))
         preemption.install()
-        return mode(config)
-    except preemption.PreemptedError as error:
-        distributed.tell(f"PREEMPTED: {error}. The same command continues.", file=sys.stderr)
-        return distributed.leave(distributed.EXIT_PREEMPTED)
-    except (ValueError, loop.TrainingDivergedError) as error:
-        print(f"ERROR: {error}", file=sys.stderr, flush=True)
-        return distributed.leave(2)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        what = error.filename or "a file of this run"
-        print(f"ERROR: {what}: {error.strerror or error}", file=sys.stderr, flush=True)
-        return distributed.leave(2)
+        code = mode(config)
+        print(end="", flush=True)  # of a full disk it is told here, not by Python as it ends
+        return code
     except Exception as error:
-        traceback.print_exc()
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            distributed.give_up(error)
-        return distributed.leave(1)
+        return failures.report(error)
 
 
 if __name__ == "__main__":

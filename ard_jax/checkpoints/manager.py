@@ -9,12 +9,14 @@ a shared file system, or a bucket ("gs://...").
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -57,7 +59,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         if jax.default_backend() == "cpu":
             # There device buffers are host memory, which the next donated step would overwrite.
             state = jax.tree.map(_copy_to_save, state)
-        meta = dict(meta)
+        meta = dict(meta) | {"checksums": _checksums(_items(state))}
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         with self._writing():
             self._manager.save(
@@ -86,17 +88,18 @@ class Checkpoints(contextlib.AbstractContextManager):
             name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree))
             for name, tree in _items(template).items()
         }
-        cause = None
+        cause, out, folder = None, {}, self.folder / str(step)
         try:
             out = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
             )
         except Exception as error:  # whatever a damaged file makes Orbax raise
             cause = error
+        if cause is None:
+            cause = _changed(folder, out, out["meta"])
         if everywhere(cause is None):
             return _join(out, template), out["meta"]
         self._damaged.add(step)
-        folder = self.folder / str(step)
         what = f"{type(cause).__name__}: {str(cause)[:200]}"
         if missing := [name for name in ("meta", *items) if not (folder / name).exists()]:
             what = f"without {' and '.join(missing)}"
@@ -169,6 +172,33 @@ def _join(out: Any, template: RunState) -> RunState:
     )
 
 
+def _checksums(items: dict[str, Any]) -> dict[str, int]:
+    """CRC-32 of the arrays of each network: at a few GB/s no part of the time that a save takes."""
+    return {name: _checksum(items[name]) for name in ("student", "ema") if name in items}
+
+
+def _checksum(variables: Any) -> int:
+    found = 0
+    for leaf in jax.tree.leaves(variables):
+        if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
+            leaf = leaf.addressable_data(0)
+        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
+    return found
+
+
+def _changed(
+    step_folder: Any, items: Mapping[str, Any], meta: dict[str, Any]
+) -> CheckpointError | None:
+    """What to say of a network that is not the one that was saved with this meta; None if it is."""
+    for name, saved in meta.get("checksums", {}).items():
+        if name in items and _checksum(items[name]) != saved:
+            return CheckpointError(
+                f"{step_folder / name} holds other values than its meta says (a checksum): it was copied "
+                "from another step, or changed after it was saved; use the original checkpoint"
+            )
+    return None
+
+
 def _copy_to_save(leaf: jax.Array) -> jax.Array:
     """Copies an array; in a single process one replica is enough, and Orbax writes it in one piece."""
     if jax.process_count() == 1 and leaf.is_fully_replicated:
@@ -194,6 +224,7 @@ def save_network(folder: str | os.PathLike, variables: Any, meta: dict[str, Any]
     folder = _absolute(folder)
     options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder, options=options) as manager:
+        meta = meta | {"checksums": _checksums({"student": variables})}
         items = {"student": ocp.args.StandardSave(variables), "meta": ocp.args.JsonSave(meta)}
         manager.save(meta["step"], args=ocp.args.Composite(**items), force=True)
         manager.wait_until_finished()
@@ -227,6 +258,8 @@ def find(path: str | os.PathLike) -> epath.Path:
         return path
     damaged = []
     for folder in (path / "best", path / "last", path):
+        if folder.name == "last" and not damaged and _names(folder):
+            damaged.append(f"{path / 'best'} holds no checkpoint")
         for step in sorted((s for s in _names(folder) if s.isdigit()), key=int, reverse=True):
             if problem := _incomplete(folder / step):
                 damaged.append(problem)
@@ -312,6 +345,7 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
     """
     if not (step_folder / item).is_dir():
         raise CheckpointError(f"{step_folder} holds no {item!r} network")
+    folder = _absolute(step_folder)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     try:
@@ -323,7 +357,10 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
                     f"{step_folder / item} holds another network than its meta says: {problem}; it was "
                     "changed after it was saved: use the original checkpoint"
                 )
-            return reader.restore(step_folder / item, target)
+            variables = reader.restore(step_folder / item, target)
+        if error := _changed(folder, {item: variables}, read_meta(folder)):
+            raise error
+        return variables
     except CheckpointError:
         raise
     except Exception as error:

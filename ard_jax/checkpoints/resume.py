@@ -108,6 +108,8 @@ def compare_configs(
     More epochs are no difference where `extension_problem` has nothing against them (`newest`).
     """
     saved, now = _flat(saved), _flat(now)
+    if "test_split" not in saved:  # as in checkpoints of earlier versions
+        now.pop("test_split", None)
     before, after, reason = saved.get("epochs"), now.get("epochs"), ""
     if extension_problem and before and after and before < after:
         reason = extension_problem(before)

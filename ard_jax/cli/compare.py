@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 from ard_jax import __version__, data
-from ard_jax.cli import train
+from ard_jax.cli import train, train_checks
 from ard_jax.config import build
 from ard_jax.config.comparison import Comparison
 from ard_jax.config.schema import Experiment
@@ -84,16 +84,16 @@ def run(comparison: Comparison) -> int:
 
 def _check_finished(comparison: Comparison) -> None:
     """Raises ConfigChangedError for a finished run on other data, which no table may mix with these."""
-    done = [e for e in comparison.experiments.values() if train.finished(e) is not None]
+    done = [e for e in comparison.experiments.values() if train_checks.finished(e) is not None]
     if done:
         with contextlib.suppress(data.DataError):  # told by the next run, if there is one
-            train.check_finished(done, build.load_data(done[0].data))
+            train_checks.check_finished(done, build.load_data(done[0].data))
 
 
 def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:
     """The runs that are left to do, announced with the time that they may take."""
     total, durations = len(comparison.experiments), _Durations()
-    done = {key: train.finished(e) for key, e in comparison.experiments.items()}
+    done = {key: train_checks.finished(e) for key, e in comparison.experiments.items()}
     for (method, _), evaluation in done.items():
         timing = evaluation and evaluation.timing
         if timing and timing.train_seconds is not None:
@@ -108,7 +108,7 @@ def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:
         tell(f"\n[{number}/{total}] {method}, seed {seed}{estimate}")
         began = time.monotonic()
         yield method, seed
-        if train.finished(comparison.experiments[method, seed]) is not None:
+        if train_checks.finished(comparison.experiments[method, seed]) is not None:
             durations.add(method, time.monotonic() - began)
 
 
@@ -166,7 +166,7 @@ def _teachers(comparison: Comparison) -> dict[str, ComparedTeacher]:
         config, users = json.loads(json.dumps(config)), _users(comparison, role)
         old = ComparedTeacher.from_json(kept.get(role, {}))
         old = old if old.config == config else ComparedTeacher(config=config)
-        if old.net and all(train.finished(e) is not None for e in users):
+        if old.net and all(train_checks.finished(e) is not None for e in users):
             found[role] = old
             continue
         splits = splits or build.load_data(users[0].data)
@@ -208,7 +208,7 @@ def _write(
     comparison: Comparison, found: dict[str, ComparedTeacher], errors: dict[tuple[str, int], str]
 ) -> ComparisonRecord:
     """Writes every output out of what is finished now. Returns the record."""
-    evaluations = {key: train.finished(e) for key, e in comparison.experiments.items()}
+    evaluations = {key: train_checks.finished(e) for key, e in comparison.experiments.items()}
     done = {key: evaluation for key, evaluation in evaluations.items() if evaluation is not None}
     record = comparison_page.summarize(
         ComparisonRecord(

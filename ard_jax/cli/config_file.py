@@ -59,6 +59,11 @@ def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
     """What `get_config` of the file returns."""
     if not path.is_file():
         raise ConfigFileError(_missing(path, name))
+    if path.suffix == ".json":
+        raise ConfigFileError(
+            f"--config={name}: {path} is JSON, not a Python file with get_config(); what a run was trained "
+            "with is taken from its folder: --mode=evaluate or export with --checkpoint=FOLDER"
+        )
     get_config = getattr(_module(path), "get_config", None)
     if not callable(get_config):
         raise ConfigFileError(f"--config={name}: {path} is no config file; it has no get_config()")
@@ -185,6 +190,15 @@ def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
 
 def _unknown(path: str, known: list[str]) -> str:
     """What to write instead of an unknown name: similar ones, else what its group has."""
+    if group := re.match(r"(?:runs\.\w+\.)?method(?=\.)", path):
+        have = [
+            p.rpartition(".")[2]
+            for p in known
+            if p.startswith(f"{group[0]}.") and p != f"{group[0]}.name"
+        ]
+        return f"config.{path} does not exist: this method has " + (
+            f"the options {', '.join(have)}" if have else "no options"
+        )
     if near := values.nearest(path, known, "config."):
         return f"config.{path} does not exist{near}"
     where, depth = path.rpartition(".")[0], path.count(".")

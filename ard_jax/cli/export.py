@@ -26,6 +26,7 @@ from ard_jax.models.bundle import normalization_constants
 from ard_jax.reporting import model_card
 from ard_jax.reporting.model_card import Card
 from ard_jax.reporting.record import Evaluation, read_evaluation
+from ard_jax.runtime import locks
 
 FORMATS = ("onnx", "stablehlo", "safetensors", "torch")
 CARD = "model_card.md"
@@ -110,7 +111,10 @@ def run(
         network.description, network.meta, experiment.data if experiment else None
     )
     print(f"Exporting {network.bundle.name} of {folder}; comparing on {images.what}", flush=True)
-    with tempfile.TemporaryDirectory(dir=out_folder, prefix=".export-") as staging:
+    with (
+        locks.hold(out_folder, flag="--out", keep=False),
+        tempfile.TemporaryDirectory(dir=out_folder, prefix=".export-") as staging,
+    ):
         rows, attacks = _write_and_check(network, Path(staging), wanted, fold_batchnorm, images)
         names = sorted(p.name for p in Path(staging).iterdir() if p.is_file())
         _write_card(network, folder, Path(staging), names, rows, attacks, images)

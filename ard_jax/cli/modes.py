@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from ard_jax.config.schema import Experiment
 
 
+def overrides() -> list[str]:
+    """PATH=VALUE for each value that the command line sets; --attacks is one of the configuration too."""
+    attacks = [f"eval.attacks={','.join(flags.ATTACKS.value)}"] if flags.ATTACKS.value else []
+    return [*flags.OVERRIDES.value, *attacks]
+
+
 def train(config: Any) -> int:
     """Trains one experiment, or continues it."""
     from ard_jax.cli import train
@@ -39,16 +45,19 @@ def compare(config: Any) -> int:
 
 def evaluate(config: Any) -> int:
     """Evaluates a checkpoint again."""
-    from ard_jax.cli import train
+    from ard_jax.checkpoints import manager
+    from ard_jax.cli import train, train_checks
 
     path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
+    if not path and experiment is None:
+        raise ValueError("--mode=evaluate needs --checkpoint or --config")
+    if not path and experiment:
+        path = str(train_checks.workdir_of(experiment))
+    path = str(manager.find(path))  # once, for its warnings
     if experiment is None:
-        if not path:
-            raise ValueError("--mode=evaluate needs --checkpoint or --config")
-        experiment = train.saved_experiment(path)
+        experiment = train_checks.saved_experiment(path)
         train.use_compilation_cache(experiment)
-    path = path or str(train.workdir_of(experiment))
-    train.check_overrides(experiment, flags.OVERRIDES.value, path)
+    train_checks.check_overrides(experiment, flags.OVERRIDES.value, path)
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
     train.evaluate_checkpoint(
         experiment, path, names, expand(flags.TRANSFER.value), expand(flags.OUT.value)
@@ -81,11 +90,13 @@ def import_(config: Any) -> int:
 
 def export(config: Any) -> int:
     """Exports a checkpoint to other formats."""
-    from ard_jax.cli import export, train
+    from ard_jax.checkpoints import manager
+    from ard_jax.cli import export, train_checks
 
     path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
+    path = str(manager.find(path)) if path else ""  # once, for its warnings
     if path and experiment:
-        train.check_overrides(experiment, flags.OVERRIDES.value, path)
+        train_checks.check_overrides(experiment, flags.OVERRIDES.value, path)
     export.run(
         checkpoint=path,
         out=expand(flags.OUT.value),

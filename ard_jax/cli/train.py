@@ -4,16 +4,17 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from ard_jax.checkpoints import manager, networks
+from ard_jax.cli import train_checks
 from ard_jax.config import build
-from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
-from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
+from ard_jax.config.parse import to_dict
+from ard_jax.config.schema import Experiment
 from ard_jax.data import Splits, base
 from ard_jax.evaluation import autoattack, full
 from ard_jax.evaluation.evaluator import for_network
@@ -25,24 +26,14 @@ from ard_jax.methods import TEACHERS
 from ard_jax.models import described
 from ard_jax.reporting import record, run_page
 from ard_jax.runtime import locks, sharding
-from ard_jax.runtime.distributed import barrier, everywhere, is_lead, tell
+from ard_jax.runtime.distributed import barrier, is_lead, tell
 from ard_jax.training import loop, teachers, train_log
 from ard_jax.training import run as run_lib
-
-# Of config.data: what two trainings on the same images agree in.
-_WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
-# Groups of the configuration that an evaluation follows.
-_OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
-
-
-def workdir_of(experiment: Experiment) -> Path:
-    """The run's folder: config.workdir, or runs/<name>-seed<seed>."""
-    return Path(experiment.workdir or f"runs/{experiment.name}-seed{experiment.seed}")
 
 
 def run(experiment: Experiment) -> Path:
     """Trains (or continues, or finds finished), evaluates and reports. Returns the report's path."""
-    workdir = workdir_of(experiment)
+    workdir = train_checks.workdir_of(experiment)
     if (done := _report_of_finished(experiment, workdir)) is not None:
         return done
     check_writable(workdir, "config.workdir")
@@ -54,11 +45,13 @@ def run(experiment: Experiment) -> Path:
     splits = build.load_data(experiment.data)
     mesh = build.make_mesh(experiment, splits)
     settings = build.training_settings(experiment)
-    run_lib.step_config(settings, splits)
+    steps_per_epoch = run_lib.step_config(settings, splits).steps_per_epoch
     _, suites = build.split_names(experiment.eval.attacks)
     autoattack.check_defined(suites, splits.test.num_classes)
     teachers.check_checkpoints(wanted, splits)
     student = _student(experiment, splits, mesh)
+    train_checks.check_resumable(experiment, steps_per_epoch)
+    train_checks.check_size(experiment, splits, mesh, student.bundle, wanted)
     with locks.hold(workdir):
         if (done := _report_of_finished(experiment, workdir)) is not None:
             return done  # by a process that just let go of the folder
@@ -76,6 +69,8 @@ def run(experiment: Experiment) -> Path:
             _write_config(experiment, workdir)
         found = teachers.obtain_all(wanted, splits, mesh)
         training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
+        config = train_checks.with_test_split(training.config, splits)
+        training = dataclasses.replace(training, config=config)
         result = loop.fit(training)
         if not fresh:
             _write_config(experiment, workdir)
@@ -91,67 +86,21 @@ def _write_config(experiment: Experiment, workdir: Path) -> None:
 
 def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
     """The report of a finished run, shown; None if there is something to do."""
-    if (evaluation := finished(experiment)) is None:
+    if (evaluation := train_checks.finished(experiment)) is None:
         return None
     with contextlib.suppress(base.DataError):  # the data may be gone, but not be others
-        check_finished([experiment], build.load_data(experiment.data))
+        train_checks.check_finished([experiment], build.load_data(experiment.data))
     tell(
         run_page.summary_table(evaluation),
         f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
     )
+    if gone := train_checks.missing_checkpoints(workdir):
+        tell(
+            f"WARNING: {workdir} has no checkpoint in {'/ and '.join(gone)}/: only what else lies there is "
+            "left. Put them back to evaluate, export or train on; to train anew, choose another "
+            "--config.workdir"
+        )
     return workdir / run_page.REPORT_FILE
-
-
-def finished(experiment: Experiment) -> record.Evaluation | None:
-    """The evaluation of a finished run of this very configuration, in its folder; None without one."""
-    evaluation = record.read_evaluation(workdir_of(experiment))
-    same = evaluation is not None and _is_of(evaluation, experiment)
-    return evaluation if everywhere(same) else None
-
-
-def check_finished(experiments: Iterable[Experiment], splits: Splits) -> None:
-    """Checks that finished runs were trained on the data as they are now.
-
-    Raises:
-      ConfigChangedError: one was not.
-    """
-    for experiment in experiments:
-        workdir = workdir_of(experiment)
-        try:
-            problem = _changed_data(
-                manager.read_meta(manager.find(workdir / "last")), experiment, splits
-            )
-        except manager.CheckpointError:
-            continue  # only its report is left
-        if problem:
-            raise loop.ConfigChangedError(
-                f"{workdir} holds a finished run that {problem}. Put those of the run back, or use another "
-                "--config.workdir for these."
-            )
-
-
-def _changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -> str:
-    """How data of the same name and place differ from those of the training; "" where they do not."""
-    saved = meta.get("experiment", {}).get("data", {})
-    data, then = experiment.data.model_dump(mode="json"), meta.get("config", {}).get("train_split")
-    if not saved or not then or any(saved.get(k, data[k]) != data[k] for k in _WHICH_DATA):
-        return ""
-    if then == (now := build.describe_split(splits.train)):
-        return ""
-    return (
-        f"was trained on {then} of {splits.train.name}, which now has {now} (a checksum of the training "
-        "split): the data changed since"
-    )
-
-
-def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
-    """Whether an evaluation is of this experiment; where and how it ran does not matter."""
-    try:
-        # Values that came later get their defaults.
-        saved = of_results(to_experiment(evaluation.config, saved=True))
-    except ValueError:
-        return False
-    return saved == of_results(experiment)
 
 
 def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
@@ -231,67 +180,6 @@ def _networks(
     return networks
 
 
-def saved_experiment(path: str) -> Experiment:
-    """The experiment that a checkpoint was trained by.
-
-    Args:
-      path: folder of a run, of its best/ or last/, or of one step.
-
-    Raises:
-      CheckpointError: missing, damaged, or an imported network, which no experiment trained.
-      ConfigError: its configuration is none any more, e.g. for an option that was removed.
-    """
-    folder = manager.find(path)
-    meta = manager.read_meta(folder)
-    if not {"experiment", "origin"} & set(meta):
-        raise manager.CheckpointError(
-            f"{folder}: damaged checkpoint meta: it lacks the experiment that trained it; say with --config "
-            "by which data and attacks to evaluate it"
-        )
-    if "experiment" not in meta:
-        raise manager.CheckpointError(
-            f"{folder} is an imported network: it does not say which data and attacks to evaluate it "
-            "with; add --config, e.g. --config=configs/ciard_cifar10.py"
-        )
-    try:
-        return to_experiment(meta["experiment"], saved=True)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{folder}: {error}\nTo evaluate it all the same, say with --config by which data and attacks."
-        ) from error
-
-
-def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str) -> None:
-    """Checks that no value of the training was set that a checkpoint was not trained with.
-
-    Args:
-      experiment: with the overrides in it.
-      overrides: PATH=VALUE of the command line.
-      path: the checkpoint, as of `evaluate_checkpoint`.
-
-    Raises:
-      ConfigError: one was, which an evaluation or export would not follow.
-    """
-    folder = manager.find(path)
-    saved = manager.read_meta(folder).get("experiment", {})
-    now, problems = without(to_dict(experiment), NOTHING, EVALUATION, CONTENT), []
-    for dotted in dict.fromkeys(one.partition("=")[0] for one in overrides):
-        then, value = saved, now
-        for name in dotted.split("."):
-            then, value = (v.get(name) if isinstance(v, dict) else None for v in (then, value))
-        if (
-            dotted.partition(".")[0] not in _OF_EVALUATION
-            and None not in (then, value)
-            and then != value
-        ):
-            problems.append(f"config.{dotted}={value!r}: it was trained with {then!r}")
-    if problems:
-        raise ConfigError(
-            "\n  - ".join([f"{folder} is the checkpoint of another training:", *problems])
-            + "\nLeave these values out, or give the checkpoint of a training with them."
-        )
-
-
 def evaluate_checkpoint(
     experiment: Experiment,
     path: str,
@@ -318,12 +206,14 @@ def evaluate_checkpoint(
       ValueError: a checkpoint does not fit the data, or the folder cannot be written.
     """
     settings = build.evaluation_settings(experiment, attack_names)
-    _check_evaluation_folder(Path(manager.find(path)).parent.parent / "evaluations", out)
+    train_checks.check_evaluation_folder(
+        Path(manager.find(path)).parent.parent / "evaluations", out
+    )
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
-    _check_fits(meta["config"]["net"], folder, splits)
-    if problem := _changed_data(meta, experiment, splits):
+    train_checks.check_fits(meta["config"]["net"], folder, splits)
+    if problem := train_checks.changed_data(meta, experiment, splits):
         raise teachers.TeacherError(
             f"{folder} {problem}. Put those of the training back; to evaluate on others, give --config with "
             "their own config.data.dir"
@@ -360,34 +250,28 @@ def evaluate_checkpoint(
     return report
 
 
-def _check_evaluation_folder(root: Path, out: str) -> None:
-    """Raises ValueError where an evaluation could not be saved."""
-    if out and record.read_evaluation(Path(out)) is not None:
-        raise ValueError(f"--out={out} holds an evaluation; choose another folder")
-    if out:
-        manager.check_holds_no_steps(out, "--out")
-    try:
-        check_writable(out or root, "--out")
-    except ValueError as error:
-        raise ValueError(f"{error} with --out=FOLDER") if not out else error from None
-
-
 @contextlib.contextmanager
 def _evaluation_folder(root: Path, out: str) -> Iterator[tuple[Path, Path | None]]:
     """Makes the folder of one evaluation: `out`, or the next number in `root`; none is left after an error.
 
     Yields:
       (the folder, that of AutoAttack's unfinished batches; None where another process uses it).
+
+    Raises:
+      FolderBusyError: another process evaluates into `out`.
+      ValueError: another process has done so.
     """
     made = Path(out) if out else _next_number(root)
-    with locks.try_hold(made if out else root) as alone:
-        try:
+    held = locks.hold(made, flag="--out", keep=False) if out else locks.try_hold(root)
+    try:
+        with held as alone:
+            train_checks.check_evaluation_folder(root, out)
             yield made, (made if out else root) / "unfinished" if alone else None
-        except BaseException:
-            if is_lead():
-                with contextlib.suppress(OSError):  # something is in it
-                    made.rmdir()
-            raise
+    except BaseException:
+        if is_lead():
+            with contextlib.suppress(OSError):  # something is in it
+                made.rmdir()
+        raise
 
 
 def _next_number(root: Path) -> Path:
@@ -403,32 +287,12 @@ def _next_number(root: Path) -> Path:
     raise AssertionError("there is always a next number")
 
 
-def _check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
-    if net["num_classes"] != splits.test.num_classes:
-        raise teachers.TeacherError(
-            f"{folder} has {net['num_classes']} classes, but {splits.test.name} has "
-            f"{splits.test.num_classes}"
-        )
-    if tuple(net["image_shape"]) != tuple(splits.test.image_shape):
-        raise teachers.TeacherError(
-            f"{folder} takes images of shape {tuple(net['image_shape'])}, but {splits.test.name} has "
-            f"{tuple(splits.test.image_shape)}"
-        )
-    names, ours = list(net.get("class_names") or ()), list(splits.test.class_names)
-    if problem := base.class_mismatch(names, ours):
-        raise teachers.TeacherError(f"{folder} does not fit {splits.test.name}: {problem}")
-    if names and names != ours:
-        numbers = names == [str(i) for i in range(len(names))]
-        numbered, named = (folder, ours) if numbers else (splits.test.name, names)
-        tell(f"{numbered} only numbers its classes: taken in the order {', '.join(named[:3])}, ...")
-
-
 def _transfer_source(
     settings: full.EvaluationSettings, path: str, splits: Splits, mesh: Any
 ) -> EvaluatedNetwork:
     """The student of another run, as the source of transferred attacks."""
     bundle, variables, meta, folder = networks.load(path)
-    _check_fits(meta["config"]["net"], folder, splits)
+    train_checks.check_fits(meta["config"]["net"], folder, splits)
     name = Path(folder).parent.parent.name
     net = described.in_float32(meta["config"]["net"])
     evaluator = for_network("transfer source", net, settings.eval, mesh, splits)

@@ -95,6 +95,12 @@ def evaluation_settings(
     )
 
 
+def evaluable() -> list[str]:
+    """Names of the attacks that an evaluation can make: those that need no teacher, and suites."""
+    alone = [name for name in attacks.names() if not attacks.make(name).needs_teacher]
+    return list(dict.fromkeys([*alone, *attacks.SUITES]))
+
+
 def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """(names of `attacks.make`, names of `attacks.SUITES`), each in the order given.
 
@@ -103,7 +109,7 @@ def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """
     names = list(names)
     for name in names:
-        checks.choice(name, "attack", [*attacks.names(), *attacks.SUITES])
+        checks.choice(name, "attack", evaluable())
     return [n for n in names if n not in attacks.SUITES], [n for n in names if n in attacks.SUITES]
 
 

@@ -1,11 +1,16 @@
 """Checks of an experiment that need other packages: the registries, and what is built from several groups."""
 
 import math
+import re
 from typing import Any
+
+import jax
 
 from ard_jax import attacks, data, methods, models
 from ard_jax.config import build
 from ard_jax.config.schema import AttackConfig, Experiment, NetConfig
+
+_LARGEST = 10_000  # width or depth: the widest network of the papers has 1024 channels
 
 
 def find_problems(experiment: Experiment) -> list[str]:
@@ -15,10 +20,10 @@ def find_problems(experiment: Experiment) -> list[str]:
     found += _net_problems("config.student", e.student, e)
     found += _method_problems(e)
     names = {f"config.eval.attacks: {n!r}": n for n in e.eval.attacks}
-    found += _choices(names, [*attacks.names(), *attacks.suite_names()])
+    found += _choices(names, build.evaluable())
     names = {f"config.eval.step_sizes: {n!r}": n for n in e.eval.step_sizes}
     names[f"config.eval.select_attack={e.eval.select_attack!r}"] = e.eval.select_attack
-    found += _choices(names, attacks.names())
+    found += _choices(names, [n for n in build.evaluable() if n in attacks.names()])
     if e.norm == "linf" and e.eps == 1 and set(e.eval.attacks) & set(attacks.suite_names()):
         found.append("config.eps=1: every image is within reach; AutoAttack needs eps below 1")
     return found
@@ -71,6 +76,10 @@ def _method_problems(e: Experiment) -> list[str]:
 
 def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:
     """Why there is no such network for the images, as far as their size is known."""
+    sizes = {f"model={net.model!r}": re.findall(r"\d+", net.model)}
+    sizes |= {f"kwargs.{name}={value!r}": value for name, value in net.kwargs.items()}
+    if huge := [text for text, value in sizes.items() if _is_huge(value)]:
+        return [f"{where}.{text}: must be at most {_LARGEST}" for text in huge]
     try:
         statistics = net.statistics()
         mean = statistics.get("mean") if isinstance(statistics, dict) else None
@@ -82,6 +91,11 @@ def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:
     except (ValueError, TypeError) as error:
         return [f"{where}: {error}"]
     return []
+
+
+def _is_huge(value: Any) -> bool:
+    numbers = (float(n) for n in jax.tree.leaves(value) if str(n).replace(".", "").isdecimal())
+    return any(number > _LARGEST for number in numbers)
 
 
 def _attack_problems(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+SPLITS = ("train", "validation", "test")
+
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file (or array), the value and the fix."""
@@ -40,6 +42,7 @@ class ArrayDataset:
                 f"{self.name}: class_names={names!r}; give a tuple of a name for each class"
             )
         object.__setattr__(self, "class_names", tuple(names))
+        check_split(self.split, self.name)
         check_classes(self.class_names, self.name)
         _check_images(self.images, f"{self.name} ({self.split}) images")
         check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
@@ -132,6 +135,14 @@ def _check_images(images: np.ndarray, what: str) -> None:
         )
     if 0 in images.shape:
         raise DataError(f"{what} have shape {images.shape}: there is nothing in them")
+
+
+def check_split(split: str, what: str) -> None:
+    """Raises DataError for a split of another name than those of `Splits`."""
+    if split not in SPLITS:
+        raise DataError(
+            f"{what}: split={split!r} does not exist; choose one of {', '.join(SPLITS)}"
+        )
 
 
 def check_classes(names: tuple[str, ...], what: str) -> None:

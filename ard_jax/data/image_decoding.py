@@ -1,6 +1,7 @@
 """Reading image files: decode, check, resize, stack; every complaint names the file."""
 
 import io
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ SUFFIXES = (
 _CHANNELS = dict.fromkeys(("1", "L", "LA"), 1) | dict.fromkeys(
     ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"), 3
 )
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "GIF": b"\x3b"}
+_END = 64  # bytes in which it is looked for: some writers add a few of their own
 _ORIENTED = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where PIL finds it
 
 
@@ -70,14 +73,22 @@ def list_images(directory: Path) -> tuple[list[Path], list[os.DirEntry]]:
     return files, others
 
 
+def _is_cut(file: BinaryIO, format_: str) -> bool:
+    """Whether a file lacks the end that its format has; most files that are whole are known by it."""
+    if format_ not in _ENDS:
+        return False
+    file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
+    return _ENDS[format_] not in file.read(_END)
+
+
 def headers(items: Sequence[bytes | Path], names: Sequence[str]) -> np.ndarray:
     """Sizes of many images, as `decode` gives them: int32 [N,3] of height, width and channels.
 
-    Only images that may be transparent are decoded for it.
+    Only images that may be transparent, or that seem to be cut off, are decoded for it.
 
     Raises:
-      DataError: a file is not an image, or one that `decode` refuses. That the rest of it is whole only
-        decoding can tell.
+      DataError: a file is not an image, is truncated, or is one that `decode` refuses. Damage inside of it
+        shows when it is decoded.
     """
     from PIL import Image
 
@@ -91,6 +102,8 @@ def headers(items: Sequence[bytes | Path], names: Sequence[str]) -> np.ndarray:
                 width, height = image.size
                 if _orientation(image) in (5, 6, 7, 8) and image.format != "TIFF":  # PIL turns that
                     width, height = height, width
+                if _is_cut(file, image.format or ""):
+                    decode(data, name)
                 return height, width, channels
         except DataError:
             raise
@@ -237,6 +250,11 @@ def decode_all(
             pass
     finally:
         pool.shutdown(cancel_futures=True)
+    if (black := np.flatnonzero(~images.any(axis=(1, 2, 3)))).size:
+        logging.warning(
+            "%d of %d images are all black, the first is %s: are they whole?",
+            black.size, len(items), names[black[0]],
+        )  # fmt: skip
     return images
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ard_jax.data.base import check_classes, check_labels
+from ard_jax.data.base import check_classes, check_labels, check_split
 from ard_jax.runtime import threads
 
 LOADERS = ("memory", "grain")
@@ -103,6 +103,7 @@ class LazyDataset:
     def __post_init__(self) -> None:
         """Checks the labels and makes them read-only."""
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        check_split(self.split, self.name)
         check_classes(self.class_names, self.name)
         check_labels(self.labels, self.class_names, f"{self.name} ({self.split}) labels")
         view = self.labels.view()

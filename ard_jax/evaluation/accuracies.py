@@ -65,9 +65,9 @@ def summarize(
 ) -> NetworkResult:
     """Accuracies of one network.
 
-    An attack on the first M images only has "num_examples" = M, is combined with the clean accuracy on
-    those, and is no part of the worst case, which counts an example as robust only if no attack of
-    `white_box` breaks it (and its clean prediction is right).
+    An attack on the first M images only has "num_examples" = M, and is combined with the clean accuracy on
+    those. The worst case counts an example as robust only if no attack of `white_box` breaks it (and its
+    clean prediction is right); it is of the images that all of them were made on, and None without any.
 
     Args:
       results: of the network.
@@ -88,16 +88,26 @@ def summarize(
             per_class=by_class,
             num_examples=count if count < total else None,
         )
-    seen = [results.correct[n] for n in ("clean", *white_box) if n in results.correct]
-    together = np.all([right for right in seen if len(right) == total], axis=0)
     return NetworkResult(
         clean=clean,
         clean_ci95=confidence_interval(clean, total),
         per_class_clean=classes,
         worst_class_clean=min(c for c in classes if c is not None),
         attacks=attacks,
-        worst_case=Accuracy(**_combined(clean, float(together.mean()))),
+        worst_case=_worst_case(results, white_box),
         **about,
+    )
+
+
+def _worst_case(results: ExampleResults, white_box: Iterable[str]) -> Accuracy | None:
+    made = [results.correct[name] for name in white_box if name in results.correct]
+    if not made:
+        return None
+    count = min(map(len, made))
+    together = np.all([right[:count] for right in (results.correct["clean"], *made)], axis=0)
+    return Accuracy(
+        **_combined(results.accuracy("clean", count), float(together.mean())),
+        num_examples=count if count < len(results.labels) else None,
     )
 
 

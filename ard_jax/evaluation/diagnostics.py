@@ -36,6 +36,12 @@ def warnings(
         found.append(
             f"{title}: outputs are NaN or infinite, which counts as wrong: {', '.join(broken)}"
         )
+    if len(models := dict.fromkeys((spec.norm, spec.eps) for spec in attacks.values())) > 1:
+        listed = ", ".join(f"{norm} {eps:.4g}" for norm, eps in models)
+        found.append(
+            f"{title}: the attacks have several radii ({listed}): the worst case is over all of them, and "
+            "of no one threat model"
+        )
     for suite in net.autoattack.values():
         found += [f"{title}: {suite.label}: {text}" for text in suite.warnings]
     if "autoattack" in results.suites and names:

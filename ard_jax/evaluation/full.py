@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,11 +81,13 @@ def evaluate_and_save(
       The report's path.
     """
     evaluation, results = evaluate_all(settings, dataset, networks, facts, state_dir)
-    tell(run_page.summary_table(evaluation))  # seen even if the disk is full by now
-    grid = None
-    if settings.eval.grid:
-        grid = example_images(settings, dataset, networks[0], results[networks[0].title])
-    path = save(folder, evaluation, results, grid)
+    try:
+        tell(run_page.summary_table(evaluation))  # seen even if the disk is full by now
+    finally:  # and saved even if nobody can read it
+        grid = None
+        if settings.eval.grid:
+            grid = example_images(settings, dataset, networks[0], results[networks[0].title])
+        path = save(folder, evaluation, results, grid)
     if state_dir is not None:
         autoattack.forget_state(state_dir, results.values())
     return path
@@ -129,7 +130,7 @@ def evaluate_all(
         )  # fmt: skip
         warnings += diagnostics.warnings(title, results[title], nets[title], settings.attacks)
     nets = {n.title: _net_record(n, nets[first[n.title].title]) for n in networks}
-    notes = _notes(settings, networks, first, suites)
+    notes = [*_notes(settings, networks, first, suites), *_worst_case_notes(nets)]
     evaluation = _record(settings, dataset, networks, nets, facts or RunFacts(), suites)
     evaluation = dataclasses.replace(evaluation, warnings=tuple(warnings), notes=tuple(notes))
     shown = {
@@ -286,6 +287,17 @@ def _notes(
     return notes
 
 
+def _worst_case_notes(nets: dict[str, record.NetworkResult]) -> list[str]:
+    """Returns the note on worst cases that are of a part of the images."""
+    counts = {title: n.worst_case.num_examples for title, n in nets.items() if n.worst_case}
+    return [
+        f"Worst case of {', '.join(t for t, n in counts.items() if n == count)}: of the first {count} "
+        "images, which every attack got (config.eval.autoattack_examples)."
+        for count in dict.fromkeys(counts.values())
+        if count
+    ]
+
+
 def _spec_record(spec: Any, label: str = "") -> record.Attack:
     return record.Attack.from_json(dataclasses.asdict(spec) | {"label": label or spec.label})
 
@@ -405,8 +417,7 @@ def save(
     write_text_atomic(folder / "evaluation.md", table)
     page = run_page.render(evaluation, read_metrics(folder / METRICS_FILE), images)
     write_text_atomic(path, page)
-    text = json.dumps(evaluation.to_json(), indent=1)
-    write_text_atomic(folder / record.EVALUATION_FILE, text)
+    write_text_atomic(folder / record.EVALUATION_FILE, evaluation.text())
     return path
 
 

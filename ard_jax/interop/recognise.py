@@ -123,7 +123,7 @@ def _tidy(tensors: Mapping[str, np.ndarray]):
     dead = ()
     if haiku_names.is_haiku(tensors):
         tensors, dead = haiku_names.to_torch_names(tensors)
-    elif tensors and all(name.startswith(("params/", "batch_stats/")) for name in tensors):
+    elif any(name.startswith(("params/", "batch_stats/")) for name in tensors):
         tensors = torch_names.from_our_names(tensors)
     tidied = torch_names.tidy(tensors)
     return tidied._replace(ignored=tidied.ignored + dead)

@@ -143,6 +143,7 @@ def to_variables(bundle: models.ModelBundle, tensors: Mapping[str, np.ndarray]) 
     def convert(path: Iterable, _: Any):
         name = torch_name(path)
         value = _as_float32(name, tensors[name])
+        _check_trained(name, value)
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
         return np.array(value, order="C")
 
@@ -253,6 +254,19 @@ def _as_float32(name: str, value: Any):
     if not np.all(np.isfinite(value)):
         raise ValueError(f"{name} contains NaN or infinite values; the file is damaged")
     return value
+
+
+def _check_trained(name: str, value: np.ndarray):
+    """Raises ValueError for values that no training leaves, and that a network still computes with."""
+    if name.endswith("running_var") and (bad := value[value <= 0]).size:
+        raise ValueError(
+            f"{name} has {bad.size} of {value.size} variances that are zero or negative (the first is "
+            f"{bad[0]:g}): no statistics of a trained network; download or save the file again"
+        )
+    if value.ndim > 1 and not value.any():
+        raise ValueError(
+            f"{name} is zero everywhere: no weights of a trained network; download or save the file again"
+        )
 
 
 def _check_constants(bundle: models.ModelBundle, stored: dict[str, list[float]]):

@@ -6,8 +6,11 @@ Python numbers by then: this module needs no JAX, and waits for no device.
 
 import contextlib
 import json
+import logging
 import os
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from ard_jax.io.files import from_plain, to_plain, write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_SCALARS = ("step", "epoch", "time")  # the axes of a record, not values to plot
+_FLUSH_SECONDS = 10  # of TensorBoard's file
 
 
 def _parse_lines(path: Path) -> list[tuple[str, dict]]:
@@ -101,20 +105,8 @@ class MetricWriter(contextlib.AbstractContextManager):
         write_text_atomic(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
         if tensorboard:
-            self._summary = self._open_tensorboard(workdir / "tensorboard", resume_step)
-
-    @staticmethod
-    def _open_tensorboard(folder: Path, resume_step: int | None):
-        from tensorboardX import SummaryWriter  # imported late: slow, and optional in use
-
-        return SummaryWriter(
-            str(folder),
-            # TensorBoard hides older points from purge_step on, that step included.
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=10,
-            # tensorboardX names files by the second and overwrites: a quick restart would lose one.
-            filename_suffix=f".{os.getpid()}.{time.time_ns()}",
-        )
+            with self._mirroring(workdir / "tensorboard"):
+                self._summary = _TensorBoard(workdir / "tensorboard", resume_step)
 
     def write(self, record: dict) -> None:
         """Writes one record and flushes it: a kill later cannot take it back."""
@@ -127,15 +119,22 @@ class MetricWriter(contextlib.AbstractContextManager):
         except OSError as error:  # which does not say of which file
             raise OSError(error.errno, error.strerror, self._file.name) from error
         if self._summary is not None and plain.get("kind") != "event":
-            self._write_scalars(self._summary, plain)
+            with self._mirroring(self._summary.folder):
+                self._summary.write(plain)
 
-    def _write_scalars(self, summary: Any, record: dict) -> None:
-        prefix = [str(record[key]) for key in ("kind", "net", "split") if key in record]
-        for name, value in record.items():
-            value = from_plain(value)
-            if name not in _NOT_SCALARS and isinstance(value, (int, float)):
-                tag = "/".join([*prefix, name])
-                summary.add_scalar(tag, float(value), record.get("step"), record.get("time"))
+    @contextlib.contextmanager
+    def _mirroring(self, folder: Path) -> Iterator[None]:
+        """Goes on without TensorBoard where it cannot be written: metrics.jsonl holds all of it."""
+        try:
+            yield
+        except OSError as error:
+            logging.warning(
+                "%s cannot be written (%s): going on without it", folder, error.strerror
+            )
+            if self._summary is not None:
+                with contextlib.suppress(OSError):
+                    self._summary.close()
+            self._summary = None
 
     def __exit__(self, *exc_info: Any) -> None:
         """Closes the files, also after an exception."""
@@ -148,3 +147,51 @@ class MetricWriter(contextlib.AbstractContextManager):
                 with contextlib.suppress(OSError):  # told when it was written
                     file.close()
         self._file = self._summary = None
+
+
+class _TensorBoard:
+    """A TensorBoard file that the caller's thread writes: a SummaryWriter's own dies of a full disk."""
+
+    def __init__(self, folder: Path, resume_step: int | None):
+        # Imported late: slow, and optional in use.
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        messages: Any = event_pb2  # no stub: protobuf makes its classes
+        self.folder, self._event, self._flushed = folder, messages.Event, time.monotonic()
+        # Not by the second alone: a quick restart would overwrite it.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        self._file = RecordWriter(str(folder / name))
+        self._add(file_version="brain.Event:2")
+        if resume_step is not None:
+            # TensorBoard hides older points from this step on, itself included.
+            step = {"step": resume_step + 1}
+            self._add(file_version="brain.Event:2", **step)
+            self._add(session_log=messages.SessionLog(status=messages.SessionLog.START), **step)
+
+    def write(self, record: dict) -> None:
+        """Writes the numbers of a record.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        from tensorboardX.summary import scalar
+
+        prefix = [str(record[key]) for key in ("kind", "net", "split") if key in record]
+        at = {"step": record.get("step"), "wall_time": record.get("time") or time.time()}
+        for name, value in record.items():
+            value = from_plain(value)
+            if name not in _NOT_SCALARS and isinstance(value, (int, float)):
+                self._add(summary=scalar("/".join([*prefix, name]), float(value)), **at)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def _add(self, **fields: Any) -> None:
+        event = self._event(**{"wall_time": time.time()} | fields)
+        self._file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """Writes what is left. OSError: the disk is full."""
+        self._file.close()

@@ -125,7 +125,10 @@ def notes(record: ComparisonRecord) -> tuple[str, ...]:
             "AutoAttack is not among the attacks: PGD accuracies are upper bounds of robustness."
         )
     elif dataset and 0 < few < dataset.num_examples:
-        found.append(f"AutoAttack: the first {few} images.")
+        found += [
+            f"AutoAttack: the first {few} images.",
+            f"Worst case: of the first {few} images too.",
+        ]
     found.append("Seconds per epoch: images of an epoch over the median training speed after the first "
                  "epoch, on the machine that made the run; without evaluation and compilation.")  # fmt: skip
     return tuple(text for text in found if text)

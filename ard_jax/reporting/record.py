@@ -6,16 +6,19 @@ be, has the field's default, and keys without a field are left out, so that file
 
 import dataclasses
 import json
+import logging
 import math
 import numbers
 import os
 import types
 import typing
+import zlib
 from pathlib import Path
 from typing import Any, Self
 
 COMPLETE = ("autoattack", "autoattack_plus")  # attacks whose accuracy may be called AutoAttack's
 EVALUATION_FILE = "evaluation.json"
+_CHECKSUM = "checksum"
 
 _OMIT = {"omit": True}  # a field that is not written where it is empty
 _REST = {"rest": True}  # a field that holds all keys without a field of their own
@@ -113,20 +116,20 @@ Floats = tuple[float | None, ...]
 
 
 class Accuracy(Record):
-    """weighted: (clean + robust) / 2; nrr: their harmonic mean."""
+    """weighted: (clean + robust) / 2; nrr: their harmonic mean; num_examples: of the first, None for all."""
 
     accuracy: float | None = None
     weighted: float | None = None
     nrr: float | None = None
+    num_examples: int | None = _omitted()
 
 
 class AttackResult(Accuracy):
-    """Accuracy under one attack; num_examples: of the first images alone, None for all."""
+    """Accuracy under one attack."""
 
     ci95: Floats | None = None
     worst_class: float | None = None
     per_class: Floats = ()
-    num_examples: int | None = _omitted()
 
 
 class Stage(Record):
@@ -283,6 +286,11 @@ class Evaluation(Record):
     timing: Timing | None = _omitted()
     checkpoint: str = _omitted("")
 
+    def text(self) -> str:
+        """Returns what evaluation.json holds: the record, and a checksum of it."""
+        values = self.to_json()
+        return json.dumps(values | {_CHECKSUM: _checksum(values)}, indent=1)
+
     def attack_names(self) -> list[str]:
         """All attacks, in the order of the record; those that only a network names come last."""
         return list(
@@ -400,4 +408,20 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluation | None:
         values = json.loads((Path(folder) / EVALUATION_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return Evaluation.from_json(values) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return None
+    saved = values.pop(_CHECKSUM, None)  # none in files of earlier versions
+    if saved is not None and saved != _checksum(values):
+        logging.warning(
+            "%s was changed after it was written: it counts as missing. Put the original back, or "
+            "evaluate anew",
+            Path(folder) / EVALUATION_FILE,
+        )
+        return None
+    return Evaluation.from_json(values)
+
+
+def _checksum(values: dict[str, Any]) -> int:
+    """CRC-32 of a JSON object, however it is laid out."""
+    plain = json.loads(json.dumps(values))
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())

@@ -54,12 +54,22 @@ def result_table(evaluation: Evaluation) -> Table:
     columns = [
         ("clean", lambda net: percent_cell(net.clean, net.clean_ci95)),
         *map(under, names),
-        ("worst case", lambda net: percent_cell((net.worst_case or Accuracy()).accuracy)),
+        (
+            _worst_title(evaluation),
+            lambda net: percent_cell((net.worst_case or Accuracy()).accuracy),
+        ),
         (f"weighted {label(evaluation, main)}", lambda net: percent_cell(net.weighted(main))),
     ]
     columns = columns if names else columns[:1]
     rows = [[title, *(cell(net) for _, cell in columns)] for title, net in evaluation.nets.items()]
     return Table(["net", *(title for title, _ in columns)], rows)
+
+
+def _worst_title(evaluation: Evaluation) -> str:
+    """The column's title, with the number of images where it is one of the first and the same in all rows."""
+    counts = {net.worst_case.num_examples for net in evaluation.nets.values() if net.worst_case}
+    (count,) = counts if len(counts) == 1 else (None,)
+    return f"worst case, first {count}" if count else "worst case"
 
 
 def _accuracy_cell(result: AttackResult) -> Any:
@@ -360,7 +370,7 @@ def _balance_tables(evaluation: Evaluation) -> list[Table]:
     """Weighted robust accuracy, NRR and the worst class under each attack."""
     names, found = evaluation.attack_names(), []
     for field, heading in _BALANCE.items():
-        last, rows = "clean" if field == "worst_class" else "worst case", []
+        last, rows = "clean" if field == "worst_class" else _worst_title(evaluation), []
         for title, net in evaluation.nets.items():
             values = [getattr(net.robust(name), field) for name in names]
             worst = getattr(net.worst_case or Accuracy(), field, net.worst_class_clean)

@@ -1,6 +1,7 @@
 """One run at a time in a folder; the operating system lets go when the process dies."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,12 +23,22 @@ class FolderBusyError(ValueError):
 
 
 @contextlib.contextmanager
-def hold(folder: Path, on_busy: Callable[[], None] | None = None) -> Iterator[None]:
+def hold(
+    folder: Path,
+    on_busy: Callable[[], None] | None = None,
+    flag: str = "--config.workdir",
+    keep: bool = True,
+) -> Iterator[bool]:
     """Holds `folder` (made if missing) for the block; of several processes the lead does, for all.
 
     Args:
       folder: the folder.
       on_busy: called in the lead when another run holds it, before waiting for that; None to raise instead.
+      flag: what chose the folder, for the message.
+      keep: whether the lock's file stays; not together with `on_busy`.
+
+    Yields:
+      True.
 
     Raises:
       FolderBusyError: it is held and there is no `on_busy`.
@@ -40,14 +51,16 @@ def hold(folder: Path, on_busy: Callable[[], None] | None = None) -> Iterator[No
             if on_busy is None:
                 raise FolderBusyError(
                     f"another process is running in {folder}; wait for it, or choose another "
-                    "folder with --config.workdir"
+                    f"folder with {flag}"
                 )
             if is_lead() and not told:
                 on_busy()
             told = True
             preemption.check(f"the wait for {folder}")
             time.sleep(_AGAIN_SECONDS)
-        yield
+        if file is not None and not keep:
+            stack.callback(Path(file.name).unlink, missing_ok=True)  # before it is let go
+        yield True
 
 
 @contextlib.contextmanager
@@ -60,10 +73,10 @@ def try_hold(folder: Path) -> Iterator[bool]:
 
 
 def _taken(file: IO) -> bool:
-    """Whether the file could be locked."""
+    """Whether the file could be locked, and is still the one of its name (see `keep`)."""
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
     except OSError:
         return False
-    return True

@@ -119,6 +119,16 @@ def gather(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def memory(mesh: Mesh) -> tuple[int | None, int]:
+    """(bytes, how many devices of this host share them); None where JAX or the system does not tell."""
+    devices = mesh.local_devices
+    if devices[0].platform != "cpu":
+        return (devices[0].memory_stats() or {}).get("bytes_limit"), 1
+    known = hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names)
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else None
+    return size, len(devices)
+
+
 def num_devices(mesh: Mesh) -> int:
     """Devices that a batch is split over."""
     return mesh.devices.size

@@ -9,6 +9,7 @@ evaluation that it then makes up for. The parameters do not show it; in the logs
 after a restart averages over the steps since.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Container
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax.checkpoints import resume
-from ard_jax.checkpoints.manager import Checkpoints
+from ard_jax.checkpoints.manager import CheckpointError, Checkpoints
 from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
@@ -212,10 +213,20 @@ class _Loop:
                 if preemption.requested():
                     self.stop(step, state)
             return state, self.meta
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self.interrupted(step)) from None
         finally:
             self.runner.close()
             self.progress.close()
             writer.close()
+
+    def interrupted(self, step: int) -> str:
+        """What is left after Ctrl-C, once it is on disk."""
+        with contextlib.suppress(CheckpointError):
+            self.last.wait()
+        title, saved = self.training.title, self.last.steps()
+        kept = f"continues from {self.last.folder / str(saved[-1])}" if saved else "starts anew"
+        return f"{title} at step {step} of {self.training.total}; the same command {kept}"
 
     def tell_compiled(self, step: int) -> None:
         for compiled in self.runner.newly_compiled():
@@ -251,6 +262,7 @@ class _Loop:
             self.log.shown = {f"{training.split[:3]} {k}": v for k, v in scores["student"].items()}
             if best is None or score > best["score"]:
                 self.meta["best"] = {"step": step, "epoch": epoch, "score": score, "scores": scores}
+                self.last.wait()  # a second best checkpoint is never without a last one
                 self.best.save(step, state, self.meta_now(step, epoch))
                 self.best.wait()  # last names it
         self.last.save(step, state, self.meta_now(step, epoch), replace=late)

@@ -14,7 +14,7 @@ from ard_jax.evaluation.monitor import monitor, score
 from ard_jax.models import ModelBundle
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
-from ard_jax.training import soft_labels
+from ard_jax.training import soft_labels, train_step
 from ard_jax.training.loop import TrainingRun
 from ard_jax.training.train_step import StepConfig
 
@@ -112,6 +112,23 @@ def make(
         on_device=s.data.on_device,
         columns=columns,
     )
+
+
+def state_shapes(
+    settings: TrainingSettings,
+    splits: Splits,
+    student: ModelBundle,
+    teachers: dict[str, ModelBundle],
+) -> list[jax.ShapeDtypeStruct]:
+    """Returns the arrays that a checkpoint of the training holds, as shapes alone."""
+    step = step_config(settings, splits)
+    method = settings.make_method(student, teachers, step.steps_per_epoch)
+
+    def start(key: jax.Array) -> RunState:
+        given = {role: bundle.init(key) for role, bundle in teachers.items()}
+        return train_step.start_average(method.init(student.init(key), given), step)
+
+    return jax.tree.leaves(jax.eval_shape(start, jax.random.key(0)))
 
 
 def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ard_jax.checkpoints import manager, networks
-from ard_jax.cli import export, train
+from ard_jax.cli import export, train_checks
 
 
 def net(**values):
@@ -58,6 +58,6 @@ def test_a_run_without_its_experiment_is_no_imported_network(root):
         with pytest.raises(
             manager.CheckpointError, match="lacks the experiment that trained it; .*--config"
         ):
-            train.saved_experiment(str(step))
+            train_checks.saved_experiment(str(step))
     finally:
         file.write_text(original)

@@ -11,7 +11,7 @@ import pytest
 from experiments import tiny
 
 from ard_jax.checkpoints import networks
-from ard_jax.cli import export, train
+from ard_jax.cli import export, train, train_checks
 from ard_jax.config import build, parse
 from ard_jax.training import teachers
 
@@ -36,7 +36,7 @@ def test_every_network_gives_its_logits(root, name, path, item):
 
 
 def test_a_run_is_evaluated_again(root):
-    experiment = train.saved_experiment(str(root / "run"))
+    experiment = train_checks.saved_experiment(str(root / "run"))
     assert experiment.method.name == "ciard" and experiment.ema_decay == 0.9
     report = train.evaluate_checkpoint(experiment, str(root / "run"), ["fgsm"])
     again = json.loads((report.parent / "evaluation.json").read_text())["nets"]

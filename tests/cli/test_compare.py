@@ -8,7 +8,7 @@ import pytest
 from experiments import tiny
 
 from ard_jax import data
-from ard_jax.cli import compare, train
+from ard_jax.cli import compare, train, train_checks
 from ard_jax.config.comparison import from_config
 from ard_jax.config.parse import ConfigError
 from ard_jax.reporting import comparison_page
@@ -176,7 +176,7 @@ def test_a_changed_run_is_not_taken_for_the_finished_one(compared):
     changed = json.loads(json.dumps(raw))
     changed["runs"]["sat"]["student_optim"]["lr"] = 0.05
     built = from_config(changed)
-    kinds = {key[0]: train.finished(e) is None for key, e in built.experiments.items()}
+    kinds = {key[0]: train_checks.finished(e) is None for key, e in built.experiments.items()}
     assert kinds == {"natural": False, "sat": True}
 
 

@@ -1,11 +1,14 @@
 """What users get wrong on the command line: one message that names the thing, the value and the fix."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
 import typing
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags as absl_flags
@@ -13,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ard_jax.cli import command_line, config_file, values
+from ard_jax.cli import command_line, config_file, failures, values
 from ard_jax.config import comparison, parse
+from ard_jax.runtime import environment, preemption
 
 ROOT = Path(__file__).parents[2]
 DIGITS, SAT, CIARD = "digits.py:natural", "digits.py:sat", "digits.py:ciard"
@@ -61,7 +65,12 @@ REFUSED = [
     (SAT, ["attack.step_size=100.0"], "config.attack.step_size=100.0: must be at most 1"),
     (SAT, ["attack.options.foo=1"], "config.attack: attack 'sat_train' has no parameter foo; it has"),
     (SAT, ["attack.options.restarts=0"], "config.attack: attack 'sat_train': restarts=0: must be an integer"),
-    (DIGITS, ["method.beta=6.0"], "config.method.beta does not exist; did you mean config.teachers"),
+    (DIGITS, ["method.beta=6.0"], "config.method.beta does not exist: this method has no options"),
+    ("digits.py:trades", ["method.gamma=1"], "config.method.gamma does not exist: this method has the opt"),
+    (DIGITS, ["student.kwargs.widths=(9,100000)"], "config.student.kwargs.widths=(9, 100000): must be"),
+    (DIGITS, ["student.model=wrn_100000_10"], "config.student.model='wrn_100000_10': must be at most 10000"),
+    (DIGITS, ["eval.attacks=rslad_train"], "config.eval.attacks: 'rslad_train': choose one of 'apgd_ce', "),
+    (DIGITS, ["eval.step_sizes.pgd20=0.1"], "config.eval.step_sizes: pgd20 is no attack of this evaluation"),
     (DIGITS, ["eval.step_sizes.foo=0.1"], "config.eval.step_sizes: 'foo': choose one of"),
     (DIGITS, ["eval.step_sizes.pgd_sat=-1.0"], "config.eval.step_sizes.pgd_sat=-1.0: must be greater"),
     (DIGITS, ["eval.max_selection_examples=-5"], "config.eval.max_selection_examples=-5: must be at least 0"),
@@ -129,6 +138,14 @@ def test_a_broken_config_file_is_named(text, problem, tmp_path):
     with pytest.raises(config_file.ConfigFileError, match=re.escape(str(path))) as caught:
         config_file.load(str(path))
     assert problem in str(caught.value)
+
+
+def test_a_json_file_is_no_config_file(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        config_file.ConfigFileError, match="config.json is JSON, .* --checkpoint=FOLDER"
+    ):
+        config_file.load(str(tmp_path / "config.json"))
 
 
 def test_every_option_of_the_schema_can_be_set():
@@ -273,6 +290,78 @@ def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_pat
     assert code == 2 and told == ""
     assert wrong.startswith("ERROR: ") and message in wrong
     assert "Traceback" not in wrong and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+class Broken:
+    """Stands for a standard output that takes nothing."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    flush = write
+
+    def fileno(self):
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "output", "code", "message"),
+    [
+        (ValueError("epochs=0"), None, 2, "ERROR: epochs=0"),
+        (FULL, None, 2, "ERROR: a file of this run: No space left on device"),
+        (FULL, Broken(), 2, "ERROR: standard output: No space left on device"),
+        (OSError(errno.EMFILE, "Too many open files", "/a"), None, 2, "ERROR: /a: Too many open files; "),
+        (MemoryError("9 GiB"), None, 2, "ERROR: out of memory: 9 GiB; lower config.batch_size or"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), None, 2, "ERROR: out of memory: RESOURCE_EXHAUSTED: 9"),
+        (preemption.PreemptedError("stopped"), None, 75, "PREEMPTED: stopped. The same command continues."),
+        (RuntimeError("a fault of ours"), None, 1, "RuntimeError: a fault of ours"),
+    ],
+)  # fmt: skip
+def test_what_ends_the_work_is_told(error, output, code, message, monkeypatch, capsys):
+    if output:
+        monkeypatch.setattr(sys, "stdout", output)
+    assert failures.report(error) == code
+    told = capsys.readouterr().err
+    assert message in told and ("Traceback" in told or told.count("\n") == 1)
+
+
+def test_a_device_that_is_not_there_is_told(monkeypatch, capsys):
+    def no_devices():
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(failures.jax, "devices", no_devices)
+    assert failures.report(AssertionError()) == 2
+    assert "JAX finds no device of JAX_PLATFORMS='cuda' (AssertionError)" in capsys.readouterr().err
+
+
+def test_too_few_open_files_are_told(monkeypatch):
+    monkeypatch.setattr(environment.resource, "getrlimit", lambda _: (40, 40))
+    monkeypatch.setattr(environment.resource, "setrlimit", lambda *_: None)
+    with pytest.raises(ValueError, match="ulimit -n is 40, .* ulimit -n 1024"):
+        environment.raise_open_files()
+
+
+def test_a_seed_is_the_same_run_whatever_jax_is_told(capsys):
+    jax.config.update("jax_enable_x64", True)
+    environment.fix_numbers()
+    assert not jax.config.values["jax_enable_x64"]
+    assert "JAX_ENABLE_X64=True is of no effect here: it is False" in capsys.readouterr().err
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not on this system")
+def test_a_full_output_is_one_message():
+    command = [sys.executable, "-m", "ard_jax.main", "--mode=import", "--source=list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "ERROR: standard output: No space left on device\n",
+    )
 
 
 @pytest.mark.multiprocess

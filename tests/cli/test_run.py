@@ -1,20 +1,24 @@
 """Whole runs: what is written, what a second start does, what stops a run."""
 
 import json
+import re
+import shutil
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from experiments import tiny
 
-from ard_jax import evaluate
+from ard_jax import evaluate, main
 from ard_jax.checkpoints import networks, resume
-from ard_jax.cli import export, import_network, train
+from ard_jax.cli import export, import_network, train, train_checks
 from ard_jax.config import build, parse
 from ard_jax.io.metric_writer import read_metrics
-from ard_jax.runtime import compilation
+from ard_jax.runtime import compilation, locks, sharding
 from ard_jax.training import loop, teachers
+from ard_jax.training.step_runner import StepRunner
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +87,21 @@ def test_a_batch_is_no_larger_than_the_data(tmp_path):
 def test_changed_data_are_told(tmp_path):
     """By a finished run, another evaluation of it, and a comparison that has it."""
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
-    arrays = {"images": images, "labels": np.arange(60) % 3}
+    arrays = {"train_images": images[:48], "test_images": images[48:]}
+    arrays |= {"train_labels": np.arange(48) % 3, "test_labels": np.arange(12) % 3}
     np.savez(tmp_path / "d.npz", **arrays)
     values = {"data__name": "npz", "data__dir": str(tmp_path / "d.npz"), "data__holdout": 0.0}
     values |= {"batch_size": 16, "epochs": 1, "eval__attacks": ("fgsm",), "eval__batch_size": 10**5}
     experiment = parse.to_experiment(tiny(tmp_path, "natural", select_on="test", **values))
     report = train.run(experiment)
     assert train.run(experiment) == report
-    np.savez(tmp_path / "d.npz", **arrays | {"labels": 2 - arrays["labels"]})
-    told = "was trained on 48 images, .* of .*d.npz, which now has 48 images, .*: the data changed since"
-    with pytest.raises(loop.ConfigChangedError, match=f"run holds a finished run that {told}"):
-        train.run(experiment)
-    with pytest.raises(ValueError, match=f"best/3 {told}"):
-        train.evaluate_checkpoint(experiment, str(report.parent), ["fgsm"])
+    for key, what in (("train_labels", "was trained on 48"), ("test_labels", "is tested on 12")):
+        np.savez(tmp_path / "d.npz", **arrays | {key: 2 - arrays[key]})
+        told = f"{what} images, .* of .*d.npz, which now has {what[-2:]} images, .*: the data changed since"
+        with pytest.raises(loop.ConfigChangedError, match=f"run holds a finished run that {told}"):
+            train.run(experiment)
+        with pytest.raises(ValueError, match=f"best/3 {told}"):
+            train.evaluate_checkpoint(experiment, str(report.parent), ["fgsm"])
     (tmp_path / "d.npz").unlink()  # the report stays
     assert train.run(experiment) == report
 
@@ -107,6 +113,61 @@ def test_other_config_in_the_same_folder_is_refused_with_the_difference(finished
         loop.ConfigChangedError, match=r"student_optim.lr: checkpoint 0.2, now 0.05"
     ):
         train.run(parse.to_experiment(changed))
+
+
+@pytest.mark.parametrize(
+    ("gone", "lr", "message"),
+    [
+        (("best",), 0.2, "WARNING: .* has no checkpoint in best/: only what"),
+        (("best", "evaluation.json"), 0.2, "but best/ has no checkpoint .*; --mode=evaluate takes .* last/"),
+        (("last", "evaluation.json"), 0.05, "but last/ has no checkpoint .*; --mode=evaluate takes .* best/"),
+        (("last", "best"), 0.05, "run, but last/ has no checkpoint .*: put .* back. To train"),
+    ],
+)  # fmt: skip
+def test_checkpoints_that_were_taken_away_are_told(finished, tmp_path, capsys, gone, lr, message):
+    shutil.copytree(finished[1].parent, tmp_path / "run")
+    for name in gone:
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    experiment = parse.to_experiment(tiny(tmp_path, student_optim__lr=lr))
+    if "WARNING" in message:
+        train.run(experiment)
+        assert re.search(message, capsys.readouterr().out)
+    else:
+        with pytest.raises(ValueError, match=message):
+            train.run(experiment)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_fits_neither_disk_nor_memory_is_refused_at_once(tmp_path):
+    experiment = parse.to_experiment(tiny(tmp_path, "natural"))
+    with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=10_000)):
+        with pytest.raises(
+            ValueError, match="run: 10 kB are free there, but 4 checkpoints of about"
+        ):
+            train.run(experiment)
+    with mock.patch.object(sharding, "memory", return_value=(1000, 1)):
+        with pytest.raises(
+            ValueError, match="config.student: .* take 3.28 kB on each of 1 devices, but"
+        ):
+            train.run(experiment)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_names_the_checkpoint(tmp_path, monkeypatch, capsys):
+    real, experiment = StepRunner.advance, parse.to_experiment(tiny(tmp_path, "natural"))
+
+    def advance(self, state, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return real(self, state, step)
+
+    monkeypatch.setattr(StepRunner, "advance", advance)
+    monkeypatch.setattr(main, "_run", lambda: train.run(experiment))
+    assert main.main(["main"]) == 130
+    told = f"INTERRUPTED: student at step 7 of 10; the same command continues from {tmp_path}/run/last/5\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 def test_metrics_hold_each_step_once_and_every_loss_term(finished):
@@ -144,13 +205,13 @@ def test_values_of_another_training_are_refused(finished):
         "student.kwargs.blocks=1",
         "workdir=/x",
     ]
-    train.check_overrides(experiment, overrides, str(report.parent))
+    train_checks.check_overrides(experiment, overrides, str(report.parent))
     longer = experiment.replace(epochs=7)
-    train.check_overrides(longer, ["eval.grid=1"], str(report.parent))
+    train_checks.check_overrides(longer, ["eval.grid=1"], str(report.parent))
     with pytest.raises(
         parse.ConfigError, match=r"another training:\n  - config.epochs=7: .* with 2\n"
     ):
-        train.check_overrides(longer, ["epochs=7"], str(report.parent))
+        train_checks.check_overrides(longer, ["epochs=7"], str(report.parent))
 
 
 def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
@@ -179,6 +240,14 @@ def test_two_evaluations_at_once_have_two_folders(tmp_path):
     with pytest.raises(KeyboardInterrupt), train._evaluation_folder(tmp_path, "") as (third, _):
         raise KeyboardInterrupt
     assert none is None and not third.exists()
+    out = str(tmp_path / "out")
+    with train._evaluation_folder(tmp_path, out) as (made, _):
+        with pytest.raises(
+            locks.FolderBusyError, match="another process is running in .*out; .* with --out"
+        ):
+            with train._evaluation_folder(tmp_path, out):
+                pass
+    assert made.is_dir() and not list(made.iterdir())
 
 
 @pytest.mark.slow

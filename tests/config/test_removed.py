@@ -9,7 +9,7 @@ import pytest
 from experiments import tiny
 
 from ard_jax.checkpoints import resume
-from ard_jax.cli import train
+from ard_jax.cli import train_checks
 from ard_jax.config import parse, removed
 
 # Groups, name, value of old runs that did not use it, value of those that did, part of the message.
@@ -69,21 +69,21 @@ def saved_run(folder, raw):
 def test_runs_that_recorded_it(tmp_path, group, name, off, on, message):
     now = parse.to_experiment(tiny(tmp_path))
     saved_run(tmp_path, old(tmp_path, group, name, off))
-    assert train.saved_experiment(str(tmp_path / "run")) == now
-    assert train.finished(now) is not None
+    assert train_checks.saved_experiment(str(tmp_path / "run")) == now
+    assert train_checks.finished(now) is not None
 
     used = tmp_path / "used"
     saved_run(used, old(used, group, name, on))
-    assert train.finished(parse.to_experiment(tiny(used))) is None
+    assert train_checks.finished(parse.to_experiment(tiny(used))) is None
     with pytest.raises(parse.ConfigError, match=f"{message}(.|\n)*with --config by which data"):
-        train.saved_experiment(str(used / "run"))
+        train_checks.saved_experiment(str(used / "run"))
 
 
 def test_runs_whose_results_it_did_not_change_are_taken_with_any_value(tmp_path):
     now, (group, name, _, on, _) = parse.to_experiment(tiny(tmp_path)), RUN
     saved_run(tmp_path, old(tmp_path, group, name, on))
-    assert train.saved_experiment(str(tmp_path / "run")) == now
-    assert train.finished(now) is not None
+    assert train_checks.saved_experiment(str(tmp_path / "run")) == now
+    assert train_checks.finished(now) is not None
 
 
 def test_a_run_that_used_them_is_not_continued_without_them(tmp_path):

@@ -1,9 +1,11 @@
 import itertools
+import os
 import shutil
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ard_jax import data
 
@@ -72,6 +74,16 @@ def test_what_is_not_read_is_told(tmp_path, write_image, caplog):
         f"{train} (train): read 11 images in 2 classes; passed over 1 .heic, 2 .txt, 1 file(s) without "
         "suffix, 1 folder(s) without images, 2 hidden file(s), 2 hidden folder(s), 2 image(s) in subfolders, "
         "1 image(s) outside class folders; file names differ only by case: 1.PNG, 1.png",
+    ]
+
+
+def test_what_is_all_black_is_told(tmp_path, write_image, caplog):
+    write_folder(tmp_path, write_image, ("train", "test"))
+    for i in (1, 3):
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "dog" / f"{i}.png")
+    data.load("folder", tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"2 of 10 images are all black, the first is {tmp_path}/train/dog/1.png: are they whole?"
     ]
 
 
@@ -153,6 +165,8 @@ BAD_FOLDERS = {
                            ["no images, only in;"]),
     "one class": (lambda r, w: shutil.rmtree(r / "train/dog"), "train", ["1 class folders (cat)"]),
     "link to nowhere": (lambda r, w: (r / "train/eel").symlink_to("gone"), "train/eel", ["No such file"]),
+    "not UTF-8": (lambda r, w: w(r / "train" / os.fsdecode(b"\xe9") / "0.png"), "train",
+                  ["the class folder b'\\xe9' has a name that is not UTF-8; rename it"]),
     "locked": (lambda r, w: (r / "train/eel").symlink_to("eel"), "train/eel", ["symbolic links"]),
 }  # fmt: skip
 

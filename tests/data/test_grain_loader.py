@@ -111,12 +111,14 @@ def truncate(path):
 
 
 def test_a_damaged_image_is_named_at_its_step(folder):
+    lazy = data.load("folder", folder, reading=GRAIN).train
     truncate(folder / "train" / "dog" / "07.png")
-    lazy = data.load("folder", folder, reading=GRAIN).train  # its header is whole
     victim = source(lazy, batch_size=20, total=2)
     with pytest.raises(data.DataError, match="dog/07.png cannot be decoded"):
         [victim.next(step) for step in range(2)]
     victim.close()
+    with pytest.raises(data.DataError, match="dog/07.png cannot be decoded"):  # before any step
+        data.load("folder", folder, reading=GRAIN)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ard_jax import data
 from ard_jax.checkpoints import manager, networks, resume
-from ard_jax.cli import train
+from ard_jax.cli import train, train_checks
 from ard_jax.config import build, parse
 from ard_jax.data.train_batches import TrainBatches
 from configs import digits
@@ -50,7 +50,7 @@ def experiment(folder, digits_folder, **options):
 
 def last_state(built):
     """Student's and teachers' arrays of the newest checkpoint, and its metadata."""
-    step = manager.find(train.workdir_of(built) / "last")
+    step = manager.find(train_checks.workdir_of(built) / "last")
     _, variables, meta, _ = networks.load(step)
     return jax.tree.map(np.asarray, variables), meta
 
@@ -83,7 +83,7 @@ def test_a_run_continues_with_what_it_began_with(tmp_path, digits_folder, loader
 
 def test_a_finished_run_stays_finished_however_its_data_is_read(tmp_path, digits_folder):
     built = experiment(tmp_path, digits_folder)
-    folder = train.workdir_of(built)
+    folder = train_checks.workdir_of(built)
     folder.mkdir()
     record = json.dumps({"config": parse.to_dict(built)})
     (folder / "evaluation.json").write_text(record)
@@ -92,7 +92,7 @@ def test_a_finished_run_stays_finished_however_its_data_is_read(tmp_path, digits
         ({"loader": "grain"}, True),
         ({"image_size": 4}, False),
     ):
-        found = train.finished(experiment(tmp_path, digits_folder, **change))
+        found = train_checks.finished(experiment(tmp_path, digits_folder, **change))
         assert (found is not None) is same
 
 
@@ -125,7 +125,8 @@ def test_same_parameters_and_accuracies_bit_for_bit(tmp_path, digits_folder, mon
     jax.tree.map(np.testing.assert_array_equal, want, got)
     assert meta["data"] == {"next_index": meta["step"]} == {"next_index": 12}
     one, other = (
-        json.loads((train.workdir_of(e) / "evaluation.json").read_text()) for e in built.values()
+        json.loads((train_checks.workdir_of(e) / "evaluation.json").read_text())
+        for e in built.values()
     )
     assert one["nets"] == other["nets"]
 

@@ -121,6 +121,18 @@ def test_the_one_before_is_continued_and_the_step_written_again(run, damage, cap
     assert_equal(state, state_of(20))
 
 
+def test_a_network_of_another_step_is_not_taken_for_it(run, capsys):
+    shutil.rmtree(run / "last" / "20" / "student")
+    shutil.copytree(run / "last" / "10" / "student", run / "last" / "20" / "student")
+    with pytest.raises(
+        CheckpointError, match="20/student holds other values .* copied from another step"
+    ):
+        load_variables(run / "last" / "20", "student", state_of(0).student.variables)
+    with Checkpoints(run / "last", keep=2) as last:
+        assert resume.newest(last, state_of(0), CONFIG)[1]["step"] == 10
+    assert "Continuing from step 10" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_best_before_it_is_evaluated(run, damage, capsys):
     damage(run / "best" / "20")

@@ -18,6 +18,7 @@ from ard_jax.checkpoints import networks
 from ard_jax.cli import train
 from ard_jax.config import build, parse
 from ard_jax.evaluation import autoattack, diagnostics, full, noise
+from ard_jax.evaluation.accuracies import ExampleResults, summarize
 from ard_jax.evaluation.evaluator import Evaluator, for_network
 from ard_jax.reporting import run_page
 from ard_jax.reporting.record import Evaluation, NetworkResult
@@ -94,11 +95,36 @@ def test_flags_and_images(finished, evaluation):
         np.testing.assert_array_equal(moved > 0, broken)
 
 
-def test_a_part_of_the_images_is_no_part_of_the_worst_case(finished, evaluation):
+def test_the_worst_case_is_of_the_images_that_all_attacks_got(finished, evaluation):
     flags = np.load(finished[1] / "evaluation_flags.npz")
     for title, net in evaluation["nets"].items():
-        seen = [flags[f"{title}/{name}/correct"] for name in ("clean", "fgsm", "pgd_sat")]
+        names = (
+            ("clean", "fgsm", "pgd_sat", *SUITES)
+            if net["role"] == "student"
+            else ("clean", "fgsm", "pgd_sat")
+        )
+        count = 30 if net["role"] == "student" else 60
+        seen = [flags[f"{title}/{name}/correct"][:count] for name in names]
         assert net["worst_case"]["accuracy"] == pytest.approx(np.all(seen, axis=0).mean())
+        assert net["worst_case"].get("num_examples", 60) == count
+    assert any(note.startswith("Worst case of student (best)") for note in evaluation["notes"])
+
+
+def test_without_an_attack_there_is_no_worst_case():
+    right = np.array([True, True, False])
+    results = ExampleResults({"clean": right}, {"clean": right.astype(int)}, np.zeros(3, int))
+    assert summarize(results, 1, ["autoattack"]).worst_case is None
+
+
+def test_attacks_of_several_radii_are_told():
+    specs = {"pgd_sat": attacks.make("pgd_sat"), "l2": attacks.make("pgd_sat", 0.5, "l2")}
+    right = np.array([True, False])
+    names = ("clean", *specs)
+    results = ExampleResults(
+        dict.fromkeys(names, right), dict.fromkeys(names, np.zeros(2, int)), np.zeros(2, int)
+    )
+    (told,) = diagnostics.warnings("net", results, summarize(results, 1, specs), specs)
+    assert "several radii (linf 0.03137, l2 0.5)" in told
 
 
 def test_stored_batches_are_gone_when_the_run_is_finished(finished):

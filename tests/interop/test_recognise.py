@@ -270,3 +270,36 @@ def test_convert_checks_names_and_values(change, message):
     other = dataclasses.replace(found, num_classes=100)
     with pytest.raises(ValueError, match=r"fc\.weight is \(10, 16\) but must be \(100, 16\)"):
         recognise.convert(state, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "bn.running_var",
+            -1,
+            "bn.running_var has 1 of 512 variances that are zero or negative .*is -1",
+        ),
+        ("bn.running_var", 0, "bn.running_var has 1 of 512 variances that are zero or negative"),
+        (
+            "linear.weight",
+            None,
+            "linear.weight is zero everywhere: no weights of a trained network",
+        ),
+    ],
+)
+def test_values_that_no_training_leaves_are_refused(name, value, message):
+    state = filled("preact_resnet18")
+    state[name] = state[name] * 0 if value is None else state[name]
+    if value is not None:
+        state[name][3] = value
+    with pytest.raises(ValueError, match=message):
+        recognise.convert(state, recognise.recognise(state))
+
+
+def test_a_tensor_beside_a_network_of_ours_is_named():
+    ours = {"params/linear/kernel": np.ones((4, 2)), "extra": np.ones(3)}
+    with pytest.raises(
+        ValueError, match="extra is no tensor of a network of ours; it should be like params"
+    ):
+        recognise.recognise(ours)

@@ -172,6 +172,22 @@ def test_tensorboard_mirror_and_purge(tmp_path):
     assert found["train/loss", 1] == 0.5 and np.isnan(found["train/loss", 2])
 
 
+def test_a_full_disk_ends_tensorboard_alone(tmp_path, monkeypatch, caplog):
+    from tensorboardX.record_writer import RecordWriter
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with MetricWriter(tmp_path) as writer:
+        monkeypatch.setattr(RecordWriter, "write", full)
+        for step in (1, 2):
+            writer.write({"kind": "train", "step": step, "loss": 0.5})
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/tensorboard cannot be written (No space left on device): going on without it"
+    ]
+
+
 def test_write_text_atomic_keeps_the_old_file_on_failure(tmp_path, monkeypatch):
     path = files.write_text_atomic(tmp_path / "a.txt", "old")
 

@@ -13,7 +13,7 @@ from evaluations import evaluation, net, suite
 from PIL import Image
 
 from ard_jax.reporting import run_page
-from ard_jax.reporting.record import Evaluation
+from ard_jax.reporting.record import Evaluation, read_evaluation
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{'
 
@@ -297,3 +297,13 @@ def test_images_that_do_not_fit(change, message):
     images = {k: v for k, v in (make_images() | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
         run_page.render(record(), [], images)
+
+
+def test_an_edited_record_counts_as_missing(tmp_path, caplog):
+    made = Evaluation.from_json(evaluation())
+    path = tmp_path / "evaluation.json"
+    path.write_text(made.text())
+    assert read_evaluation(tmp_path) == made
+    path.write_text(path.read_text().replace("0.6125", "0.7125", 1))
+    assert read_evaluation(tmp_path) is None
+    assert "evaluation.json was changed after it was written" in caplog.text

@@ -11,7 +11,7 @@ from published import NORMALIZATION, run
 
 from ard_jax.checkpoints import manager
 from ard_jax.checkpoints.resume import ConfigChangedError
-from ard_jax.cli import train
+from ard_jax.cli import train, train_checks
 from ard_jax.config import build, parse
 from ard_jax.runtime import sharding
 from ard_jax.training import teachers
@@ -85,7 +85,7 @@ def test_as_teachers_of_a_run_that_is_resumed(trained, file, tmp_path, experimen
 def test_evaluation(file, tmp_path, experiment, capsys):
     out = run(file, tmp_path, normalization=json.dumps(NORMALIZATION), experiment=experiment)
     with pytest.raises(manager.CheckpointError, match="is an imported network.*add --config"):
-        train.saved_experiment(str(out))
+        train_checks.saved_experiment(str(out))
     report = train.evaluate_checkpoint(experiment, str(out), ["fgsm"])
     assert report == out.absolute() / "evaluations" / "1" / "report.html"
     evaluation = json.loads((report.parent / "evaluation.json").read_text())

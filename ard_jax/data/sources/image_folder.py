@@ -10,6 +10,7 @@ the class names in alphabetical order, or with `class_order="natural"` 2 comes b
 
 import collections
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,13 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _class_folders(directory: Path, order: str) -> list[str]:
     classes = [e.name for e in image_decoding.entries(directory) if is_visible_folder(e)]
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{directory}: the class folder {os.fsencode(name)!r} has a name that is not UTF-8; rename it"
+            ) from None
     if len(classes) < 2:
         raise DataError(
             f"{directory} contains {len(classes)} class folders ({', '.join(classes) or 'none'}); "

@@ -1,0 +1,301 @@
+"""What is checked of data, folders and overrides before anything is computed."""
+
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ard_jax.checkpoints import manager, networks
+from ard_jax.config import build
+from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
+from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
+from ard_jax.data import Splits, base
+from ard_jax.io.files import check_writable
+from ard_jax.models import ModelBundle, described
+from ard_jax.reporting import record
+from ard_jax.runtime import sharding
+from ard_jax.runtime.distributed import everywhere, tell
+from ard_jax.training import loop, teachers
+from ard_jax.training import run as run_lib
+
+# Of config.data: what two trainings on the same images agree in.
+_WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
+# Groups of the configuration that an evaluation follows.
+_OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
+# Bytes of a checkpoint beside its arrays, with the rest of the last block of each file.
+_BESIDE, _BESIDE_ARRAY = 64_000, 600
+_TEST_SPLIT = "test_split"  # in the checkpoints' record of what a run is
+
+
+def workdir_of(experiment: Experiment) -> Path:
+    """The run's folder: config.workdir, or runs/<name>-seed<seed>."""
+    return Path(experiment.workdir or f"runs/{experiment.name}-seed{experiment.seed}")
+
+
+def finished(experiment: Experiment) -> record.Evaluation | None:
+    """The evaluation of a finished run of this very configuration, in its folder; None without one."""
+    evaluation = record.read_evaluation(workdir_of(experiment))
+    same = evaluation is not None and _is_of(evaluation, experiment)
+    return evaluation if everywhere(same) else None
+
+
+def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
+    """Whether an evaluation is of this experiment; where and how it ran does not matter."""
+    try:
+        # Values that came later get their defaults.
+        saved = of_results(to_experiment(evaluation.config, saved=True))
+    except ValueError:
+        return False
+    return saved == of_results(experiment)
+
+
+def check_finished(experiments: Iterable[Experiment], splits: Splits) -> None:
+    """Checks that finished runs were trained on the data as they are now.
+
+    Raises:
+      ConfigChangedError: one was not.
+    """
+    for experiment in experiments:
+        workdir = workdir_of(experiment)
+        try:
+            meta = manager.read_meta(manager.find(workdir / "last"))
+        except manager.CheckpointError:
+            continue  # only its report is left
+        if problem := changed_data(meta, experiment, splits):
+            raise loop.ConfigChangedError(
+                f"{workdir} holds a finished run that {problem}. Put those of the run back, or use another "
+                "--config.workdir for these."
+            )
+
+
+def changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -> str:
+    """How data of the same name and place differ from those of the training; "" where they do not."""
+    saved, config = meta.get("experiment", {}).get("data", {}), meta.get("config", {})
+    data = experiment.data.model_dump(mode="json")
+    if not saved or any(saved.get(k, data[k]) != data[k] for k in _WHICH_DATA):
+        return ""
+    for key, split in (("train_split", splits.train), (_TEST_SPLIT, splits.test)):
+        then, now = config.get(key), build.describe_split(split)
+        if then and then != now:
+            what = "was trained" if split is splits.train else "is tested"
+            return (
+                f"{what} on {then} of {split.name}, which now has {now} (a checksum of the "
+                f"{split.split} split): the data changed since"
+            )
+    return ""
+
+
+def with_test_split(config: dict[str, Any], splits: Splits) -> dict[str, Any]:
+    """What a run is (`TrainingRun.config`), and on which images it will be tested."""
+    return config | {_TEST_SPLIT: build.describe_split(splits.test)}
+
+
+def missing_checkpoints(workdir: Path) -> list[str]:
+    """Which of "best" and "last" hold no step of a run."""
+    return [name for name in ("best", "last") if not _steps(workdir / name)]
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+
+
+def check_resumable(experiment: Experiment, first: int) -> None:
+    """Checks that what a folder holds of a run can be continued, or is so little that nothing is lost.
+
+    Args:
+      experiment: the run, which is not finished.
+      first: step of the first evaluation. A kill may leave its best checkpoint alone, without a last one.
+
+    Raises:
+      CheckpointError: best/ or last/ was taken away.
+    """
+    workdir = workdir_of(experiment)
+    best, last = (_steps(workdir / name) for name in ("best", "last"))
+    report = (workdir / record.EVALUATION_FILE).exists()
+    if last and not best:
+        meta = manager.read_meta(manager.find(workdir / "last"))
+        gone = "best" if meta.get("best") else ""
+    else:
+        begun = best and best[-1] <= first and _trains_same(experiment, workdir / "best")
+        gone = "last" if not last and (report or (best and not begun)) else ""
+    if gone:
+        kept = " or ".join(f"{name}/" for name, there in (("best", best), ("last", last)) if there)
+        again = f"; --mode=evaluate takes what is in {kept}" if kept else ""
+        raise manager.CheckpointError(
+            f"{workdir} holds results of a run, but {gone}/ has no checkpoint to continue it from: put "
+            f"{workdir / gone} back{again}. To train anew, choose another --config.workdir, or delete "
+            f"{workdir}"
+        )
+
+
+def _trains_same(experiment: Experiment, folder: Path) -> bool:
+    """Whether a checkpoint is of this training."""
+    try:
+        saved = saved_experiment(str(folder))
+    except ValueError:
+        return False
+    then, now = (without(to_dict(e), NOTHING, EVALUATION, CONTENT) for e in (saved, experiment))
+    return then == now
+
+
+def check_size(
+    experiment: Experiment,
+    splits: Splits,
+    mesh: Any,
+    student: ModelBundle,
+    wanted: Iterable[build.TeacherSettings],
+) -> None:
+    """Checks that the state of a training fits the devices, and its checkpoints the disk.
+
+    Raises:
+      ValueError: it does not.
+    """
+    bundles = {}
+    for teacher in wanted:
+        if teacher.checkpoint:
+            net = networks.describe_checkpoint(teacher.checkpoint)[0]
+        else:
+            net = teacher.describe(splits.train)
+        bundles[teacher.role] = described.from_description(net)
+    settings = build.training_settings(experiment)
+    arrays = run_lib.state_shapes(settings, splits, student, bundles)
+    size = sum(array.size * array.dtype.itemsize for array in arrays)
+    room, copies = sharding.memory(mesh)
+    if room is not None and size * copies > room:
+        raise ValueError(
+            f"config.student: parameters, teachers and optimisers take {_text(size)} on each of {copies} "
+            f"devices, but there are {_text(room)} of memory; use smaller networks, or fewer devices by "
+            "config.run.devices"
+        )
+    # Two in best/ and two in last/; the first and the last epoch are always saved.
+    size += _BESIDE + _BESIDE_ARRAY * len(arrays)
+    _check_room(workdir_of(experiment), size, 4 if experiment.epochs > 1 else 2)
+
+
+def _check_room(workdir: Path, size: int, kept: int) -> None:
+    """Raises ValueError if so many checkpoints of so many bytes do not fit beside what the disk holds."""
+    folder = workdir.absolute()
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    there = sum(
+        p.stat().st_size for n in ("best", "last") for p in (workdir / n).rglob("*") if p.is_file()
+    )
+    free = shutil.disk_usage(nearest).free
+    if kept * size > free + there:
+        raise ValueError(
+            f"config.workdir={workdir}: {_text(free)} are free there, but {kept} checkpoints of about "
+            f"{_text(size)} (student, teachers and optimisers) need {_text(kept * size)}; make room, or "
+            "choose another folder"
+        )
+
+
+def _text(size: float) -> str:
+    unit = min(3, int(math.log(max(size, 1), 1000)))
+    return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB')[unit]}"
+
+
+def saved_experiment(path: str) -> Experiment:
+    """The experiment that a checkpoint was trained by.
+
+    Args:
+      path: folder of a run, of its best/ or last/, or of one step.
+
+    Raises:
+      CheckpointError: missing, damaged, or an imported network, which no experiment trained.
+      ConfigError: its configuration is none any more, e.g. for an option that was removed.
+    """
+    folder = manager.find(path)
+    meta = manager.read_meta(folder)
+    if not {"experiment", "origin"} & set(meta):
+        raise manager.CheckpointError(
+            f"{folder}: damaged checkpoint meta: it lacks the experiment that trained it; say with --config "
+            "by which data and attacks to evaluate it"
+        )
+    if "experiment" not in meta:
+        raise manager.CheckpointError(
+            f"{folder} is an imported network: it does not say which data and attacks to evaluate it "
+            "with; add --config, e.g. --config=configs/ciard_cifar10.py"
+        )
+    try:
+        return to_experiment(meta["experiment"], saved=True)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder}: {error}\nTo evaluate it all the same, say with --config by which data and attacks."
+        ) from error
+
+
+def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str) -> None:
+    """Checks that no value of the training was set that a checkpoint was not trained with.
+
+    Args:
+      experiment: with the overrides in it.
+      overrides: PATH=VALUE of the command line.
+      path: the checkpoint, as of `train.evaluate_checkpoint`.
+
+    Raises:
+      ConfigError: one was, which an evaluation or export would not follow.
+    """
+    folder = manager.find(path)
+    saved = manager.read_meta(folder).get("experiment", {})
+    now, problems = without(to_dict(experiment), NOTHING, EVALUATION, CONTENT), []
+    for dotted in dict.fromkeys(one.partition("=")[0] for one in overrides):
+        then, value = saved, now
+        for name in dotted.split("."):
+            then, value = (v.get(name) if isinstance(v, dict) else None for v in (then, value))
+        if (
+            dotted.partition(".")[0] not in _OF_EVALUATION
+            and None not in (then, value)
+            and then != value
+        ):
+            problems.append(f"config.{dotted}={value!r}: it was trained with {then!r}")
+    if problems:
+        raise ConfigError(
+            "\n  - ".join([f"{folder} is the checkpoint of another training:", *problems])
+            + "\nLeave these values out, or give the checkpoint of a training with them."
+        )
+
+
+def check_evaluation_folder(root: Path, out: str) -> None:
+    """Checks that an evaluation can be saved to `out`, or without one to a folder in `root`.
+
+    Raises:
+      ValueError: it cannot, or `out` holds another one.
+    """
+    if out and (Path(out) / record.EVALUATION_FILE).exists():
+        raise ValueError(f"--out={out} holds an evaluation; choose another folder")
+    if out:
+        manager.check_holds_no_steps(out, "--out")
+    try:
+        check_writable(out or root, "--out")
+    except ValueError as error:
+        raise ValueError(f"{error} with --out=FOLDER") if not out else error from None
+
+
+def check_fits(net: dict[str, Any], folder: str, splits: Splits) -> None:
+    """Checks that a network takes the data.
+
+    Args:
+      net: its description.
+      folder: of its checkpoint, for the message.
+      splits: the data.
+
+    Raises:
+      TeacherError: other classes, or images of another shape.
+    """
+    if net["num_classes"] != splits.test.num_classes:
+        raise teachers.TeacherError(
+            f"{folder} has {net['num_classes']} classes, but {splits.test.name} has "
+            f"{splits.test.num_classes}"
+        )
+    if tuple(net["image_shape"]) != tuple(splits.test.image_shape):
+        raise teachers.TeacherError(
+            f"{folder} takes images of shape {tuple(net['image_shape'])}, but {splits.test.name} has "
+            f"{tuple(splits.test.image_shape)}"
+        )
+    names, ours = list(net.get("class_names") or ()), list(splits.test.class_names)
+    if problem := base.class_mismatch(names, ours):
+        raise teachers.TeacherError(f"{folder} does not fit {splits.test.name}: {problem}")
+    if names and names != ours:
+        numbers = names == [str(i) for i in range(len(names))]
+        numbered, named = (folder, ours) if numbers else (splits.test.name, names)
+        tell(f"{numbered} only numbers its classes: taken in the order {', '.join(named[:3])}, ...")
