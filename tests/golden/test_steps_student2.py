@@ -37,6 +37,7 @@ CASES = {
     "dgad/mnv2_intended": ("dgad", "adaad_train", "gauss", _DGAD),
     "dgad/iad1": ("dgad", "adaad_train", "gauss", _DGAD),
 }  # fmt: skip
+AT_MINIMUM = ("hat", "mail_trades")
 SCALARS = [(name, ours, theirs) for name, case in CASES.items() for ours, theirs in case[3].items()]
 # What is stored of each image, and the mean or the like that our metrics have of it.
 OF_IMAGES = {
@@ -126,12 +127,16 @@ def run(case):
     return _RUNS[case]
 
 
-def tolerance(golden, key):
-    """The golden README's, [6]: sharp in the first step; one flipped pixel is a jump in the later ones."""
+def tolerance(case, golden, key):
+    """The golden README's, [6]: sharp in the first step; one flipped pixel is a jump in the later ones.
+
+    A KL attack starts at its own minimum, where rounding decides many pixels, so that how near two runs come
+    in one step is a matter of chance: the largest spread of all steps there. `test_float64_run` is sharper.
+    """
     spread = np.float64(golden[f"spread/step/{key}"])
     scale = max(1.0, float(np.max(np.abs(golden[f"step/{key}"]))))
     found = np.full(steps_common.STEPS, 20 * spread.max() + 1e-3 * scale)
-    found[0] = 5 * spread[0] + 3e-6 * scale
+    found[0] = 5 * (spread.max() if case in AT_MINIMUM else spread[0]) + 3e-6 * scale
     return found
 
 
@@ -143,17 +148,16 @@ def metric(result, name):
 def test_losses(case, ours, theirs):
     golden, result = run(case)
     error = np.abs(metric(result, ours) - np.float64(golden[f"step/{theirs}"]))
-    assert np.all(error <= tolerance(golden, theirs)), (error, tolerance(golden, theirs))
+    allowed = tolerance(case, golden, theirs)
+    assert np.all(error <= allowed), (error, allowed)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if CASES[c][0] in OF_IMAGES])
 def test_weights_and_labels_of_images(case):
     golden, result = run(case)
     key, reductions = OF_IMAGES[CASES[case][0]]
-    allowed = tolerance(golden, key)
-    if (
-        key == "y_helper"
-    ):  # a share of the images, of which one may change sides after the first step
+    allowed = tolerance(case, golden, key)
+    if key == "y_helper":  # a share of the images; after the first step two may change sides
         allowed = np.where(np.arange(6) == 0, 1e-6, 2 / 32)
     for name, reduce in reductions.items():
         expected = reduce(golden[f"step/{key}"], golden["labels"])
@@ -165,7 +169,7 @@ def test_weights_and_labels_of_images(case):
 def test_right_iterates(case):
     golden, result = run(case)
     error = np.abs(metric(result, "kappa") - golden["step/kappa"].mean(1))
-    assert np.all(error <= tolerance(golden, "kappa")), error
+    assert np.all(error <= tolerance(case, golden, "kappa")), error
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if CASES[c][0] == "dgad"])
@@ -190,7 +194,8 @@ def test_adversarial_fingerprints(case):
         "xadv_sum": adversarial.sum((1, 2, 3, 4)),
     }.items():
         error = np.abs(ours - np.float64(golden[f"step/{key}"]))
-        assert np.all(error <= tolerance(golden, key)), (key, error, tolerance(golden, key))
+        allowed = tolerance(case, golden, key)
+        assert np.all(error <= allowed), (key, error, allowed)
 
 
 @pytest.mark.parametrize("after", steps_common.AFTER)
@@ -209,9 +214,9 @@ def test_parameters_and_statistics(case, after):
         assert error <= allowed, (part, error, allowed)
 
 
-@pytest.mark.parametrize("case", ["hat", "mail_trades"])
+@pytest.mark.parametrize("case", AT_MINIMUM)
 def test_float64_run(case):
-    """Their KL attack starts at its own minimum, where rounding decides: here no rounding takes part."""
+    """No processor's rounding takes part here: twice the noise is enough, and ten times would hide faults."""
     golden = load(case)
     with in_float64():
         result = six_steps(case, golden)
