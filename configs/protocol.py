@@ -17,6 +17,14 @@ from configs import common
 # family happen at the end of that epoch; ARD, IAD, AdaAD, Rice et al. and DARD count epochs from 0.
 _ARD = (200, {"schedule": "multistep", "boundaries": (101, 151)})
 _RICE = (200, {"schedule": "multistep", "boundaries": (101, 151), "weight_decay": 5e-4})
+_MART = (
+    120,
+    {"lr": 0.01, "schedule": "multistep", "boundaries": (75, 90, 100), "weight_decay": 3.5e-3},
+)
+_HAT = (
+    50,
+    {"lr": 0.21, "schedule": "cosine", "warmup": 12, "nesterov": True, "weight_decay": 5e-4},
+)
 _RSLAD = (300, {"schedule": "multistep", "boundaries": (216, 261, 286)})
 _CIARD = (300, {"schedule": "ciard", "start": 150})
 RECIPES = {
@@ -24,10 +32,13 @@ RECIPES = {
     "kd": _ARD,  # ARD's paper has such a row, without its settings
     "sat": _RICE,
     "trades": (76, {"schedule": "multistep", "boundaries": (75,)}),
-    "mart": (
-        120,
-        {"lr": 0.01, "schedule": "multistep", "boundaries": (75, 90, 100), "weight_decay": 3.5e-3},
-    ),
+    "mart": _MART,
+    **dict.fromkeys(("mail", "mail_trades", "mail_mart"), _MART),
+    # The code halves the rate once more, at 11/12.
+    "gairat": (120, {"schedule": "multistep", "boundaries": (61, 91)}),
+    # The code has a one-cycle rate and momentum, per step; its helper has the student's size.
+    "hat": _HAT,
+    "hat_at": _HAT,
     # The schedule without generated data, while attack, BatchNorm modes and beta are those of the script
     # for generated data. There the network is PreActResNet-18, and losses are cut.
     "score": (
@@ -44,6 +55,7 @@ RECIPES = {
     "b_mtard": _RSLAD,
     "adaad": _RICE,
     "adaiad": _RICE,
+    "dgad": _RICE,
     "dard": (50, {"schedule": "multistep", "boundaries": (31, 41), "weight_decay": 5e-4}),
     "ciard": _CIARD,
     "ciard_dard": _CIARD,
@@ -237,6 +249,8 @@ def _decays_once(config: common.Config) -> bool:
 def mobilenet_v2(config: common.Config) -> None:
     """The other student of the papers."""
     config.student = common.net("mobilenet_v2")
+    if "student_form" in config.method:
+        config.method.student_form = "mobilenet_v2"
 
 
 def select_on_test(config: common.Config) -> None:

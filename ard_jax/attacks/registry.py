@@ -46,7 +46,8 @@ _PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 # trades_train (yaodongyu/TRADES: 0.007 at eps 0.031), mart_train (YisenWang/MART, the same with CE),
 # rslad_train (zibojia/RSLAD), adaad_train (boyellow/AdaAD), ard_train (goldblum/
 # AdversariallyRobustDistillation and ZFancy/IAD), score_train (P2333/SCORE), sat_train
-# (MadryLab/cifar10_challenge). dpgd: DARD's scripts; see `dpgd`.
+# (MadryLab/cifar10_challenge), hat_train (imrahulr/hat), gairat_train
+# (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training). dpgd: DARD's scripts; see `dpgd`.
 _REGISTRY: dict[str, Callable[..., Attack]] = {
     # Suites first: what can also be a pure function stands below under the same name.
     **{
@@ -63,6 +64,8 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "ciard_train": _pgd("CIARD training", 0.25, 10, **_GAUSS),
     "trades_train": _pgd("TRADES training", _TRADES_STEP, 10, loss="kl", **_GAUSS),
     "mart_train": _pgd("MART training", _TRADES_STEP, 10, **_GAUSS),
+    "gairat_train": _pgd("GAIRAT training", _TRADES_STEP, 10, start="uniform"),
+    "hat_train": _pgd("HAT training", 0.25, 10, loss="kl", **_GAUSS),
     "rslad_train": _pgd("RSLAD training", 0.25, 10, loss="teacher_kl", **_GAUSS),
     "adaad_train": _pgd("AdaAD training", 0.25, 10, loss="teacher_moving_kl", **_GAUSS),
     "ard_train": _pgd("ARD training", 0.25, 10, start="uniform", clip_start=False),

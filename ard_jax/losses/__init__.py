@@ -4,13 +4,14 @@ from ard_jax.losses.dice import DICE_FORMS, DICE_KINDS, dice_loss, dpgd_objectiv
 from ard_jax.losses.distill import (
     balance_temperatures,
     balance_weights,
+    corrected_logits,
     cross_entropy,
     kl_divergence,
     negative_entropy,
     reduce_kl,
     softened_kl,
 )
-from ard_jax.losses.margin import cw_margin, dlr, targeted_dlr
+from ard_jax.losses.margin import cw_margin, dlr, probability_margin, targeted_dlr
 from ard_jax.losses.push import (
     bounded_push,
     continuous_scale,
@@ -34,6 +35,7 @@ __all__ = [
     "boosted_cross_entropy",
     "bounded_push",
     "continuous_scale",
+    "corrected_logits",
     "cross_entropy",
     "cw_margin",
     "decade_scale",
@@ -45,6 +47,7 @@ __all__ = [
     "mart_kl",
     "masked_class_mean",
     "negative_entropy",
+    "probability_margin",
     "push_loss",
     "reduce_kl",
     "soft_dice",

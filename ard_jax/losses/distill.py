@@ -253,3 +253,29 @@ def softened_kl(
     checks.temperature(temperature, "temperature", student_logits.shape[0])
     kl = trades_kl(teacher_logits / temperature, student_logits / temperature)
     return temperature**2 * kl
+
+
+def corrected_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """A teacher's logits with that of the label and the largest exchanged; right rows stay as they are.
+
+    Source: kunsaram01/DGAD, before the softmax. Of equal largest logits the first is exchanged.
+
+    Args:
+      logits: [B,K] float.
+      labels: [B] int.
+
+    Returns:
+      [B,K] like `logits`; the label's is the largest, or one of the largest.
+
+    Raises:
+      ValueError: shapes do not fit.
+    """
+    logits, labels = checks.logits_and_labels(logits, labels)
+    largest = jnp.argmax(logits, -1)
+    is_label, is_largest = (
+        jax.nn.one_hot(c, logits.shape[-1], dtype=jnp.bool_) for c in (labels, largest)
+    )
+    of_label = jnp.take_along_axis(logits, labels[:, None], -1)
+    return jnp.where(
+        is_label, jnp.max(logits, -1, keepdims=True), jnp.where(is_largest, of_label, logits)
+    )

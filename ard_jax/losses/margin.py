@@ -1,4 +1,4 @@
-"""Margin losses on the logits: Carlini-Wagner, and AutoAttack's difference-of-logits ratios."""
+"""Margins of logits: Carlini-Wagner, AutoAttack's difference-of-logits ratios; of probabilities: MAIL."""
 
 import math
 
@@ -91,3 +91,24 @@ def targeted_dlr(logits: jax.Array, labels: jax.Array, targets: jax.Array) -> ja
     ordered = jnp.sort(logits, axis=-1)
     margin = _of_label(logits, labels) - _of_label(logits, targets)
     return -margin / (ordered[:, -1] - 0.5 * (ordered[:, -3] + ordered[:, -4]) + 1e-12)
+
+
+def probability_margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """max_{j != y} p_j - p_y of p = softmax(logits): how wrong, and how certain (MAIL).
+
+    Wang et al. 2021 (arXiv 2106.07904), QizhouWang/MAIL, at the adversarial image. The paper calls its
+    negative the probability margin.
+
+    Args:
+      logits: [B,K] float, K >= 2.
+      labels: [B] int.
+
+    Returns:
+      [B] float32, from -1 (certain and right) to 1 (certain and wrong).
+
+    Raises:
+      ValueError: shapes do not fit.
+    """
+    logits, labels = checks.logits_and_labels(logits, labels)
+    p = jax.nn.softmax(logits.astype(jnp.float32))
+    return _best_other(p, labels) - _of_label(p, labels)

@@ -46,6 +46,8 @@ FORMULAS = {
     "ard_train": lambda x: -jnp.sum(log_p(predict(x))[jnp.arange(BATCH), Y]),
     "sat_train": lambda x: -jnp.sum(log_p(predict(x))[jnp.arange(BATCH), Y]),
     "mart_train": lambda x: -jnp.sum(log_p(predict(x))[jnp.arange(BATCH), Y]),
+    "gairat_train": lambda x: -jnp.sum(log_p(predict(x))[jnp.arange(BATCH), Y]),
+    "hat_train": lambda x: kl(log_p(predict(X)), log_p(predict(x))),
 }
 
 
@@ -79,6 +81,8 @@ def test_the_moving_teacher_is_another_attack_than_the_fixed_one():
         ("adaad_train", 2 / 255, "gauss", False, "ball_then_range", "network"),
         ("ard_train", 2 / 255, "uniform", False, "ball_then_range", ""),
         ("mart_train", 0.007 / 0.031 * 8 / 255, "gauss", False, "ball_then_range", ""),
+        ("gairat_train", 0.007 / 0.031 * 8 / 255, "uniform", True, "ball_then_range", ""),
+        ("hat_train", 2 / 255, "gauss", False, "ball_then_range", ""),
         ("score_train", 2 / 255, "uniform", True, "ball_then_range", ""),
         ("sat_train", 2 / 255, "uniform", True, "ball_then_range", ""),
         ("dpgd", 2 / 255, "none", True, "ball_then_range", ""),

@@ -20,7 +20,7 @@ from ard_jax.io import options
 
 NAN = float("nan")
 REPOSITORY = Path(__file__).parents[2]
-_RELEASED = ("absld", "adaiad", "iad1")
+_RELEASED = ("absld", "adaiad", "dgad", "iad1", "mail", "mail_mart", "mail_trades")
 _VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
 _OF_RATE = [f"{name}:{variant}" for name in ("ard", "iad2") for variant in ("paper", "released")]
 _CPU = [f"{name}:cpu" for name in methods.names()]

@@ -89,7 +89,7 @@ def run(
     golden: dict[str, np.ndarray],
     attack: Any,
     *,
-    noise: str = "gauss",
+    noise: str | np.ndarray = "gauss",
     options: dict[str, Any] | None = None,
     optim_options: dict[str, Any] | None = None,
     epoch: Any = None,
@@ -101,7 +101,7 @@ def run(
       method: registry name.
       golden: `load(...)`.
       attack: name or `PgdAttack` of the inner attack.
-      noise: start perturbation: "gauss" 0.001 n, "uniform" eps u.
+      noise: start perturbation: "gauss" 0.001 n, "uniform" eps u, or [6,B,H,W,C].
       options: of the method.
       optim_options: of `OptimConfig`; default SGD 0.1, momentum 0.9, weight decay 2e-4, constant.
       epoch: [6] ints, the epoch (from 1) that each step belongs to; default 1.
@@ -126,7 +126,9 @@ def run(
     state = made.init(weights(golden, "init/student"), teachers)
     clean = golden["images_u8"].astype(np.float32) / np.float32(255)
     start = 0.001 * (golden["gauss_k"] / np.float32(32))
-    if noise == "uniform":
+    if isinstance(noise, np.ndarray):
+        start = noise
+    elif noise == "uniform":
         start = np.float32(spec.eps) * (golden["uniform_k"] / np.float32(128))
     states, metrics, images = [], [], []
     with jax.default_matmul_precision("highest"):

@@ -10,19 +10,17 @@ from small_networks import batch, networks
 from ard_jax import attacks, methods, optim
 from ard_jax.methods import base
 
-ATTACKS = {"mart": "mart_train", "ard": "ard_train", "iad1": "ard_train", "iad2": "ard_train",
-           "score": "score_train", "sat": "sat_train", "trades": "trades_train"}  # fmt: skip
 TRAIN = (("attack_bn", "train"),)
 
 
 def parts(name, *, weight_decay=2e-4, **fields):
     nets = networks()
     teachers = dict(zip(("robust", "clean"), nets[1:], strict=True))
-    attack = attacks.make(ATTACKS[name], eps=0.1, steps=3) if name in ATTACKS else None
+    attack = methods.ATTACKS[name]
     return methods.Parts(
         student=nets[0],
         student_optim=optim.make(optim.OptimConfig(lr=0.05, weight_decay=weight_decay), 10),
-        attack=attack,
+        attack=attacks.make(attack, eps=0.1, steps=3) if attack else None,
         teachers={role: teachers[role] for role in methods.TEACHERS[name]},
         **fields,
     )
