@@ -29,22 +29,22 @@ class Igdm(Options):
     """IGDM's gradient matching, an add-on to adaad, adaiad, ard, iad1 and rslad: see `methods.igdm`."""
 
     weight: NotNegative = Field(
-        0.0,
+        default=0.0,
         description="Weight of the term in the last epoch; 0 for none. The code has 20 on CIFAR-100; SAAD's "
         "has 1 on CIFAR-10, 10 on CIFAR-100 and Tiny-ImageNet.",
     )
-    beta: Positive = Field(1.0, description="The first point is x + beta (x' - x).")
+    beta: Positive = Field(default=1.0, description="The first point is x + beta (x' - x).")
     gamma: Positive = Field(
-        1.0,
+        default=1.0,
         description="The second point is x - gamma (x' - x). The code on ARD has beta in its place.",
     )
     ramp_epochs: Count = Field(
-        0,
+        default=0,
         description="Epochs over which the weight grows from 0, beyond which it goes on growing; 0: those "
         "of the run. The code divides by 200 whatever the length.",
     )
     variant: Literal["paper", "released", "saad"] = Field(
-        "paper",
+        default="paper",
         description="Train-mode passes of the student: `paper`: the base's, then x + beta d where beta is "
         "not 1, then x - gamma d. `released`: those of the CIFAR-100 code (adaad, ard, rslad). `saad`: of "
         "SAAD's code (adaad).",

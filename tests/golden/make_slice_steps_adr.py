@@ -2,8 +2,8 @@
 
 All six steps of IGDM on three bases, of SAAD's IGDM, of SAAD, and of ADR in two forms, as in
 make_slice_steps.py: what ciard_slice.npz has is left out, and the tensors of a network are joined. Left out
-too are the adversarial images, and the weight averages of SAAD. Of losses2.npz the terms of these methods;
-gradients at 100 classes hold the first rows.
+too are the adversarial images, and the weight averages of SAAD. Of losses2.npz the terms of these methods,
+gradients at 100 classes in their first rows; of schedules2.npz ADR's.
 """
 
 import sys
@@ -56,6 +56,8 @@ def main(folder: Path) -> None:
     ciard = np.load(HERE / "ciard_slice.npz")
     names = [k.removeprefix("init/student/") for k in ciard if k.startswith("init/student/")]
     arrays = {f"losses/{k}": v for k, v in losses_slice(np.load(folder / "losses2.npz")).items()}
+    schedules = np.load(folder / "schedules2.npz")
+    arrays |= {k: schedules[k] for k in schedules if k.startswith("adr_cosine/")}
     for file, prefixes in RUNS.items():
         steps = np.load(folder / f"{file}_steps.npz")
         for prefix in prefixes:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import steps_common
-from shared_files import HERE, SHARED
+from shared_files import load
 
 from ard_jax import attacks, losses, methods
 from ard_jax.methods import adr, base, igdm, saad
@@ -216,18 +216,13 @@ def test_average(name, after):
 
 @functools.cache
 def stored_losses():
-    full = SHARED / "golden" / "losses2.npz"
-    if full.is_file():
-        return dict(np.load(full))
-    part = np.load(HERE / SLICE)
-    return {k.removeprefix("losses/"): part[k] for k in part.files if k.startswith("losses/")}
+    stored, full = load("losses2.npz", SLICE)
+    return {k if full else k.removeprefix("losses/"): stored[k] for k in stored}
 
 
 @functools.cache
 def inputs(classes):
-    full = SHARED / "golden" / "losses.npz"
-    first = np.load(full if full.is_file() else HERE / "losses_slice.npz")
-    found = {k: first[k] for k in first.files if k.startswith(f"{classes}/in/")} | stored_losses()
+    found = dict(load("losses.npz", "losses_slice.npz")[0]) | stored_losses()
     prefix = f"{classes}/in/"
     return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
 
@@ -298,10 +293,7 @@ def test_adr_labels_and_losses(classes, when):
 
 
 def test_adr_schedule():
-    full = SHARED / "golden" / "schedules2.npz"
-    if not full.is_file():
-        pytest.skip("schedules2.npz is not at hand")
-    stored = np.load(full)
+    stored, _ = load("schedules2.npz", SLICE)
     first, last, epochs, steps = stored["adr_cosine/setting"]
     total = int(epochs * steps)
     values = adr.cosine(float(first), float(last), jnp.arange(total), total)
