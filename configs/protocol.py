@@ -26,6 +26,11 @@ _HAT = (
     {"lr": 0.21, "schedule": "cosine", "warmup": 12, "nesterov": True, "weight_decay": 5e-4},
 )
 _RSLAD = (300, {"schedule": "multistep", "boundaries": (216, 261, 286)})
+# ADR's weight decay is that of the run in tests/golden; its config files were not at hand.
+_ADR = (
+    200,
+    {"schedule": "multistep", "boundaries": (101, 151), "weight_decay": 5e-4, "nesterov": True},
+)
 _CIARD = (300, {"schedule": "ciard", "start": 150})
 RECIPES = {
     "natural": (200, {"schedule": "cosine", "weight_decay": 5e-4}),  # a common choice, no paper's
@@ -56,12 +61,18 @@ RECIPES = {
     "adaad": _RICE,
     "adaiad": _RICE,
     "dgad": _RICE,
+    "saad": _ARD,  # weight decay of the code; the paper's is 5e-4
+    "adr": _ADR,
+    "adr_trades": _ADR,
     "dard": (50, {"schedule": "multistep", "boundaries": (31, 41), "weight_decay": 5e-4}),
     "ciard": _CIARD,
     "ciard_dard": _CIARD,
 }
 # Methods whose official code attacks the student in train mode; what becomes of the statistics.
-TRAIN_MODE_ATTACK = {"ard": "keep", "iad1": "keep", "iad2": "keep", "score": "discard"}
+TRAIN_MODE_ATTACK = {
+    "ard": "keep", "iad1": "keep", "iad2": "keep", "score": "discard", "adr": "keep",
+    "adr_trades": "keep",
+}  # fmt: skip
 # Their code sets the second decay from the base rate, so that it changes nothing: one decay in fact.
 ONE_DECAY = ("ard", "iad1", "iad2")
 # What `configs/compare_digits.py:search` found: of 0.05, 0.1, 0.2, 0.4 the rate with the best validation
@@ -70,6 +81,15 @@ DIGITS_RATES = {
     "natural": 0.1, "sat": 0.2, "trades": 0.2, "ard": 0.2, "rslad": 0.2, "mtard": 0.4, "b_mtard": 0.4,
     "dard": 0.8, "ciard": 0.2, "ciard_dard": 0.2,
 }  # fmt: skip
+# Data set -> method -> options that are not those of CIFAR-10.
+_ADR_CIFAR100 = {"temperature_first": 1.5, "temperature_last": 1.0}
+_ADR_TINY = {
+    "temperature_first": 2.0, "temperature_last": 1.5, "share_first": 0.5, "share_last": 0.9,
+}  # fmt: skip
+_OPTIONS = {
+    "cifar100": {"adr": _ADR_CIFAR100, "adr_trades": _ADR_CIFAR100, "saad": {"igdm_weight": 10.0}},
+    "tiny_imagenet": {"adr": _ADR_TINY, "adr_trades": _ADR_TINY, "saad": {"igdm_weight": 10.0}},
+}
 # Data set -> role -> (teacher, least clean accuracy), where they are not those of CIFAR-10.
 _TEACHERS = {
     "cifar100": {"robust": ("dm_wrn_70_16", 0.45), "clean": ("dm_wrn_22_6", 0.65)},
@@ -144,6 +164,7 @@ def _full(dataset: str, name: str, variant: str, more: dict):
     config.epochs, optim = _recipe(name)
     config.student_optim = common.sgd(**optim)
     config.method, config.attack = method(name), attack(name)
+    config.method.update(_OPTIONS.get(dataset, {}).get(name, {}))
     config.eval.dense_from = config.epochs - config.epochs // 6
     for role, (model, floor) in _TEACHERS.get(dataset, {}).items():
         config.teachers[role].net, config.teachers[role].min_clean = common.net(model), floor
@@ -222,11 +243,13 @@ def pick_variant(config: common.Config, name: str, variant: str, more: dict) -> 
       config: changed in place.
       name: of the method.
       variant: what stands behind the colon; "" for none.
-      more: variant -> function of the config, beside "paper" (the default) and "released".
+      more: variant -> function of the config, beside "paper" (the default), "released" and "igdm".
     """
     known = dict(more)
     if _decays_once(config) or "variant" in config.method:
         known |= {"paper": lambda c: None, "released": released}
+    if name in methods.IGDM:
+        known["igdm"] = igdm
     if variant and variant not in known:
         have = ", ".join(sorted(known)) or "it has none"
         raise ValueError(f"configs of {name} have no variant {variant!r}: {have}")
@@ -240,6 +263,11 @@ def released(config: common.Config) -> None:
         config.method.variant = "released"
     if _decays_once(config):
         config.student_optim.boundaries = config.student_optim.boundaries[:1]
+
+
+def igdm(config: common.Config) -> None:
+    """With IGDM's gradient matching, weighted as in SAAD's code."""
+    config.igdm.weight = 10.0 if config.data.name in ("cifar100", "tiny_imagenet") else 1.0
 
 
 def _decays_once(config: common.Config) -> bool:

@@ -13,8 +13,8 @@ from ard_jax.attacks import threat_model
 from ard_jax.losses import checks
 
 LOSSES = (
-    "cross_entropy", "cw", "least_likely", "kl", "teacher_kl", "teacher_moving_kl", "squared",
-    "dice",
+    "cross_entropy", "cw", "least_likely", "kl", "teacher_kl", "teacher_moving_kl", "teacher_linear_kl",
+    "squared", "dice",
 )  # fmt: skip
 WITHOUT_LABELS = ("kl", "teacher_kl", "teacher_moving_kl", "squared")
 LAMBDA_SCHEDULES = ("paper", "cad", "const")
@@ -28,9 +28,11 @@ class Loss:
       loss: "cross_entropy": CE with the label. "cw": minus the CW margin with `confidence`.
         "least_likely": minus CE with a target class. "kl": KL(p(x) || p(x')), TRADES.
         "teacher_kl": KL(softmax(teacher_logits) || p(x')), RSLAD. "teacher_moving_kl":
-        KL(softmax(teacher(x')) || p(x')) with gradient through both networks, AdaAD. "squared":
+        KL(softmax(teacher(x')) || p(x')) with gradient through both networks, AdaAD.
+        "teacher_linear_kl": the same with `linear_teacher` in place of the teacher, SAAD. "squared":
         sum_k (p_k(x') - p_k(x))^2, SCORE. "dice": DPGD (`ard_jax.attacks.dpgd`).
       confidence: of "cw", in logit units.
+      linear_weight: of "teacher_linear_kl", on the change of the label's logit.
       lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of "dice"
         (`ard_jax.attacks.dpgd`); with another loss they must keep their defaults.
 
@@ -40,6 +42,7 @@ class Loss:
 
     loss: str
     confidence: float | jax.Array = 50.0
+    linear_weight: float = 1.0
     lambda_schedule: str = "paper"
     lambda_value: float = 0.25
     dice: str = "batch"
@@ -51,13 +54,18 @@ class Loss:
         """Checks every field."""
         checks.choice(self.loss, "attack loss", LOSSES)
         checks.number(self.confidence, "confidence")
+        checks.number(self.linear_weight, "linear_weight")
+        if self.linear_weight != 1 and self.loss != "teacher_linear_kl":
+            raise ValueError(
+                f"linear_weight: an option of loss 'teacher_linear_kl', not {self.loss!r}"
+            )
         checks.choice(self.lambda_schedule, "lambda_schedule", LAMBDA_SCHEDULES)
         checks.number(self.lambda_value, "lambda_value", -1.0, 1.0)
         checks.choice(self.dice, "dice", losses.DICE_KINDS)
         checks.choice(self.dice_form, "dice_form", losses.DICE_FORMS)
         checks.count(self.dice_groups, "dice_groups", 1)
         checks.number(self.smoothing, "smoothing")
-        of_dice = dataclasses.fields(self)[2:]
+        of_dice = dataclasses.fields(self)[3:]
         changed = [f.name for f in of_dice if getattr(self, f.name) != f.default]
         if changed and self.loss != "dice":
             raise ValueError(f"{', '.join(changed)}: options of loss 'dice', not {self.loss!r}")
@@ -75,7 +83,7 @@ class Loss:
     @property
     def needs_teacher(self) -> str:
         """What it needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
-        if self.loss == "teacher_moving_kl":
+        if self.loss in ("teacher_moving_kl", "teacher_linear_kl"):
             return "network"
         soft = self.loss == "dice" and self.dice == "soft"
         return "logits" if soft or self.loss == "teacher_kl" else ""
@@ -109,6 +117,33 @@ def least_likely_class(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logits, labels = checks.logits_and_labels(logits, labels)
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     return jnp.argmin(jnp.where(is_label, jnp.inf, logits), axis=-1).astype(jnp.int32)
+
+
+def linear_teacher(
+    teacher: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    labels: Any,
+    weight: float = 1.0,
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns x' -> the teacher's logits T(x) with T_y(x) + weight <grad_x T_y(x), x' - x> at the label y.
+
+    One pass of the teacher forward and back serves every x': the attack of SAAD (arXiv 2512.10275).
+
+    Args:
+      teacher: images -> logits [B,K]; an image's logits must not depend on the others.
+      images: [B,...], x.
+      labels: [B] int.
+      weight: on the change of the label's logit; the paper's lambda.
+    """
+    logits, pullback = jax.vjp(lambda x: teacher(x).astype(jnp.float32), images)
+    label = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    logits, (slope,) = jax.lax.stop_gradient((logits, pullback(label)))
+
+    def linear(x: jax.Array) -> jax.Array:
+        change = jnp.sum((slope * (x - images)).reshape(x.shape[0], -1), axis=1)
+        return logits + weight * change[:, None] * label
+
+    return linear
 
 
 def lambda_values(schedule: str, steps: int, value: float = 0.25) -> np.ndarray:
@@ -226,6 +261,8 @@ def make_objective(
     if loss.loss == "dice":
         return _dice_objective(loss, apply, labels, steps, given.teacher_logits)
     if (teacher := given.teacher) is not None and loss.needs_teacher == "network":
+        if loss.loss == "teacher_linear_kl":
+            teacher = linear_teacher(teacher, images, labels, loss.linear_weight)
 
         def moving(x: jax.Array, state: Any, i: Any):
             logits, state = apply(x, state)

@@ -47,8 +47,8 @@ class PgdAttack(Attack):
       clip_start: cut a random start to the pixel range.
       alpha_schedule: how the step size changes over the steps (`loop.ascend`).
       channel_mask_rho: channels with less gradient than this part of the largest do not move.
-      confidence, lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of the loss
-        (`objectives.Loss`).
+      confidence, linear_weight, lambda_schedule, lambda_value, dice, dice_form, dice_groups, smoothing: of
+        the loss (`objectives.Loss`).
 
     Raises:
       ValueError: on construction, for a bad value; the message names it and the fix.
@@ -77,6 +77,7 @@ class PgdAttack(Attack):
     dice_form: str = objectives.Loss.dice_form
     dice_groups: int = objectives.Loss.dice_groups
     smoothing: float = objectives.Loss.smoothing
+    linear_weight: float = objectives.Loss.linear_weight
 
     def __post_init__(self):
         """Checks every field."""

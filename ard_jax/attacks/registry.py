@@ -47,7 +47,8 @@ _PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 # rslad_train (zibojia/RSLAD), adaad_train (boyellow/AdaAD), ard_train (goldblum/
 # AdversariallyRobustDistillation and ZFancy/IAD), score_train (P2333/SCORE), sat_train
 # (MadryLab/cifar10_challenge), hat_train (imrahulr/hat), gairat_train
-# (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training). dpgd: DARD's scripts; see `dpgd`.
+# (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training), saad_train (HongsinLee/saad), adr_train and
+# adr_trades_train (see methods/adr.py). dpgd: DARD's scripts; see `dpgd`.
 _REGISTRY: dict[str, Callable[..., Attack]] = {
     # Suites first: what can also be a pure function stands below under the same name.
     **{
@@ -69,6 +70,9 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "rslad_train": _pgd("RSLAD training", 0.25, 10, loss="teacher_kl", **_GAUSS),
     "adaad_train": _pgd("AdaAD training", 0.25, 10, loss="teacher_moving_kl", **_GAUSS),
     "ard_train": _pgd("ARD training", 0.25, 10, start="uniform", clip_start=False),
+    "adr_train": _pgd("ADR training", 0.25, 10, loss="teacher_kl", start="uniform"),
+    "adr_trades_train": _pgd("ADR-TRADES training", 0.25, 10, loss="kl", **_GAUSS),
+    "saad_train": _pgd("SAAD training", 0.25, 10, loss="teacher_linear_kl", **_GAUSS),
     "score_train": _pgd("SCORE training", 0.25, 10, start="uniform", loss="squared"),
     "sat_train": _pgd("SAT training", 0.25, 10, start="uniform"),
     "dpgd": _pgd("DPGD", 0.25, 10, loss="dice"),

@@ -165,6 +165,7 @@ class TeacherSettings:
       cache: folder that keeps trained teachers.
       describe: training images -> description of the network that the recipe trains.
       recipe: its training; None with a checkpoint.
+      must_be_robust: what needs it to be robust, so that a run without an attack is refused; "" if nothing.
     """
 
     role: str
@@ -175,6 +176,7 @@ class TeacherSettings:
     cache: str
     describe: Callable[[ArrayDataset], dict[str, Any]]
     recipe: TrainingSettings | None
+    must_be_robust: str = ""
 
 
 def training_settings(experiment: Experiment) -> TrainingSettings:
@@ -199,10 +201,12 @@ def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
     recipe = None
     if not teacher.checkpoint:
         recipe = training_settings(teacher_experiment(experiment, role, teacher))
+    needing = methods.needs_robust_teacher(experiment.method.name, experiment.igdm)
     return TeacherSettings(
         role, teacher.checkpoint, teacher.min_clean, experiment.bn_groups, experiment.eval,
         experiment.teachers.cache,
         functools.partial(describe_network, teacher.net, experiment.precision), recipe,
+        needing if role == "robust" else "",
     )  # fmt: skip
 
 
@@ -284,6 +288,7 @@ def make_method(
         attack_bn=e.attack.bn,
         attack_bn_stats=e.attack.bn_stats,
         awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
+        igdm=e.igdm if e.igdm.weight else None,
     )
     return methods.create(e.method.name, parts, **e.method.options)
 
@@ -298,6 +303,8 @@ def comparable(
     raw = parse.without(parse.to_dict(experiment), NOTHING, EVALUATION, CONTENT)
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
+    if not experiment.igdm.weight:  # likewise
+        del raw["igdm"]
     return raw | {"net": net, "train_split": describe_split(splits.train)} | extra
 
 
@@ -322,6 +329,8 @@ def extension_problem(experiment: Experiment, epochs: int) -> str:
             )
     if reason := methods.length_matters(e.method.name, e.method.options):
         return f"config.method.{reason}"
+    if e.igdm.weight and not e.igdm.ramp_epochs:
+        return "config.igdm.ramp_epochs=0: the weight of gradient matching grows over the length of the run"
     return ""
 
 
@@ -338,6 +347,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         ema_decay=0.0,
         swa_start=0,
         awp=AwpConfig(),
+        igdm=methods.Igdm(),
         student=teacher.net,
         student_optim=recipe.optim,
         # Unused; fixed, so that the identity is too.

@@ -14,6 +14,7 @@ from ard_jax import attacks
 from ard_jax.data import MAX_SIDE
 from ard_jax.io.files import expand
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
+from ard_jax.methods.igdm import Igdm
 from ard_jax.optim import OptimConfig
 
 # What a field changes, where it is not the training.
@@ -397,6 +398,9 @@ class Experiment(Options):
         default=0, description="First epoch of the student's stochastic weight average; 0 for none."
     )
     awp: AwpConfig = Field(default=AwpConfig(), description="Adversarial weight perturbation.")
+    igdm: Igdm = Field(
+        default=Igdm(), description="Gradient matching, an add-on to some distillation methods."
+    )
     data: DataConfig = Field(description="Dataset, split and augmentation.")
     student: NetConfig = Field(description="The network that is trained.")
     student_optim: OptimConfig = Field(default=OptimConfig(), description="The student's SGD.")

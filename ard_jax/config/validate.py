@@ -56,6 +56,8 @@ def _method_problems(e: Experiment) -> list[str]:
         return [f"config.method: {error}"]
     roles = methods.TEACHERS[e.method.name]
     found += _attack_problems("config.attack", e.attack, e)
+    found += [f"config.{text}" for text in methods.igdm_problems(e.method.name, e.igdm)]
+    found += _natural_teacher_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
         optim = e.robust_teacher_optim
         found += [f"config.robust_teacher_optim.{text}" for text in optim.misfits(e.epochs)]
@@ -72,6 +74,17 @@ def _method_problems(e: Experiment) -> list[str]:
             found += _net_problems(f"{where}.net", teacher.net, e)
             found += _attack_problems(f"{where}.recipe.attack", teacher.recipe.attack, e, False)
     return found
+
+
+def _natural_teacher_problems(e: Experiment) -> list[str]:
+    """Why the robust teacher's recipe makes no teacher for the method."""
+    teacher, needing = e.teachers.robust, methods.needs_robust_teacher(e.method.name, e.igdm)
+    if not needing or teacher is None or teacher.checkpoint or teacher.recipe.method != "natural":
+        return []
+    return [
+        f"config.teachers.robust.recipe.method='natural': {needing} needs a teacher that is robust, "
+        "without one the student falls to chance; use 'sat' or 'trades'"
+    ]
 
 
 def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:

@@ -11,6 +11,7 @@ from ard_jax.losses import checks
 from ard_jax.methods import checked
 from ard_jax.methods.awp import Awp
 from ard_jax.methods.base import Method, Parts, Registration
+from ard_jax.methods.igdm import Igdm
 from ard_jax.state import RunState
 
 
@@ -31,6 +32,8 @@ TEACHERS = {name: entry.teachers for name, entry in _METHODS.items()}
 ATTACKS = {name: entry.attack for name, entry in _METHODS.items()}
 # Methods whose step makes adversarial examples.
 ATTACKING = tuple(name for name, entry in _METHODS.items() if entry.attack)
+# Methods that take gradient matching as an add-on.
+IGDM = tuple(name for name, entry in _METHODS.items() if entry.igdm is not None)
 
 
 def names() -> list[str]:
@@ -82,7 +85,8 @@ def attack_problems(
     if not isinstance(attack, Attack):
         kind = "" if attack is None else f", not {type(attack).__name__}"
         return [f"method {name!r} needs an attack of attacks.make(...){kind}"]
-    if attack.needs_teacher and "robust" not in entry.teachers:
+    own = entry.soft_labels and attack.needs_teacher == "logits"
+    if attack.needs_teacher and "robust" not in entry.teachers and not own:
         found.append(
             f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
             f"method {name!r} has none; use an attack such as 'sat_train' or 'ciard_train'"
@@ -104,6 +108,30 @@ def attack_problems(
             "use bn_stats='discard'"
         )
     return found
+
+
+def igdm_problems(name: str, igdm: Igdm | None) -> list[str]:
+    """Why the method cannot be trained with this gradient matching; empty when it can."""
+    if igdm is None or not igdm.weight:
+        return []
+    if (passes := _METHODS[name].igdm) is None:
+        return [
+            f"igdm.weight={igdm.weight}: method {name!r} takes no gradient matching, but "
+            f"{', '.join(IGDM)} do; use 0, or one of these"
+        ]
+    if igdm.variant not in (known := ("paper", *passes)):
+        return [
+            f"igdm.variant={igdm.variant!r}: there is no such code with method {name!r}; choose "
+            f"{' or '.join(map(repr, known))}"
+        ]
+    return []
+
+
+def needs_robust_teacher(name: str, igdm: Igdm | None) -> str:
+    """What fails with a teacher that is not robust, for people; "" where nothing does."""
+    if igdm is not None and igdm.weight:
+        return "gradient matching (config.igdm.weight)"
+    return f"method {name!r}" if _METHODS[name].robust_teacher else ""
 
 
 def _teacher_problems(name: str, parts: Parts) -> list[str]:
@@ -149,13 +177,15 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
 
     Raises:
       ValueError: unknown method or option; or, all problems together: bad values, teachers that are
-        missing, not wanted or of other classes, an attack that the method cannot use.
+        missing, not wanted or of other classes, an attack or a gradient matching that the method cannot
+        use.
     """
     if not isinstance(parts, Parts):
         raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     config, problems = read_options(name, options)
     problems += _teacher_problems(name, parts)
     problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)
+    problems += igdm_problems(name, parts.igdm)
     if problems:
         raise ValueError("; ".join(problems))
     entry = _METHODS[name]
@@ -178,15 +208,19 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
 __all__ = [
     "ATTACKING",
     "ATTACKS",
+    "IGDM",
     "TEACHERS",
     "TRAINED_TEACHERS",
     "Awp",
+    "Igdm",
     "Method",
     "Parts",
     "Registration",
     "attack_problems",
     "create",
+    "igdm_problems",
     "make_config",
     "names",
+    "needs_robust_teacher",
     "read_options",
 ]

@@ -50,6 +50,10 @@ class AdaiadConfig(Options):
     )
 
 
+# Passes of the public codes with IGDM on AdaAD.
+_IGDM = {"released": ("plus", "nat", "minus", "adv"), "saad": ("plus", "minus")}
+
+
 def make(config: AdaadConfig, parts: base.Parts) -> base.Method:
     """L = alpha mean_BC KL(p_T(x') || p_S(x')) + (1 - alpha) mean_BC KL(p_T(x) || p_S(x)).
 
@@ -71,12 +75,18 @@ def make(config: AdaadConfig, parts: base.Parts) -> base.Method:
         )
         return config.kl_scale * kl
 
+    if config.alpha < 1 and parts.igdm and parts.igdm.weight and parts.igdm.variant == "saad":
+        raise ValueError(f"alpha={config.alpha}: igdm.variant='saad' has no pass at x; use alpha=1")
+
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        robust, clean = distillation(soft.adv, z.adv), distillation(soft.nat, z.nat)
+        robust = distillation(soft.adv, z.adv)
+        if z.nat is None:  # gradient matching as in SAAD's code
+            return robust, {"loss_robust": robust}
+        clean = distillation(soft.nat, z.nat)
         total = config.alpha * robust + (1 - config.alpha) * clean
         return total, {"loss_robust": robust, "loss_clean": clean}
 
-    return base.from_loss(parts, loss, passes=("nat", "adv"), teacher_at=("nat", "adv"))
+    return base.from_loss(parts, loss, passes=("nat", "adv"), teacher_at=("nat", "adv"), igdm=_IGDM)
 
 
 def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
@@ -116,6 +126,6 @@ def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = (
-    base.Registration("adaad", AdaadConfig, make, ("robust",), "adaad_train"),
-    base.Registration("adaiad", AdaiadConfig, make_adaiad, ("robust",), "adaad_train"),
+    base.Registration("adaad", AdaadConfig, make, ("robust",), "adaad_train", igdm=_IGDM),
+    base.Registration("adaiad", AdaiadConfig, make_adaiad, ("robust",), "adaad_train", igdm={}),
 )

@@ -24,6 +24,10 @@ class ArdConfig(Options):
     kl_scale: NotNegative = Field(1.0, description="Factor on the teacher's term.")
 
 
+# Passes of the public code with IGDM, where x + beta d is in place of x' in the loss too.
+_IGDM = {"released": ("plus", "nat", "minus")}
+
+
 def make(config: ArdConfig, parts: base.Parts) -> base.Method:
     """L = a t^2 mean_BC KL(p_T^t(x) || p_S^t(x')) + (1-a) mean_B CE(S(x), y).
 
@@ -45,7 +49,7 @@ def make(config: ArdConfig, parts: base.Parts) -> base.Method:
         total = config.alpha * distill + (1 - config.alpha) * ce
         return total, {"loss_distill": distill, "loss_ce": ce}
 
-    return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",))
+    return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",), igdm=_IGDM)
 
 
-REGISTRATION = base.Registration("ard", ArdConfig, make, ("robust",), "ard_train")
+REGISTRATION = base.Registration("ard", ArdConfig, make, ("robust",), "ard_train", igdm=_IGDM)

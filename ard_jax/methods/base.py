@@ -14,7 +14,8 @@ from ard_jax.convolutions.cpu_conv import devices_of_batch
 from ard_jax.io.options import Options
 from ard_jax.losses import checks
 from ard_jax.methods import awp as weight_perturbation
-from ard_jax.methods import checked
+from ard_jax.methods import batch_statistics, checked
+from ard_jax.methods import igdm as gradient_matching
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
@@ -64,6 +65,10 @@ class Registration:
       counts_iterates: whether it counts at how many iterates of its attack the student is right.
       length_matters: option record -> what in a step depends on the length of the run (`Parts.epochs`), so
         that a finished run cannot be trained longer; "" if nothing does.
+      robust_teacher: whether it fails with a teacher that is not robust.
+      soft_labels: whether it makes soft labels itself, which an attack takes in place of a teacher's logits.
+      igdm: of `igdm.Igdm` with this method: variant -> the student's train-mode passes, beside "paper";
+        None: the method does not take the add-on.
     """
 
     name: str
@@ -74,6 +79,9 @@ class Registration:
     trained_teachers: tuple[str, ...] = ()
     counts_iterates: bool = False
     length_matters: Callable[[Any], str] = lambda _: ""
+    robust_teacher: bool = False
+    soft_labels: bool = False
+    igdm: dict[str, tuple[str, ...]] | None = None
 
     def __post_init__(self):
         """Raises ValueError for a field that is not what its paper's file must give."""
@@ -112,6 +120,7 @@ class Parts:
       attack_bn_stats: of "train": "discard" the running statistics that the attack's forward passes
         would leave, or "keep" them, as code does that never calls eval().
       awp: adversarial weight perturbation, None for none.
+      igdm: gradient matching, None for none.
 
     Raises:
       ValueError: on construction, for something of another kind or out of its range.
@@ -127,6 +136,7 @@ class Parts:
     attack_bn: str = "eval"
     attack_bn_stats: str = "discard"
     awp: weight_perturbation.Awp | None = None
+    igdm: gradient_matching.Igdm | None = None
 
     def __post_init__(self):
         """Raises ValueError for something that is not what a method is built from."""
@@ -135,6 +145,7 @@ class Parts:
             "student_optim": (Optimizer, "optim.make(optim.OptimConfig(), epochs)"),
             "attack": (Attack | None, "attacks.make(...)"),
             "awp": (weight_perturbation.Awp | None, "methods.Awp(gamma)"),
+            "igdm": (gradient_matching.Igdm | None, "methods.Igdm(weight=...)"),
         }
         wanted = [(name, getattr(self, name), *kind) for name, kind in kinds.items()]
         for field, of in (("teachers", "student"), ("teacher_optims", "student_optim")):
@@ -379,6 +390,7 @@ def from_loss(
     passes: tuple[str, ...],
     teacher_at: tuple[str, ...] = (),
     merge_stats: Callable[[Any, tuple, jax.Array], Any] | None = None,
+    igdm: dict[str, tuple[str, ...]] | None = None,
 ) -> Method:
     """Makes a method that is a loss: teacher's logits, attack, train-mode passes, update.
 
@@ -390,7 +402,9 @@ def from_loss(
         the running statistics once. Without "adv" here and in `teacher_at` there is no attack.
       teacher_at: where the robust teacher is asked, likewise.
       merge_stats: (statistics before the passes, those after each, epoch) -> the student's; default: the
-        last.
+        last. Passes that gradient matching appends then move the result.
+      igdm: as `Registration.igdm`: the passes with `Parts.igdm`, which may also have "plus" (in place of
+        "adv" where there is none) and "minus".
 
     Raises:
       ValueError: names that are none of these, a teacher or an attack that `parts` lacks, or a loss that
@@ -402,36 +416,56 @@ def from_loss(
     logits = jax.ShapeDtypeStruct((2, parts.student.num_classes), jnp.float32)
     z, soft = (Views(**dict.fromkeys(names, logits)) for names in (passes, teacher_at))
     checked.loss(loss, parts.student, z, soft)
+    added = parts.igdm if parts.igdm and parts.igdm.weight else None
+    own, passes = passes, gradient_matching.passes(added, passes, igdm or {}) if added else passes
 
     def init(student_variables: Any, teacher_variables: dict[str, Any]):
         return student_state(parts, student_variables, teacher_variables)
 
     def step(state: RunState, batch: Batch, key: jax.Array):
         views, stats = {"nat": batch["image"]}, state.student.batch_stats
-        soft_nat = soft_adv = None
+        soft: dict[str, jax.Array] = {}
         if "nat" in teacher_at:
-            soft_nat = teacher_logits(parts, state, "robust", batch["image"])
-        if "adv" in (*passes, *teacher_at):
-            attacked = attack(parts, state, batch, key, teacher_logits=soft_nat)
+            soft["nat"] = teacher_logits(parts, state, "robust", batch["image"])
+        if "adv" in (*own, *teacher_at):
+            attacked = attack(parts, state, batch, key, teacher_logits=soft.get("nat"))
             views["adv"], stats = attacked.images, attacked.batch_stats
-        if "adv" in teacher_at:
-            soft_adv = teacher_logits(parts, state, "robust", views["adv"])
-        soft = Views(soft_nat, soft_adv)
+        asked = set(teacher_at)
+        if added:
+            views |= gradient_matching.points(added, batch["image"], views["adv"])
+            asked |= gradient_matching.teacher_at(added)
+        for name in sorted(asked - set(soft)):
+            soft[name] = teacher_logits(parts, state, "robust", views[name])
 
         def loss_of(*logits: jax.Array):
-            return loss(Views(**dict(zip(passes, logits, strict=True))), soft, batch)
+            z = dict(zip(passes, logits, strict=True))
+            total, metrics = loss(_views(z), _views(soft), batch)
+            if added:
+                term = gradient_matching.term(added, soft, z)
+                metrics = metrics | {"loss_base": total, "loss_igdm": term}
+                total = total + gradient_matching.ramp(added, parts.epochs, batch["epoch"]) * term
+            return total, metrics
 
         def merge(after: tuple):
-            return after[-1] if merge_stats is None else merge_stats(stats, after, batch["epoch"])
+            if merge_stats is None:
+                return after[-1]
+            merged = merge_stats(stats, after[: len(own)], batch["epoch"])
+            for i in range(len(own), len(passes)):
+                merged = batch_statistics.repeat(after[i - 1], after[i], merged)
+            return merged
 
         student, metrics, seen = train_student(
             parts, state.student, stats, tuple(views[name] for name in passes), loss_of,
             batch["epoch"], merge,
         )  # fmt: skip
-        z = Views(**dict(zip(passes, seen.logits, strict=True)))
+        z = _views(dict(zip(passes, seen.logits, strict=True)))
         return state.replace(student=student), metrics | accuracies(batch["label"], z.nat, z.adv)
 
     return Method(init, step)
+
+
+def _views(logits: dict[str, jax.Array]) -> Views:
+    return Views(logits.get("nat"), logits.get("adv", logits.get("plus")))
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -171,6 +171,6 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = (
-    base.Registration("iad1", Iad1Config, make_iad1, ("robust",), "ard_train"),
+    base.Registration("iad1", Iad1Config, make_iad1, ("robust",), "ard_train", igdm={}),
     base.Registration("iad2", Iad2Config, make_iad2, ("robust", "clean"), "ard_train"),
 )

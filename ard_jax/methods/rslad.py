@@ -20,6 +20,9 @@ class RsladConfig(Options):
     kl_scale: NotNegative = Field(1.0, description="Factor on both terms.")
 
 
+_IGDM = {"released": ("adv", "plus", "nat", "minus")}  # passes of the public code with IGDM
+
+
 def make(config: RsladConfig, parts: base.Parts) -> base.Method:
     """L = 5/6 mean_BC KL(p_T(x) || p_S(x')) + 1/6 mean_BC KL(p_T(x) || p_S(x)).
 
@@ -40,7 +43,7 @@ def make(config: RsladConfig, parts: base.Parts) -> base.Method:
         total = config.adv_weight * robust + (1 - config.adv_weight) * clean
         return total, {"loss_robust": robust, "loss_clean": clean}
 
-    return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",))
+    return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",), igdm=_IGDM)
 
 
-REGISTRATION = base.Registration("rslad", RsladConfig, make, ("robust",), "rslad_train")
+REGISTRATION = base.Registration("rslad", RsladConfig, make, ("robust",), "rslad_train", igdm=_IGDM)

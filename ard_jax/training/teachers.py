@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ard_jax import methods
 from ard_jax.checkpoints import manager, networks
 from ard_jax.config.build import TeacherSettings
 from ard_jax.data import Splits, base
@@ -21,6 +22,8 @@ from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import tell
 from ard_jax.runtime.sharding import put_replicated
 from ard_jax.training import loop, run
+
+_NOT_ROBUST = tuple(set(methods.names()) - set(methods.ATTACKING))  # trained without an attack
 
 
 class TeacherError(ValueError):
@@ -60,8 +63,15 @@ def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None
     for settings in wanted:
         if settings.checkpoint:
             try:
-                net, _, folder = networks.describe_checkpoint(settings.checkpoint)
+                net, meta, folder = networks.describe_checkpoint(settings.checkpoint)
                 problems += _misfits(settings.role, f"checkpoint {folder}", net, splits)
+                method = (meta["config"].get("method") or {}).get("name")
+                if settings.must_be_robust and method in _NOT_ROBUST:
+                    problems.append(
+                        f"the {settings.role} teacher (checkpoint {folder}) was trained by {method!r}, but "
+                        f"{settings.must_be_robust} needs a teacher that is robust, without one the student "
+                        "falls to chance; give a run of sat or trades"
+                    )
             except manager.CheckpointError as error:
                 problems.append(f"the {settings.role} teacher: {error}")
     if problems:

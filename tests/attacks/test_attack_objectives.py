@@ -35,10 +35,21 @@ def kl(p, q):
     return jnp.sum(jnp.exp(p) * (p - q))
 
 
+def linear_teacher(x):
+    """The teacher at X, the label's logit moved along its own gradient there."""
+    rows = jnp.arange(BATCH)
+    slope = jax.grad(lambda z: jnp.sum(teacher(z)[rows, Y]))(X)
+    moved = jnp.sum((slope * (x - X)).reshape(BATCH, -1), -1)
+    return teacher(X).at[rows, Y].add(moved)
+
+
 # Name -> what one step ascends, from its paper's formula.
 FORMULAS = {
     "rslad_train": lambda x: kl(log_p(teacher(X)), log_p(predict(x))),
     "adaad_train": lambda x: kl(log_p(teacher(x)), log_p(predict(x))),
+    "saad_train": lambda x: kl(log_p(linear_teacher(x)), log_p(predict(x))),
+    "adr_train": lambda x: kl(log_p(teacher(X)), log_p(predict(x))),
+    "adr_trades_train": lambda x: kl(log_p(predict(X)), log_p(predict(x))),
     "score_train": lambda x: jnp.sum(
         jnp.square(jax.nn.softmax(predict(x)) - jax.nn.softmax(predict(X)))
     ),
@@ -67,11 +78,15 @@ def test_a_step_ascends_the_papers_formula(name):
     np.testing.assert_allclose(step[sure], 0.01 * np.sign(gradient[sure]), atol=1e-6)
 
 
-def test_the_moving_teacher_is_another_attack_than_the_fixed_one():
-    fixed, moving = (
-        one_step(attacks.make(n, eps=EPS, steps=1)) for n in ("rslad_train", "adaad_train")
+def test_the_three_teachers_are_three_attacks():
+    fixed, moving, linear = (
+        one_step(attacks.make(n, eps=EPS, steps=1))
+        for n in ("rslad_train", "adaad_train", "saad_train")
     )
-    assert np.mean(np.abs(fixed - moving) > 1e-6) > 0.1
+    for one, other in ((fixed, moving), (fixed, linear), (moving, linear)):
+        assert np.mean(np.abs(one - other) > 1e-6) > 0.05
+    unmoved = one_step(attacks.make("saad_train", eps=EPS, steps=1, linear_weight=0.0))
+    np.testing.assert_allclose(unmoved, fixed, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +94,9 @@ def test_the_moving_teacher_is_another_attack_than_the_fixed_one():
     [
         ("rslad_train", 2 / 255, "gauss", False, "ball_then_range", "logits"),
         ("adaad_train", 2 / 255, "gauss", False, "ball_then_range", "network"),
+        ("saad_train", 2 / 255, "gauss", False, "ball_then_range", "network"),
+        ("adr_train", 2 / 255, "uniform", True, "ball_then_range", "logits"),
+        ("adr_trades_train", 2 / 255, "gauss", False, "ball_then_range", ""),
         ("ard_train", 2 / 255, "uniform", False, "ball_then_range", ""),
         ("mart_train", 0.007 / 0.031 * 8 / 255, "gauss", False, "ball_then_range", ""),
         ("gairat_train", 0.007 / 0.031 * 8 / 255, "uniform", True, "ball_then_range", ""),

@@ -93,6 +93,8 @@ def test_run_scales_the_step_when_only_the_radius_is_given():
         (lambda: attacks.make("pgd_sat", order="range"), "'range'.*range_then_ball"),
         (lambda: attacks.make("pgd_sat", loss="dlr"), "'dlr'.*cross_entropy"),
         (lambda: attacks.make("pgd_sat", sigma=-1.0), "sigma=-1.0"),
+        (lambda: attacks.make("pgd_sat", linear_weight=0.5), "linear_weight.*teacher_linear_kl"),
+        (lambda: attacks.make("saad_train", linear_weight=-1.0), "linear_weight=-1.0"),
         (lambda: attacks.make("pgd_sat", clip_min=1.0), "clip_min=1.0.*empty"),
         (lambda: attacks.make("pgd_sat", step=0.1), "no parameter step; it has.*step_size"),
         *(

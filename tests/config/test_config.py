@@ -20,16 +20,17 @@ from ard_jax.io import options
 
 NAN = float("nan")
 REPOSITORY = Path(__file__).parents[2]
-_RELEASED = ("absld", "adaiad", "dgad", "iad1", "mail", "mail_mart", "mail_trades")
+_RELEASED = ("absld", "adaiad", "adr_trades", "dgad", "iad1", "mail", "mail_mart", "mail_trades")
 _VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
 _OF_RATE = [f"{name}:{variant}" for name in ("ard", "iad2") for variant in ("paper", "released")]
 _CPU = [f"{name}:cpu" for name in methods.names()]
+_IGDM = [f"{name}:igdm" for name in methods.IGDM]
 # What stands behind the colon of each file.
 FILES = {
-    "digits": (*methods.names(), *_VARIANTS),
-    "cifar10": (*methods.names(), *_VARIANTS, *_OF_RATE, *_CPU),
-    "cifar100": (*methods.names(), *_VARIANTS, *_OF_RATE, "rslad:mobilenet_v2"),
-    "tiny_imagenet": (*methods.names(), *_VARIANTS, *_OF_RATE, "rslad:mobilenet_v2"),
+    "digits": (*methods.names(), *_VARIANTS, *_IGDM),
+    "cifar10": (*methods.names(), *_VARIANTS, *_OF_RATE, *_CPU, *_IGDM),
+    "cifar100": (*methods.names(), *_VARIANTS, *_OF_RATE, *_IGDM, "rslad:mobilenet_v2"),
+    "tiny_imagenet": (*methods.names(), *_VARIANTS, *_OF_RATE, *_IGDM, "rslad:mobilenet_v2"),
     "ciard_digits": ("", "natural", "sat"),
     "ciard_cifar10": ("", "mobilenet_v2", "cpu"),
     "ciard_cifar100": ("", "mobilenet_v2"),
@@ -284,7 +285,7 @@ def test_what_two_runs_must_agree_on(tmp_path):
     experiment = parse.to_experiment(tiny(tmp_path))
     splits = build.load_data(experiment.data)
     saved = build.comparable(experiment, {}, splits)
-    assert not set(saved) & {"run", "workdir", "teachers", "bn_groups"}
+    assert not set(saved) & {"run", "workdir", "teachers", "bn_groups", "igdm"}
     assert set(saved["data"]) == {
         "name", "holdout", "split_seed", "augment", "pad", "last_batch"}  # fmt: skip
     assert set(saved["eval"]) == {
@@ -375,3 +376,44 @@ def test_a_run_that_was_made_stays_readable():
     with pytest.raises(parse.ConfigError, match="student_optim.boundaries"):
         parse.to_experiment(raw)
     assert parse.to_experiment(raw, saved=True).epochs == 5
+
+
+def test_gradient_matching(tmp_path):
+    """Its weight by data set, what a longer run would change, and teachers and methods that it refuses."""
+    get_config = {d: importlib.import_module(f"configs.{d}").get_config for d in DATASETS}
+    weights = {d: get_config[d]("adaad:igdm").igdm.weight for d in DATASETS}
+    assert weights == {"digits": 1.0, "cifar10": 1.0, "cifar100": 10.0, "tiny_imagenet": 10.0}
+    with pytest.raises(ValueError, match="no variant 'igdm'"):
+        get_config["digits"]("trades:igdm")
+    raw = get_config["digits"]("rslad:igdm")
+    experiment = parse.to_experiment(raw)
+    saved = build.comparable(experiment, {}, build.load_data(experiment.data))
+    assert saved["igdm"]["weight"] == 1.0
+    assert (
+        build.teacher_experiment(experiment, "robust", experiment.teachers.robust).igdm.weight == 0
+    )
+    raw.student_optim.schedule = "constant"
+    assert "ramp_epochs=0" in build.extension_problem(parse.to_experiment(raw), 3)
+    raw.igdm.ramp_epochs = 200
+    assert build.extension_problem(parse.to_experiment(raw), 3) == ""
+    raw.teachers.robust.recipe.method = "natural"
+    raw.igdm.variant = "saad"
+    with pytest.raises(parse.ConfigError) as caught:
+        parse.to_experiment(raw)
+    first, second = str(caught.value).split("\n  - ")[1:]
+    assert first.startswith("config.igdm.variant='saad': there is no such code with method 'rslad'")
+    assert second.startswith("config.teachers.robust.recipe.method='natural': gradient matching")
+    with pytest.raises(parse.ConfigError, match="config.igdm.weight=0.5: method 'sat' takes no"):
+        parse.to_experiment(tiny(tmp_path, "sat", igdm__weight=0.5))
+
+
+def test_constants_of_the_data_sets():
+    get_config = {d: importlib.import_module(f"configs.{d}").get_config for d in DATASETS}
+    names = ("temperature_first", "temperature_last", "share_first", "share_last")
+    found = {d: tuple(get_config[d]("adr").method[n] for n in names) for d in DATASETS}
+    assert found == {
+        "digits": (2.5, 2.0, 0.7, 0.95), "cifar10": (2.5, 2.0, 0.7, 0.95),
+        "cifar100": (1.5, 1.0, 0.7, 0.95), "tiny_imagenet": (2.0, 1.5, 0.5, 0.9),
+    }  # fmt: skip
+    assert get_config["cifar10"]("adr").student_optim.nesterov
+    assert get_config["cifar100"]("saad").method.igdm_weight == 10.0

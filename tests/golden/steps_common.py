@@ -34,20 +34,24 @@ class Run:
     adversarial: np.ndarray
 
 
-def load(method: str) -> dict[str, np.ndarray]:
+def load(method: str, slices: str = "steps_slice.npz", prefix: str = "") -> dict[str, np.ndarray]:
     """The golden arrays of a method under the names of the full file, with its inputs.
+
+    `slices` is the file in this folder that holds a part of them, `prefix` that of one run among several.
 
     Inputs: `images_u8` [6,32,32,32,3], `labels` [6,32], `gauss_k`, `uniform_k`; `init/{net}/...`
     for all three networks.
     """
-    ciard, part = np.load(HERE / "ciard_slice.npz"), np.load(HERE / "steps_slice.npz")
+    ciard, part = np.load(HERE / "ciard_slice.npz"), np.load(HERE / slices)
     arrays = {k: ciard[k] for k in ciard.files if k.startswith("init/")}
     arrays |= {k: ciard[k][:STEPS] for k in ("images_u8", "labels", "gauss_k")}
-    arrays["uniform_k"] = part["uniform_k"]
+    arrays["uniform_k"] = np.load(HERE / "steps_slice.npz")["uniform_k"]
     full = SHARED / "golden" / f"{method}_steps.npz"
     if full.is_file():
-        return arrays | dict(np.load(full))
-    own = {k.removeprefix(f"{method}/"): k for k in part.files if k.startswith(f"{method}/")}
+        found = np.load(full)
+        return arrays | {k.removeprefix(prefix): found[k] for k in found if k.startswith(prefix)}
+    run = f"{prefix}{method}/"
+    own = {k.removeprefix(run): k for k in part.files if k.startswith(run)}
     for key, stored in own.items():
         if key.startswith("after"):
             arrays |= _tensors(part[stored], key, arrays)
@@ -73,7 +77,8 @@ def weights(golden: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
     state = {
         k.removeprefix(prefix + "/"): v for k, v in golden.items() if k.startswith(prefix + "/")
     }
-    found = torch_names.from_torch("small_cnn", state, widths=WIDTHS[prefix.split("/")[1]])
+    widths = WIDTHS.get(prefix.split("/")[1], WIDTHS["student"])  # averages of the student
+    found = torch_names.from_torch("small_cnn", state, widths=widths)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), found)
 
 
@@ -93,6 +98,7 @@ def run(
     options: dict[str, Any] | None = None,
     optim_options: dict[str, Any] | None = None,
     epoch: Any = None,
+    attacked: Any = base.attack,
     **parts_options: Any,
 ) -> Run:
     """Six jitted steps from the golden start.
@@ -105,7 +111,8 @@ def run(
       options: of the method.
       optim_options: of `OptimConfig`; default SGD 0.1, momentum 0.9, weight decay 2e-4, constant.
       epoch: [6] ints, the epoch (from 1) that each step belongs to; default 1.
-      **parts_options: further fields of `Parts`.
+      attacked: (parts, state, batch, key) -> `base.Attacked`, the attack of a step.
+      **parts_options: further fields of `Parts`; `epochs` is 300 unless given.
     """
     spec = attacks.make(attack) if isinstance(attack, str) else attack
     roles = methods.TEACHERS[method]
@@ -115,13 +122,12 @@ def run(
         student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), 300),
         attack=spec,
         teachers={role: nets[f"{role}_teacher"] for role in roles},
-        epochs=300,
-        **parts_options,
+        **{"epochs": 300} | parts_options,
     )
     key = jax.random.key(0)  # decides nothing: the start noise is given
     made = methods.create(method, parts, **(options or {}))
     step = jax.jit(made.step)
-    make_images = jax.jit(lambda s, b: base.attack(parts, s, b, key).images)
+    make_images = jax.jit(lambda s, b: attacked(parts, s, b, key).images)
     teachers = {role: weights(golden, f"init/{role}_teacher") for role in roles}
     state = made.init(weights(golden, "init/student"), teachers)
     clean = golden["images_u8"].astype(np.float32) / np.float32(255)

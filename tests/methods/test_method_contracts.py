@@ -30,7 +30,8 @@ def bundle(classes=CLASSES):
         logits = images.reshape(images.shape[0], -1) @ variables["params"]["kernel"]
         if not train:
             return logits, variables["batch_stats"]
-        clean = jnp.all(images == CLEAN).astype(jnp.float32)
+        same = images.shape == CLEAN.shape and jnp.all(images == CLEAN)
+        clean = jnp.asarray(same, jnp.float32)
         return logits, {"trace": 2 * variables["batch_stats"]["trace"] + clean}
 
     return ModelBundle("linear", classes, SHAPE, "none", init, apply)
@@ -47,6 +48,8 @@ STUDENT_PASSES = {
     "absld": ("rslad_train", "x' x"),
     "adaad": ("adaad_train", "x x'"),
     "adaiad": ("adaad_train", "x x'"),
+    "adr": ("adr_train", "x'"),
+    "adr_trades": ("adr_trades_train", "x'"),  # both at once
     "ard": ("ard_train", "x' x"),
     "b_mtard": ("ciard_train", "x' x"),
     "ciard": ("ciard_train", "x x'"),
@@ -67,12 +70,14 @@ STUDENT_PASSES = {
     "mtard": ("ciard_train", "x' x"),
     "natural": (None, "x"),
     "rslad": ("rslad_train", "x' x"),
+    "saad": ("saad_train", "x' x' x"),  # the second is x - d
     "sat": ("sat_train", "x'"),
     "score": ("score_train", "x x'"),
     "trades": ("trades_train", None),
 }
 # Of TRADES, None: it applies the update of S(x) twice by the formula of exponential averages, which means
 # nothing for a counter. test_baselines.py holds its statistics against real passes.
+SOFT_LABELS = ("adr", "adr_trades")  # which give an attack labels where it takes a teacher's logits
 TEACHER_PASSES = {"ciard": {"robust": "x'"}, "ciard_dard": {"robust": "x x'"}}
 NAMES = sorted(STUDENT_PASSES)
 
@@ -172,20 +177,47 @@ def test_student_statistics_move_with_these_passes(name, options, epoch, order):
     assert passes(after_one_step(name, epoch, options=options)[1].student) == order
 
 
+# Gradient matching: beta of the point x + beta d, variant -> the passes of the base and its own.
+MATCHING = [
+    ("adaad", 1.0, "paper", "x x' x'"),
+    ("adaiad", 1.0, "paper", "x x' x'"),
+    ("ard", 1.0, "paper", "x' x x'"),
+    ("iad1", 1.0, "paper", "x' x x'"),
+    ("rslad", 1.0, "paper", "x' x x'"),
+    ("rslad", 0.5, "paper", "x' x x' x'"),
+    ("adaad", 1.0, "released", "x' x x' x'"),
+    ("ard", 1.0, "released", "x' x x'"),
+    ("rslad", 1.0, "released", "x' x' x x'"),
+    ("adaad", 1.0, "saad", "x' x'"),
+]
+
+
+@pytest.mark.parametrize(("name", "beta", "variant", "order"), MATCHING)
+def test_passes_with_gradient_matching(name, beta, variant, order):
+    matching = methods.Igdm(weight=1.0, beta=beta, variant=variant)
+    assert passes(after_one_step(name, igdm=matching)[1].student) == order
+
+
+def test_every_method_that_takes_gradient_matching_is_in_the_table():
+    assert set(methods.IGDM) == {name for name, *_ in MATCHING}
+
+
 def test_clean_forward_of_the_teacher_is_seen_in_its_statistics():
     _, new = after_one_step("ciard", options=(("r_clean_forward", "keep"),))
     assert passes(new.teachers["robust"]) == "x x'"
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if STUDENT_PASSES[n][0] and n not in TEACHER_PASSES and n != "trades"]
+    "name",
+    [n for n in NAMES if STUDENT_PASSES[n][0] and n not in TEACHER_PASSES and n != "trades"],
 )
 def test_train_mode_attack_keeps_its_passes(name):
     """One for every attack step, before the others. The first is at x when there is no start."""
     attack, order = STUDENT_PASSES[name]
     first = "x" if attacks.make(attack).start == "none" else "x'"
     _, kept = after_one_step(name, attack_bn="train", attack_bn_stats="keep")
-    assert passes(kept.student) == " ".join([first, *["x'"] * (STEPS - 1), order])
+    before = ["x"] if name == "adr_trades" else []  # the target of its attack
+    assert passes(kept.student) == " ".join([*before, first, *["x'"] * (STEPS - 1), order])
 
 
 @pytest.mark.parametrize("name", ["ard", "score", "fair_rslad", "ciard"])
@@ -262,7 +294,7 @@ def test_wrong_teachers(name):
 def test_wrong_attack(name):
     assert "needs an attack" in refused(name, attack=None)
     if "robust" not in methods.TEACHERS[name]:
-        for attack in ("rslad_train", "adaad_train"):
+        for attack in ("rslad_train", "adaad_train")[name in SOFT_LABELS :]:
             message = refused(name, attack=attacks.make(attack))
             assert repr(attack) in message and "needs a robust teacher" in message
 
@@ -288,6 +320,8 @@ def test_wrong_attack(name):
         ("mail", {"slope": 0.0, "bias": -11.0}, ["slope=0.0", "bias=-11.0"]),
         ("dgad", {"beta": -1.0, "full_batch": -1}, ["beta=-1.0", "full_batch=-1"]),
         ("mtard", {"decay_epochs": (3, 2)}, ["decay_epochs=(3, 2): epochs must increase"]),
+        ("adr", {"decay": 1.0, "share_first": 2.0}, ["decay=1.0", "share_first=2.0"]),
+        ("saad", {"entropy_order": 0.0, "beta": -1.0}, ["entropy_order=0.0", "beta=-1.0"]),
     ],
 )  # fmt: skip
 def test_bad_values_teachers_and_attack_are_listed_together(name, options, expected):
@@ -310,3 +344,17 @@ def test_every_option_refuses_what_is_no_number_and_no_choice(name):
 def test_unknown_option_names_the_known_ones():
     with pytest.raises(ValueError, match="method.rate does not exist; method has weight_rate"):
         methods.create("mtard", make_parts("mtard"), rate=1.0)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in methods.IGDM])
+def test_gradient_matching_is_refused_where_no_paper_has_it(name):
+    message = refused(name, igdm=methods.Igdm(weight=0.5))
+    assert f"igdm.weight=0.5: method {name!r} takes no gradient matching" in message
+    assert ", ".join(methods.IGDM) in message
+
+
+def test_variants_of_gradient_matching_that_a_method_does_not_have():
+    message = refused("adaiad", igdm=methods.Igdm(weight=0.5, variant="released"))
+    assert "igdm.variant='released'" in message and "choose 'paper'" in message
+    message = refused("adaad", {"alpha": 0.5}, igdm=methods.Igdm(weight=0.5, variant="saad"))
+    assert "alpha=0.5" in message and "use alpha=1" in message

@@ -15,6 +15,7 @@ from ard_jax.cli import train, train_checks
 from ard_jax.config import build, parse
 from ard_jax.runtime import sharding
 from ard_jax.training import teachers
+from configs import digits
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,28 @@ def test_a_file_as_teacher_names_the_import(file, tmp_path):
     raw = tiny(tmp_path, teachers__robust__checkpoint=str(file))
     with pytest.raises(ValueError, match=f"--mode=import --file={file}"):
         train.run(parse.to_experiment(raw))
+
+
+def test_a_natural_checkpoint_is_refused_where_the_teacher_must_be_robust(tmp_path):
+    """Before its arrays are read; a method that can do with it takes it."""
+    folder = tmp_path / "natural"
+    raw = tiny(tmp_path, "natural", workdir=str(folder), epochs=1, eval__attacks=("fgsm",))
+    raw.eval.update(eps_sweep=(), transfer=False, max_examples=20, max_selection_examples=20)
+    train.run(parse.to_experiment(raw))
+    data = build.load_data(_rslad(tmp_path, folder, 0.0).data)
+    for weight, refused in ((0.0, False), (1.0, True)):
+        wanted = [build.teacher_settings(_rslad(tmp_path, folder, weight), "robust")]
+        if refused:
+            with pytest.raises(
+                teachers.TeacherError, match="trained by 'natural', but gradient match"
+            ):
+                teachers.check_checkpoints(wanted, data)
+        else:
+            teachers.check_checkpoints(wanted, data)
+
+
+def _rslad(tmp_path, folder, weight):
+    """RSLAD with gradient matching of this weight, on the folder's network."""
+    raw = digits.get_config("rslad")
+    raw.teachers.robust.checkpoint, raw.igdm.weight = str(folder), weight
+    return parse.to_experiment(raw)
