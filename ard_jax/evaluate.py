@@ -148,6 +148,11 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
             raise ValueError(
                 "attacks['clean']: that name is of the images as they are; choose another"
             )
+        if not one.bounded:
+            raise ValueError(
+                f"attacks[{name!r}] leaves the ball of radius eps, which only training may; choose an attack "
+                "such as 'pgd_sat'"
+            )
         clip = getattr(one, "clip_min", 0.0), getattr(one, "clip_max", 1.0)
         if clip != (0.0, 1.0):
             raise ValueError(

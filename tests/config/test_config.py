@@ -20,7 +20,7 @@ from ard_jax.io import options
 
 NAN = float("nan")
 REPOSITORY = Path(__file__).parents[2]
-_RELEASED = ("absld", "adaiad", "iad1")
+_RELEASED = ("absld", "adaiad", "dkl", "iad1")
 _VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
 _OF_RATE = [f"{name}:{variant}" for name in ("ard", "iad2") for variant in ("paper", "released")]
 _CPU = [f"{name}:cpu" for name in methods.names()]
@@ -375,3 +375,10 @@ def test_a_run_that_was_made_stays_readable():
     with pytest.raises(parse.ConfigError, match="student_optim.boundaries"):
         parse.to_experiment(raw)
     assert parse.to_experiment(raw, saved=True).epochs == 5
+
+
+def test_only_what_every_step_trains_can_have_a_cyclic_rate(tmp_path):
+    with pytest.raises(parse.ConfigError, match="config.robust_teacher_optim.schedule='cyclic'"):
+        parse.to_experiment(tiny(tmp_path, robust_teacher_optim__schedule="cyclic"))
+    experiment = parse.to_experiment(tiny(tmp_path, "sat", student_optim__schedule="cyclic"))
+    assert "from epoch 1 on" in build.extension_problem(experiment, 1)

@@ -34,8 +34,12 @@ class Run:
     adversarial: np.ndarray
 
 
-def load(method: str) -> dict[str, np.ndarray]:
+def load(method: str, slices: str = "steps_slice.npz") -> dict[str, np.ndarray]:
     """The golden arrays of a method under the names of the full file, with its inputs.
+
+    Args:
+      method: name of its file.
+      slices: the file in this folder that has it where the full one is not at hand.
 
     Inputs: `images_u8` [6,32,32,32,3], `labels` [6,32], `gauss_k`, `uniform_k`; `init/{net}/...`
     for all three networks.
@@ -47,6 +51,7 @@ def load(method: str) -> dict[str, np.ndarray]:
     full = SHARED / "golden" / f"{method}_steps.npz"
     if full.is_file():
         return arrays | dict(np.load(full))
+    part = np.load(HERE / slices)
     own = {k.removeprefix(f"{method}/"): k for k in part.files if k.startswith(f"{method}/")}
     for key, stored in own.items():
         if key.startswith("after"):
@@ -89,10 +94,11 @@ def run(
     golden: dict[str, np.ndarray],
     attack: Any,
     *,
-    noise: str = "gauss",
+    noise: str | np.ndarray = "gauss",
     options: dict[str, Any] | None = None,
     optim_options: dict[str, Any] | None = None,
     epoch: Any = None,
+    epochs: int = 300,
     **parts_options: Any,
 ) -> Run:
     """Six jitted steps from the golden start.
@@ -101,10 +107,11 @@ def run(
       method: registry name.
       golden: `load(...)`.
       attack: name or `PgdAttack` of the inner attack.
-      noise: start perturbation: "gauss" 0.001 n, "uniform" eps u.
+      noise: start perturbation: "gauss" 0.001 n, "uniform" eps u, or [6,B,H,W,C].
       options: of the method.
       optim_options: of `OptimConfig`; default SGD 0.1, momentum 0.9, weight decay 2e-4, constant.
       epoch: [6] ints, the epoch (from 1) that each step belongs to; default 1.
+      epochs: length of the run; for schedules that change at every update their number.
       **parts_options: further fields of `Parts`.
     """
     spec = attacks.make(attack) if isinstance(attack, str) else attack
@@ -112,10 +119,10 @@ def run(
     nets = {n: models.create("small_cnn", widths=w) for n, w in WIDTHS.items()}
     parts = methods.Parts(
         student=nets["student"],
-        student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), 300),
+        student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), epochs),
         attack=spec,
         teachers={role: nets[f"{role}_teacher"] for role in roles},
-        epochs=300,
+        epochs=epochs,
         **parts_options,
     )
     key = jax.random.key(0)  # decides nothing: the start noise is given
@@ -126,7 +133,9 @@ def run(
     state = made.init(weights(golden, "init/student"), teachers)
     clean = golden["images_u8"].astype(np.float32) / np.float32(255)
     start = 0.001 * (golden["gauss_k"] / np.float32(32))
-    if noise == "uniform":
+    if isinstance(noise, np.ndarray):
+        start = noise
+    elif noise == "uniform":
         start = np.float32(spec.eps) * (golden["uniform_k"] / np.float32(128))
     states, metrics, images = [], [], []
     with jax.default_matmul_precision("highest"):

@@ -30,7 +30,7 @@ def bundle(classes=CLASSES):
         logits = images.reshape(images.shape[0], -1) @ variables["params"]["kernel"]
         if not train:
             return logits, variables["batch_stats"]
-        clean = jnp.all(images == CLEAN).astype(jnp.float32)
+        clean = jnp.all(images[:SIZE] == CLEAN).astype(jnp.float32)
         return logits, {"trace": 2 * variables["batch_stats"]["trace"] + clean}
 
     return ModelBundle("linear", classes, SHAPE, "none", init, apply)
@@ -51,13 +51,18 @@ STUDENT_PASSES = {
     "b_mtard": ("ciard_train", "x' x"),
     "ciard": ("ciard_train", "x x'"),
     "ciard_dard": ("dpgd", "x x'"),
+    "consistency_at": ("sat_train", "x'"),
     "dard": ("dpgd", "x x'"),
+    "dkl": ("dkl_train", "x' x"),
     "fair_rslad": ("rslad_train", "x' x"),
+    "fat": ("fat_train", "x'"),
+    "fgsm_rs": ("fgsm_rs_train", "x'"),
     "iad1": ("ard_train", "x' x"),
     "iad2": ("ard_train", "x' x"),
     "kd": (None, "x"),
     "mart": ("mart_train", "x x'"),
     "mtard": ("ciard_train", "x' x"),
+    "n_fgsm": ("n_fgsm_train", "x'"),
     "natural": (None, "x"),
     "rslad": ("rslad_train", "x' x"),
     "sat": ("sat_train", "x'"),
@@ -72,12 +77,12 @@ NAMES = sorted(STUDENT_PASSES)
 
 def make_parts(name, start=None, **fields):
     attack, net = STUDENT_PASSES[name][0], bundle()
-    changed = {} if start is None else {"start": start}
+    changed = {} if start is None else {"start": start, "sigma": 0.0}
     optimiser = optim.make(optim.OptimConfig(lr=0.1), 300)
     return methods.Parts(
         student=net,
         student_optim=optimiser,
-        attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, **changed),
+        attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, step_size=0.025, **changed),
         teachers={role: bundle() for role in methods.TEACHERS[name]},
         teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)},
         epochs=300,
@@ -97,6 +102,8 @@ def begin(method, parts):
 def batch(method, epoch):
     soft = jax.random.normal(jax.random.key(2), (SIZE, CLASSES))
     fields = {"image": jnp.asarray(CLEAN), "label": jnp.asarray(LABELS)}
+    if method.views == 2:
+        fields["view"] = jnp.asarray(CLEAN[:, ::-1])
     return fields | {"epoch": jnp.asarray(epoch, jnp.int32)} | dict.fromkeys(method.columns, soft)
 
 
@@ -277,6 +284,8 @@ def test_wrong_attack(name):
         ("iad1", {"alpha": 2.0, "beta": -0.1}, ["alpha=2.0", "beta=-0.1"]),
         ("iad2", {"alpha1": 0.7, "alpha2": 0.6}, ["alpha1=0.7 and alpha2=0.6"]),
         ("mtard", {"decay_epochs": (3, 2)}, ["decay_epochs=(3, 2): epochs must increase"]),
+        ("dkl", {"alpha": -1.0, "gamma": -1.0}, ["alpha=-1.0", "gamma=-1.0"]),
+        ("fat", {"tau_epochs": (3, 2)}, ["tau_epochs=(3, 2): epochs must increase"]),
     ],
 )  # fmt: skip
 def test_bad_values_teachers_and_attack_are_listed_together(name, options, expected):
