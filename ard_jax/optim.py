@@ -1,14 +1,14 @@
-"""SGD as the papers use it, with learning rates that change once per epoch.
+"""SGD as the papers use it, with learning rates that change once per epoch or at every update.
 
-Every paper's code here sets the learning rate per epoch and uses torch's SGD: weight decay is added
-to the gradient before the momentum, on all parameters including biases and BatchNorm. The rate is
-an argument of the update rather than part of the optimiser's state, so that a resumed run needs
-only its step.
+Every paper's code here uses torch's SGD: weight decay is added to the gradient before the momentum, on all
+parameters including biases and BatchNorm. Nearly all set the learning rate per epoch. The rate is an
+argument of the update rather than part of the optimiser's state, so that a resumed run needs only its step;
+the state of the schedule that changes at every update counts them.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from pydantic import Field
 
 from ard_jax.io.options import AtLeastOne, Count, Options, Share
 from ard_jax.losses import checks
+
+_CYCLE_FALL = 0.1  # of the momentum, in the middle of a cycle
 
 
 class OptimConfig(Options):
@@ -30,12 +32,14 @@ class OptimConfig(Options):
     )
     nesterov: bool = Field(default=False, description="Nesterov momentum.")
     weight_decay: Share = Field(default=2e-4, description="Coupled L2 on all parameters.")
-    schedule: Literal["constant", "multistep", "cosine", "ciard"] = Field(
+    schedule: Literal["constant", "multistep", "cosine", "ciard", "cyclic"] = Field(
         default="constant",
         description=(
             "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
             "lr to 0 over the run, after `warmup` epochs of linear increase); `ciard` (`lr` before "
-            "epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
+            "epoch `start`, then a cosine to 0 times exp(-0.01 progress^2)); `cyclic` (changes at every "
+            "update: linear from 0 to lr in the middle of the run and back, the momentum from `momentum` to "
+            "0.1 less and back)."
         ),
     )
     boundaries: tuple[AtLeastOne, ...] = Field(
@@ -60,6 +64,10 @@ class OptimConfig(Options):
             found.append(f"boundaries={self.boundaries}: epochs must increase")
         if self.schedule == "multistep" and not self.boundaries:
             found.append("boundaries=(): schedule='multistep' needs at least one epoch")
+        if self.schedule == "cyclic" and self.momentum < _CYCLE_FALL:
+            found.append(
+                f"momentum={self.momentum}: schedule='cyclic' lowers it by {_CYCLE_FALL}; give at least that"
+            )
         return found
 
     def misfits(self, epochs: int) -> list[str]:
@@ -78,15 +86,39 @@ class OptimConfig(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Pure functions: `init(params)`, `update(grads, opt_state, params, lr)`, `lr(epoch)`."""
+    """Pure functions: `init(params)`, `update(grads, opt_state, params, lr)`, `lr(epoch, opt_state)`.
+
+    Only a schedule that changes at every update looks at the `opt_state` of `lr`, which may be left out.
+    """
 
     init: Callable[[Any], Any]
     update: Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]]
-    lr: Callable[[jax.Array], jax.Array]
+    lr: Callable[..., jax.Array]
+
+
+class Counted(NamedTuple):
+    """State of an optimiser whose schedule changes at every update.
+
+    Attributes:
+      inner: optax state.
+      updates: number of updates done, int32 scalar.
+    """
+
+    inner: Any
+    updates: jax.Array
+
+
+def cycle(config: OptimConfig, progress: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(rate, momentum) of `cyclic` at the share `progress` of a run: PyTorch's CyclicLR with one cycle.
+
+    The momentum goes the other way, which is that scheduler's default.
+    """
+    height = 1 - jnp.abs(2 * progress - 1)
+    return config.lr * height, config.momentum - _CYCLE_FALL * height
 
 
 def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Array:
-    """Rate during `epoch` (int, counted from 1; may be traced). Returns a float32 scalar.
+    """Rate during `epoch` (int, counted from 1; may be traced), of `cyclic` in its middle; float32 scalar.
 
     Source of "ciard": eminentgu/CIARD, CIARD.py: student
     0.1 (0.5 + 0.5 cos(pi (e-150)/150)) exp(-0.01 (e-150)^2/150^2) from e = 150 of 300 epochs; the
@@ -103,29 +135,67 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
         progress = (e - 1) / epochs
         rate = config.lr * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return rate * jnp.minimum(e / max(config.warmup, 1), 1.0) if config.warmup else rate
+    if config.schedule == "cyclic":
+        return cycle(config, (e - 0.5) / epochs)[0]
     progress = (e - config.start) / max(epochs - config.start, 1)
     rate = config.lr * (0.5 + 0.5 * jnp.cos(jnp.pi * progress)) * jnp.exp(-0.01 * progress**2)
     before = 0.0 if config.idle_before_start else config.lr
     return jnp.where(e < config.start, before, rate)
 
 
-def make(config: OptimConfig, epochs: int) -> Optimizer:
-    """The optimiser of `config` for a run of `epochs` epochs.
+def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimizer:
+    """The optimiser of `config`.
+
+    Args:
+      config: SGD and its schedule.
+      epochs: length of the run.
+      steps_per_epoch: updates per epoch; only `cyclic` looks at it.
 
     Raises:
-      ValueError: no `OptimConfig`, no epochs, or a schedule that does not fit into them.
+      ValueError: no `OptimConfig`, no epochs or updates, or a schedule that does not fit into the epochs.
     """
     if not isinstance(config, OptimConfig):
         raise ValueError(f"config is {type(config).__name__}; give optim.OptimConfig(lr=..., ...)")
     if found := config.misfits(checks.count(epochs, "epochs", 1)):
         raise ValueError("; ".join(found))
-    parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    if config.momentum:
-        parts.append(optax.trace(decay=config.momentum, nesterov=config.nesterov))
-    transform = optax.chain(*parts)
+    checks.count(steps_per_epoch, "steps_per_epoch", 1)
+    if config.schedule == "cyclic":
+        return _make_cyclic(config, epochs, epochs * steps_per_epoch)
+    transform = _transform(config, config.momentum)
 
     def update(grads: Any, opt_state: Any, params: Any, lr: jax.Array):
         updates, opt_state = transform.update(grads, opt_state, params)
-        return jax.tree.map(lambda p, u: p - lr * u, params, updates), opt_state
+        return _moved(params, updates, lr), opt_state
 
-    return Optimizer(transform.init, update, lambda epoch: learning_rate(config, epochs, epoch))
+    def rate(epoch: jax.Array, opt_state: Any = None):
+        return learning_rate(config, epochs, epoch)
+
+    return Optimizer(transform.init, update, rate)
+
+
+def _make_cyclic(config: OptimConfig, epochs: int, total: int) -> Optimizer:
+    def init(params: Any):
+        return Counted(_transform(config, config.momentum).init(params), jnp.zeros((), jnp.int32))
+
+    def update(grads: Any, state: Counted, params: Any, lr: jax.Array):
+        momentum = cycle(config, state.updates / total)[1]
+        updates, inner = _transform(config, momentum).update(grads, state.inner, params)
+        return _moved(params, updates, lr), Counted(inner, state.updates + 1)
+
+    def rate(epoch: jax.Array, state: Counted | None = None):
+        if state is None:
+            return learning_rate(config, epochs, epoch)
+        return cycle(config, state.updates / total)[0]
+
+    return Optimizer(init, update, rate)
+
+
+def _transform(config: OptimConfig, momentum: Any) -> optax.GradientTransformation:
+    parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+    if config.momentum:
+        parts.append(optax.trace(decay=momentum, nesterov=config.nesterov))
+    return optax.chain(*parts)
+
+
+def _moved(params: Any, updates: Any, lr: jax.Array) -> Any:
+    return jax.tree.map(lambda p, u: p - lr * u, params, updates)

@@ -36,7 +36,12 @@ RECIPES = {
     "natural": (200, {"schedule": "cosine", "weight_decay": 5e-4}),  # a common choice, no paper's
     "kd": _ARD,  # ARD's paper has such a row, without its settings
     "sat": _RICE,
+    "fgsm_rs": (15, {"lr": 0.2, "schedule": "cyclic", "weight_decay": 5e-4}),
+    "n_fgsm": (30, {"lr": 0.2, "schedule": "cyclic", "weight_decay": 5e-4}),
+    "fat": (120, {"schedule": "multistep", "boundaries": (60, 90)}),
+    "consistency_at": _RICE,
     "trades": (76, {"schedule": "multistep", "boundaries": (75,)}),
+    "dkl": (200, {"lr": 0.2, "schedule": "cosine", "weight_decay": 5e-4}),
     "mart": _MART,
     **dict.fromkeys(("mail", "mail_trades", "mail_mart"), _MART),
     # The code halves the rate once more, at 11/12.
@@ -69,10 +74,8 @@ RECIPES = {
     "ciard_dard": _CIARD,
 }
 # Methods whose official code attacks the student in train mode; what becomes of the statistics.
-TRAIN_MODE_ATTACK = {
-    "ard": "keep", "iad1": "keep", "iad2": "keep", "score": "discard", "adr": "keep",
-    "adr_trades": "keep",
-}  # fmt: skip
+TRAIN_MODE_ATTACK = {"ard": "keep", "iad1": "keep", "iad2": "keep", "score": "discard"}
+TRAIN_MODE_ATTACK |= dict.fromkeys(("adr", "adr_trades", "fgsm_rs", "n_fgsm"), "keep")
 # Their code sets the second decay from the base rate, so that it changes nothing: one decay in fact.
 ONE_DECAY = ("ard", "iad1", "iad2")
 # What `configs/compare_digits.py:search` found: of 0.05, 0.1, 0.2, 0.4 the rate with the best validation
@@ -205,6 +208,8 @@ def attack(name: str):
     group = common.attack(methods.ATTACKS[name] or "sat_train")
     if name in TRAIN_MODE_ATTACK:
         group.update(bn="train", bn_stats=TRAIN_MODE_ATTACK[name])
+    if group.name == "n_fgsm_train":
+        group.options = common.config_dict(start_radius=2.0)
     if group.name == "dpgd":
         group.options = common.dpgd_options()
     return group
@@ -223,9 +228,9 @@ def scale_epochs(config: common.Config, of: int) -> None:
     for name in ("begin_epoch", "itt_start"):
         if name in options:
             options[name] = max(1, round(options[name] * config.epochs / of))
-    if "decay_epochs" in options:
-        scaled = {round(e * config.epochs / of) for e in options.decay_epochs}
-        options.decay_epochs = tuple(sorted(scaled))
+    for name in {"decay_epochs", "tau_epochs"} & set(options):
+        scaled = {max(1, round(e * config.epochs / of)) for e in options[name]}
+        options[name] = tuple(sorted(scaled))
 
 
 def small_updates(config: common.Config) -> None:

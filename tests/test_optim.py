@@ -64,3 +64,29 @@ def test_traced_epoch():
     optimizer = make(STUDENT, 300)
     traced, plain = jax.jit(optimizer.lr)(jnp.asarray(225)), optimizer.lr(jnp.asarray(225))
     np.testing.assert_allclose(traced, plain, rtol=1e-6)
+
+
+def test_cyclic_is_torchs_scheduler_step_by_step():
+    """CyclicLR(0, 0.2, 6 up, 6 down), which also moves the momentum from 0.9 to 0.8 and back."""
+    config = OptimConfig(lr=0.2, schedule="cyclic", weight_decay=0.0)
+    optimizer = make(config, 4, steps_per_epoch=3)
+    params, ours, buffer = 1.0, jnp.ones(()), 0.0
+    state = optimizer.init(ours)
+    for step in range(12):
+        height = min(step, 12 - step) / 6
+        rate = optimizer.lr(jnp.asarray(step // 3 + 1), state)
+        np.testing.assert_allclose(rate, 0.2 * height, atol=1e-7)
+        ours, state = optimizer.update(jnp.float32(0.3 + step), state, ours, rate)
+        buffer = (0.9 - 0.1 * height) * buffer + 0.3 + step
+        params -= 0.2 * height * buffer
+        np.testing.assert_allclose(ours, params, rtol=1e-5)
+    # Without a state, as where no update is at hand, the rate in the middle of the epoch.
+    middle = [float(optimizer.lr(jnp.asarray(e))) for e in (1, 2, 3, 4)]
+    np.testing.assert_allclose(middle, [0.05, 0.15, 0.15, 0.05], rtol=1e-6)
+
+
+def test_cyclic_refuses_what_it_cannot_lower():
+    with pytest.raises(ValueError, match="momentum=0.05.*cyclic"):
+        OptimConfig(schedule="cyclic", momentum=0.05)
+    with pytest.raises(ValueError, match="steps_per_epoch=0"):
+        make(OptimConfig(schedule="cyclic"), 4, 0)

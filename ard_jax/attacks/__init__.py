@@ -21,7 +21,14 @@ from ard_jax.attacks.loop import pgd_loop
 from ard_jax.attacks.named import bim, ciard_pgd, cw_linf, dpgd, fgsm, pgd, targeted_pgd, trades_pgd
 from ard_jax.attacks.objectives import lambda_values, least_likely_class
 from ard_jax.attacks.projected_gradient import PgdAttack
-from ard_jax.attacks.registry import evaluation_names, label_of, make, names, suite_names
+from ard_jax.attacks.registry import (
+    evaluation_names,
+    label_of,
+    make,
+    names,
+    suite_names,
+    training_names,
+)
 
 __all__ = [
     "SUITES",
@@ -55,4 +62,5 @@ __all__ = [
     "suite_names",
     "targeted_pgd",
     "trades_pgd",
+    "training_names",
 ]

@@ -51,6 +51,7 @@ class Attack(abc.ABC):
       tileable: whether an image's result does not depend on the others, so that a batch may be attacked
         part by part (`cpu_tiling`); such an attack has `own_start`, and `run` takes `start`.
       takes_state: whether `run` takes a `state` that predict updates (train-mode BatchNorm in the attack).
+      bounded: whether its images stay within eps, so that an evaluation may run it.
       targeted: whether it moves images towards a class, so that it may put a wrong answer right.
       keys_per_image: whether `run` and `own_start` also take keys [B], one for each image; without it random
         numbers, and so results, depend on how an evaluation cuts the images into batches.
@@ -64,6 +65,7 @@ class Attack(abc.ABC):
     pure = True
     tileable = False
     takes_state = False
+    bounded = True
     needs_teacher = ""
     keys_per_image = False
     targeted = False

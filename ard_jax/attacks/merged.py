@@ -19,13 +19,15 @@ from ard_jax.attacks.threat_model import ThreatModel
 
 # Losses that are functions of the logits alone; a setting chooses among them.
 _LOSSES = ("cross_entropy", "cw", "least_likely")
+# Not "range_only", which trains alone.
+_ORDERS = ("ball_then_range", "range_then_ball", "range_at_end")
 
 
 def is_mergeable(spec: Attack) -> bool:
     """Returns whether `run` can make this attack: one start, constant steps, a loss of `_LOSSES`."""
     if not isinstance(spec, PgdAttack):
         return False
-    plain = spec.alpha_schedule == "const" and not spec.channel_mask_rho
+    plain = spec.alpha_schedule == "const" and not spec.channel_mask_rho and spec.order in _ORDERS
     return plain and spec.loss in _LOSSES and spec.restarts == 1
 
 
@@ -40,7 +42,7 @@ def settings_of(spec: PgdAttack) -> dict[str, Any]:
     whole = {
         "steps": spec.steps,
         "loss": _LOSSES.index(spec.loss),
-        "order": threat_model.ORDERS.index(spec.order),
+        "order": _ORDERS.index(spec.order),
     }
     return {k: np.float32(v) for k, v in real.items()} | {k: np.int32(v) for k, v in whole.items()}
 
@@ -83,11 +85,9 @@ def run(
 
     def step(_: Any, z: jax.Array):
         z = z + step_size * threat_model.ascent_direction(jax.grad(total)(z), norm)
-        threats = [ThreatModel(eps, norm, *clip, order) for order in threat_model.ORDERS]
+        threats = [ThreatModel(eps, norm, *clip, order) for order in _ORDERS]
         return jax.lax.select_n(settings["order"], *(t.cut(z, images) for t in threats))
 
     z = jax.lax.fori_loop(0, settings["steps"], step, start.astype(images.dtype))
     # The other orders cut to the range in every step.
-    return jnp.where(
-        settings["order"] == threat_model.ORDERS.index("range_at_end"), jnp.clip(z, *clip), z
-    )
+    return jnp.where(settings["order"] == _ORDERS.index("range_at_end"), jnp.clip(z, *clip), z)

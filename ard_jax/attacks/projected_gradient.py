@@ -44,6 +44,7 @@ class PgdAttack(Attack):
       restarts: independent starts, of which the worst is kept per example.
       order, clip_min, clip_max: of `threat_model.ThreatModel`.
       sigma: of start "gauss", in pixel units.
+      start_radius: of start "uniform", as a part of eps.
       clip_start: cut a random start to the pixel range.
       alpha_schedule: how the step size changes over the steps (`loop.ascend`).
       channel_mask_rho: channels with less gradient than this part of the largest do not move.
@@ -66,6 +67,7 @@ class PgdAttack(Attack):
     order: str = ThreatModel.order
     confidence: float = cast(float, objectives.Loss.confidence)
     sigma: float = 0.001
+    start_radius: float = 1.0
     clip_start: bool = True
     clip_min: float = ThreatModel.clip_min
     clip_max: float = ThreatModel.clip_max
@@ -90,6 +92,7 @@ class PgdAttack(Attack):
             threat = part_of(self, ThreatModel)
             threat.check_length(self.step_size, "step_size")
             threat.check_length(self.sigma, "sigma")
+            checks.number(self.start_radius, "start_radius")
             part_of(self, objectives.Loss)
             loop.check_steps(self.step_size, self.steps, self.alpha_schedule, self.channel_mask_rho)
             self._check_reach()
@@ -115,6 +118,11 @@ class PgdAttack(Attack):
     def tileable(self) -> bool:
         """False where restarts run side by side, or the Dice is that of a whole batch."""
         return self.restarts == 1 and (self.loss != "dice" or self.dice != "batch")
+
+    @property
+    def bounded(self) -> bool:
+        """False for an attack that trains alone, because it leaves the ball."""
+        return self.order != "range_only"
 
     @property
     def targeted(self) -> bool:
@@ -192,8 +200,8 @@ class PgdAttack(Attack):
             teacher, as `needs_teacher` says.
 
         Returns:
-          [B,H,W,C] float32 with |x' - x| <= eps (up to rounding) and values in the range; with a state
-          (that, the state after the last step).
+          [B,H,W,C] float32 with |x' - x| <= eps (up to rounding; not of order "range_only") and values in
+          the range; with a state (that, the state after the last step).
 
         Raises:
           ValueError: a bad value, shape or dtype, or a combination that does not exist; the message names it.
@@ -257,6 +265,7 @@ class PgdAttack(Attack):
 
     def _random_start(self, key: Any, images: jax.Array, eps: Any) -> jax.Array:
         clip = (self.clip_min, self.clip_max) if self.clip_start else None
+        radius = self.start_radius * eps
         return threat_model.random_start(
-            self.start, key, images, eps, norm=self.norm, sigma=self.sigma, clip=clip
+            self.start, key, images, radius, norm=self.norm, sigma=self.sigma, clip=clip
         )

@@ -11,6 +11,7 @@ from ard_jax.attacks.attack import Attack, create
 from ard_jax.attacks.auto_attack.apgd import ApgdAttack
 from ard_jax.attacks.auto_attack.attack import AutoAttack
 from ard_jax.attacks.auto_attack.versions import SUITES
+from ard_jax.attacks.friendly import FriendlyAttack
 from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.losses import checks
 
@@ -48,7 +49,9 @@ _PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 # AdversariallyRobustDistillation and ZFancy/IAD), score_train (P2333/SCORE), sat_train
 # (MadryLab/cifar10_challenge), hat_train (imrahulr/hat), gairat_train
 # (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training), saad_train (HongsinLee/saad), adr_train and
-# adr_trades_train (see methods/adr.py). dpgd: DARD's scripts; see `dpgd`.
+# adr_trades_train (see methods/adr.py), fgsm_rs_train (locuslab/fast_adversarial), n_fgsm_train
+# (pdejorge/N-FGSM), dkl_train (jiequancui/DKL), fat_train (zjfheart/Friendly-Adversarial-Training). dpgd: DARD's
+# scripts; see `dpgd`.
 _REGISTRY: dict[str, Callable[..., Attack]] = {
     # Suites first: what can also be a pure function stands below under the same name.
     **{
@@ -75,6 +78,14 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "saad_train": _pgd("SAAD training", 0.25, 10, loss="teacher_linear_kl", **_GAUSS),
     "score_train": _pgd("SCORE training", 0.25, 10, start="uniform", loss="squared"),
     "sat_train": _pgd("SAT training", 0.25, 10, start="uniform"),
+    "fgsm_rs_train": _pgd("FGSM-RS training", 1.25, 1, start="uniform"),
+    "n_fgsm_train": _pgd(
+        "N-FGSM training", 1.0, 1, start="uniform", start_radius=2.0, order="range_only"
+    ),
+    "dkl_train": _pgd("DKL training", 0.5, 5, loss="kl", **_GAUSS),
+    "fat_train": functools.partial(
+        _create, FriendlyAttack, label="FAT training", step_per_eps=_TRADES_STEP, steps=10
+    ),
     "dpgd": _pgd("DPGD", 0.25, 10, loss="dice"),
     "dpgd_per_sample": _pgd("DPGD_per_sample", 0.25, 10, **_PER_SAMPLE),
     "dpgd_strong": _pgd("DPGD_strong", 0.25, 10, loss="dice", start="uniform"),
@@ -85,7 +96,12 @@ _EVALUATION = ("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf")
 
 
 def names() -> list[str]:
-    """Returns the attacks that are pure functions: those that train, and that pick a checkpoint."""
+    """Returns the attacks that are pure functions and stay within eps: those that evaluate."""
+    return [n for n in training_names() if _REGISTRY[n].keywords.get("order") != "range_only"]
+
+
+def training_names() -> list[str]:
+    """Returns the attacks that are pure functions, so that a step can train with them."""
     return sorted(name for name, make in _REGISTRY.items() if make.args[0].pure)
 
 
@@ -111,7 +127,8 @@ def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) 
     at 8/255 they are the papers'. In L2 the same step-to-radius ratios hold and the label says so.
 
     Args:
-      name: one of `names()` or `suite_names()`. "pgd20" is PGD_sat under the name that training logs use.
+      name: one of `training_names()` or `suite_names()`. "pgd20" is PGD_sat under the name that training
+        logs use.
       eps: radius in pixel units.
       norm: "linf" or "l2".
       **overrides: fields of the attack's record, absolute (steps, step_size, restarts, start, ...).

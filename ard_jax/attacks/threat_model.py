@@ -22,7 +22,8 @@ STARTS = ("none", "uniform", "gauss")
 #   ball_then_range  TRADES, torchattacks, the training attacks of the ARD family
 #   range_then_ball  CIARD's and MTARD's evaluation PGD (after Madry et al.)
 #   range_at_end     CIARD's CW: the ball after every step, the range once after the last
-ORDERS = ("ball_then_range", "range_then_ball", "range_at_end")
+#   range_only       N-FGSM: no ball; eps is the unit of start and step
+ORDERS = ("ball_then_range", "range_then_ball", "range_at_end", "range_only")
 _SLACK = 1e-4  # of the range, what rounding may leave outside of ball and range
 
 
@@ -76,7 +77,8 @@ class ThreatModel:
         """Cuts iterates back to the ball around `center` and to the range, in this order."""
         if self.order == "range_then_ball":
             return project(self.clip(x), center, self.eps, self.norm)
-        x = project(x, center, self.eps, self.norm)
+        if self.order != "range_only":
+            x = project(x, center, self.eps, self.norm)
         return x if self.order == "range_at_end" else self.clip(x)
 
 

@@ -276,7 +276,7 @@ def make_method(
     e = experiment
     parts = Parts(
         student=student,
-        student_optim=optim.make(e.student_optim, e.epochs),
+        student_optim=optim.make(e.student_optim, e.epochs, steps_per_epoch),
         attack=training_attack(e.attack, e),
         teachers=teachers,
         teacher_optims={

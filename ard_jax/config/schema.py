@@ -154,7 +154,7 @@ class NetConfig(Options):
 class AttackConfig(Options):
     """The inner attack of training; 0 and an empty text mean the named attack's own value."""
 
-    name: str = Field(description="One of `attacks.names()`.")
+    name: str = Field(description="One of `attacks.training_names()`.")
     step_size: NotNegative = Field(default=0.0, description="In [0,1] pixel units.")
     steps: Annotated[int, Field(ge=0, le=10_000)] = Field(default=0, description="Gradient steps.")
     init: Literal["", "none", "uniform", "gauss"] = Field(
@@ -426,6 +426,11 @@ class Experiment(Options):
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""
         found = [f"student_optim.{text}" for text in self.student_optim.misfits(self.epochs)]
+        if self.robust_teacher_optim.schedule == "cyclic":
+            found.append(
+                "robust_teacher_optim.schedule='cyclic' is for networks that every step trains; choose "
+                "another"
+            )
         if not re.fullmatch(r"[^/\\]*", self.name) or self.name in (".", ".."):
             found.append(f"name={self.name!r}: names a folder, so without / and \\")
         if self.ema_decay and self.swa_start:

@@ -115,8 +115,8 @@ def _attack_problems(
     where: str, attack: AttackConfig, e: Experiment, of_method: bool = True
 ) -> list[str]:
     """Why there is no such attack, or why the method cannot train with it."""
-    if attack.name not in attacks.names():
-        return _choices({f"{where}.name={attack.name!r}": attack.name}, attacks.names())
+    if attack.name not in (known := attacks.training_names()):
+        return _choices({f"{where}.name={attack.name!r}": attack.name}, known)
     try:
         spec = build.training_attack(attack, e)
     except ValueError as error:

@@ -163,7 +163,8 @@ class Evaluator:
         def start(variables: Any, images: jax.Array, key: jax.Array, eps: float | jax.Array):
             return spec.own_start(images, key, eps)
 
-        fields = (spec.norm, spec.sigma, spec.clip_start, spec.clip_min, spec.clip_max)
+        clip = (spec.clip_start, spec.clip_min, spec.clip_max)
+        fields = (spec.norm, spec.sigma, spec.start_radius, *clip)
         name = f"start {spec.start} {fields}"
         return self.transform(name, start, (), images, key, spec.eps)
 

@@ -1,5 +1,7 @@
 """Losses: pure functions, one value per example; the caller reduces over the batch."""
 
+from ard_jax.losses.consistency import jensen_shannon
+from ard_jax.losses.decoupled import soft_cross_entropy, weighted_mse
 from ard_jax.losses.dice import DICE_FORMS, DICE_KINDS, dice_loss, dpgd_objective, soft_dice
 from ard_jax.losses.distill import (
     balance_temperatures,
@@ -42,6 +44,7 @@ __all__ = [
     "dice_loss",
     "dlr",
     "dpgd_objective",
+    "jensen_shannon",
     "kl_divergence",
     "label_squared_error",
     "mart_kl",
@@ -50,9 +53,11 @@ __all__ = [
     "probability_margin",
     "push_loss",
     "reduce_kl",
+    "soft_cross_entropy",
     "soft_dice",
     "softened_kl",
     "squared_error",
     "targeted_dlr",
     "trades_kl",
+    "weighted_mse",
 ]

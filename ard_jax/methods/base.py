@@ -37,6 +37,8 @@ class Method:
         is advanced by the caller. Metrics are float32 scalars, means over the batch.
       columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
         the run (`ard_jax.training.soft_labels`).
+      views: of every image in a batch; with 2 it also holds "view" [B,H,W,C], another augmentation of
+        the same images.
       name: of its registration, like what follows.
       teachers: roles of the teachers that it needs, in order.
       trained_teachers: those of them that it goes on training.
@@ -45,6 +47,7 @@ class Method:
     init: Callable[[Any, dict[str, Any]], RunState]
     step: Callable[[RunState, Batch, jax.Array], tuple[RunState, Metrics]]
     columns: tuple[str, ...] = ()
+    views: int = 1
     name: str = ""
     teachers: tuple[str, ...] = ()
     trained_teachers: tuple[str, ...] = ()
@@ -228,6 +231,7 @@ def attack(
     batch_stats: Any = None,
     teacher_logits: jax.Array | None = None,
     count_right: bool = False,
+    **more: Any,
 ) -> Attacked:
     """Adversarial images of the batch, made against the student.
 
@@ -242,10 +246,11 @@ def attack(
       batch_stats: running statistics to attack with; None for the student's own.
       teacher_logits: [B,K] of the robust teacher at the clean images.
       count_right: also count the iterates that are still classified right.
+      **more: arguments of the attack's `run`, such as another eps.
     """
     net, params = parts.student, state.student.params
     stats = state.student.batch_stats if batch_stats is None else batch_stats
-    arguments = _of_teacher(parts, state, batch, teacher_logits)
+    arguments = more | _of_teacher(parts, state, batch, teacher_logits)
     if "start_noise" in batch:
         arguments["start"] = batch["image"] + batch["start_noise"]
     train, keep = parts.attack_bn == "train", parts.attack_bn_stats == "keep"
@@ -355,7 +360,7 @@ def train_student(
         offset = weight_perturbation.offset(parts.awp, params, grads, epoch)
         params = add_trees(params, offset)
         grads, stats, metrics, seen = gradient_at(params)
-    rate = jnp.asarray(optim.lr(epoch))
+    rate = jnp.asarray(optim.lr(epoch, student.opt_state))
     params, opt_state = optim.update(grads, student.opt_state, params, rate)
     if parts.awp is not None:
         params = jax.tree.map(jnp.subtract, params, offset)

@@ -130,11 +130,17 @@ def _update(
     root: jax.Array,
 ) -> tuple[RunState, dict[str, jax.Array]]:
     """One step on a batch of uint8 images."""
-    key = rng.stream(root, "augment", state.step)
-    images = augment.augment(key, batch["image"], config.augment, pad=config.pad)
+
+    def view(stream: str):
+        key = rng.stream(root, stream, state.step)
+        return augment.augment(key, batch["image"], config.augment, pad=config.pad)
+
+    views = {"image": view("augment")}
+    if method.views == 2:
+        views["view"] = view("augment view")
     epoch = state.step // config.steps_per_epoch + 1
-    batch = batch | {"image": images, "epoch": epoch}
-    new, metrics = method.step(state, batch, rng.stream(root, "attack", state.step))
+    seen = batch | views | {"epoch": epoch}
+    new, metrics = method.step(state, seen, rng.stream(root, "attack", state.step))
     if state.ema is not None:
         new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
     # A finite loss can have an infinite gradient: the norm shows it before the state is saved.

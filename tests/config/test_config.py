@@ -20,7 +20,9 @@ from ard_jax.io import options
 
 NAN = float("nan")
 REPOSITORY = Path(__file__).parents[2]
-_RELEASED = ("absld", "adaiad", "adr_trades", "dgad", "iad1", "mail", "mail_mart", "mail_trades")
+_RELEASED = (
+    "absld", "adaiad", "adr_trades", "dgad", "dkl", "iad1", "mail", "mail_mart", "mail_trades",
+)  # fmt: skip
 _VARIANTS = [f"{name}:{variant}" for name in _RELEASED for variant in ("paper", "released")]
 _OF_RATE = [f"{name}:{variant}" for name in ("ard", "iad2") for variant in ("paper", "released")]
 _CPU = [f"{name}:cpu" for name in methods.names()]
@@ -417,3 +419,10 @@ def test_constants_of_the_data_sets():
     }  # fmt: skip
     assert get_config["cifar10"]("adr").student_optim.nesterov
     assert get_config["cifar100"]("saad").method.igdm_weight == 10.0
+
+
+def test_only_what_every_step_trains_can_have_a_cyclic_rate(tmp_path):
+    with pytest.raises(parse.ConfigError, match="config.robust_teacher_optim.schedule='cyclic'"):
+        parse.to_experiment(tiny(tmp_path, robust_teacher_optim__schedule="cyclic"))
+    experiment = parse.to_experiment(tiny(tmp_path, "sat", student_optim__schedule="cyclic"))
+    assert "from epoch 1 on" in build.extension_problem(experiment, 1)

@@ -99,6 +99,7 @@ def run(
     optim_options: dict[str, Any] | None = None,
     epoch: Any = None,
     attacked: Any = base.attack,
+    epochs: int = 300,
     **parts_options: Any,
 ) -> Run:
     """Six jitted steps from the golden start.
@@ -112,17 +113,19 @@ def run(
       optim_options: of `OptimConfig`; default SGD 0.1, momentum 0.9, weight decay 2e-4, constant.
       epoch: [6] ints, the epoch (from 1) that each step belongs to; default 1.
       attacked: (parts, state, batch, key) -> `base.Attacked`, the attack of a step.
-      **parts_options: further fields of `Parts`; `epochs` is 300 unless given.
+      epochs: length of the run; for schedules that change at every update their number.
+      **parts_options: further fields of `Parts`.
     """
     spec = attacks.make(attack) if isinstance(attack, str) else attack
     roles = methods.TEACHERS[method]
     nets = {n: models.create("small_cnn", widths=w) for n, w in WIDTHS.items()}
     parts = methods.Parts(
         student=nets["student"],
-        student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), 300),
+        student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), epochs),
         attack=spec,
         teachers={role: nets[f"{role}_teacher"] for role in roles},
-        **{"epochs": 300} | parts_options,
+        epochs=epochs,
+        **parts_options,
     )
     key = jax.random.key(0)  # decides nothing: the start noise is given
     made = methods.create(method, parts, **(options or {}))

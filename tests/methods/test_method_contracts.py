@@ -54,9 +54,13 @@ STUDENT_PASSES = {
     "b_mtard": ("ciard_train", "x' x"),
     "ciard": ("ciard_train", "x x'"),
     "ciard_dard": ("dpgd", "x x'"),
+    "consistency_at": ("sat_train", "x'"),
     "dard": ("dpgd", "x x'"),
     "dgad": ("adaad_train", "x x'"),
+    "dkl": ("dkl_train", "x' x"),
     "fair_rslad": ("rslad_train", "x' x"),
+    "fat": ("fat_train", "x'"),
+    "fgsm_rs": ("fgsm_rs_train", "x'"),
     "gairat": ("gairat_train", "x'"),
     "hat": ("hat_train", "x x' x'"),
     "hat_at": ("sat_train", "x x' x'"),
@@ -68,6 +72,7 @@ STUDENT_PASSES = {
     "mail_trades": ("trades_train", "x x'"),
     "mart": ("mart_train", "x x'"),
     "mtard": ("ciard_train", "x' x"),
+    "n_fgsm": ("n_fgsm_train", "x'"),
     "natural": (None, "x"),
     "rslad": ("rslad_train", "x' x"),
     "saad": ("saad_train", "x' x' x"),  # the second is x - d
@@ -84,12 +89,12 @@ NAMES = sorted(STUDENT_PASSES)
 
 def make_parts(name, start=None, **fields):
     attack, net = STUDENT_PASSES[name][0], bundle()
-    changed = {} if start is None else {"start": start}
+    changed = {} if start is None else {"start": start, "sigma": 0.0}
     optimiser = optim.make(optim.OptimConfig(lr=0.1), 300)
     return methods.Parts(
         student=net,
         student_optim=optimiser,
-        attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, **changed),
+        attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, step_size=0.025, **changed),
         teachers={role: bundle() for role in methods.TEACHERS[name]},
         teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)},
         epochs=300,
@@ -109,6 +114,8 @@ def begin(method, parts):
 def batch(method, epoch):
     soft = jax.random.normal(jax.random.key(2), (SIZE, CLASSES))
     fields = {"image": jnp.asarray(CLEAN), "label": jnp.asarray(LABELS)}
+    if method.views == 2:
+        fields["view"] = jnp.asarray(CLEAN[:, ::-1])
     return fields | {"epoch": jnp.asarray(epoch, jnp.int32)} | dict.fromkeys(method.columns, soft)
 
 
@@ -322,6 +329,8 @@ def test_wrong_attack(name):
         ("mtard", {"decay_epochs": (3, 2)}, ["decay_epochs=(3, 2): epochs must increase"]),
         ("adr", {"decay": 1.0, "share_first": 2.0}, ["decay=1.0", "share_first=2.0"]),
         ("saad", {"entropy_order": 0.0, "beta": -1.0}, ["entropy_order=0.0", "beta=-1.0"]),
+        ("dkl", {"alpha": -1.0, "gamma": -1.0}, ["alpha=-1.0", "gamma=-1.0"]),
+        ("fat", {"tau_epochs": (3, 2)}, ["tau_epochs=(3, 2): epochs must increase"]),
     ],
 )  # fmt: skip
 def test_bad_values_teachers_and_attack_are_listed_together(name, options, expected):

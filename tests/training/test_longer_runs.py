@@ -46,6 +46,8 @@ def test_a_schedule_that_ends_with_the_run_says_so(tmp_path):
         ("ciard", {"student_optim__schedule": "constant", "robust_teacher_optim__start": 9}, ""),
         ("dard", {"student_optim__schedule": "constant"}, ""),
         ("dard", {"student_optim__schedule": "constant", "method__objective": "epoch_ramp"}, "epoch_ramp"),
+        ("dkl", {"student_optim__schedule": "constant"}, "method.eps_ramp=True"),
+        ("fat", {"student_optim__schedule": "cyclic"}, "student_optim.schedule='cyclic'"),
     ],
 )  # fmt: skip
 def test_what_depends_on_the_length(file, changes, reason):

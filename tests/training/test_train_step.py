@@ -77,3 +77,23 @@ def test_evaluated_epochs_need_no_memory():
     assert [e for e in range(1, 32) if e in epochs] == [1, 10, 20, 30]
     assert [10**6 - 4 + i in epochs for i in range(5)] == [False, True, True, True, True]
     assert [e for e in range(1, 8) if e in EvaluationEpochs(7, every=5)] == [1, 5, 7]
+
+
+def test_a_method_of_two_views_gets_another_augmentation_of_the_same_images():
+    def step(state, batch, key):
+        gaps = jnp.abs(batch["image"] - batch["view"])
+        return state, {"pixels": jnp.max(gaps), "sum": jnp.sum(batch["view"])}
+
+    found = {}
+    images = np.arange(1, 65, dtype=np.uint8).reshape(4, 4, 4, 1)
+    method, mesh = Method(lambda v, t: None, step, views=2), sharding.make_mesh(1)
+    for augment in ("none", "crop"):
+        config = train_step.StepConfig(seed=0, steps_per_epoch=3, augment=augment, pad=1)
+        student = NetState({"w": jnp.zeros(())}, {}, None)
+        state = sharding.put_replicated(
+            mesh, RunState(jnp.zeros((), jnp.int32), student, {}, None, {})
+        )
+        batch = {"image": images, "label": np.zeros(4, np.int32)}
+        _, found[augment] = train_step.build(method, config, mesh)(state, batch)
+    assert float(found["none"]["pixels"]) == 0 and float(found["crop"]["pixels"]) > 0
+    assert float(found["none"]["sum"]) == pytest.approx(images.sum() / 255, rel=1e-6)
