@@ -7,7 +7,7 @@ from typing import Any
 
 from ard_jax.io.options import read
 from ard_jax.methods.awp import Awp
-from ard_jax.methods.base import Method, Parts, Registration
+from ard_jax.methods.base import ASKED, Method, Parts, Registration
 
 
 def _registrations() -> dict[str, Registration]:
@@ -68,7 +68,7 @@ def attack_problems(
         return []
     if attack is None:
         return [f"method {name!r} needs an attack"]
-    if attack.needs_teacher and "robust" not in entry.teachers:
+    if attack.needs_teacher and not {*ASKED} & {*entry.teachers}:
         found.append(
             f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
             f"method {name!r} has none; use an attack such as 'sat_train' or 'ciard_train'"
@@ -84,7 +84,7 @@ def attack_problems(
             f"attack {attack.name!r} carries no state from step to step, but method {name!r} {why}; use a "
             "PGD attack such as 'sat_train'"
         )
-    if bn_stats == "keep" and entry.trained_teachers:
+    if bn_stats == "keep" and "robust" in entry.trained_teachers:
         found.append(
             f"method {name!r} cannot keep the running statistics of its attack: S(x) comes before it; "
             "use bn_stats='discard'"

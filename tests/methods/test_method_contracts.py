@@ -56,17 +56,22 @@ STUDENT_PASSES = {
     "iad1": ("ard_train", "x' x"),
     "iad2": ("ard_train", "x' x"),
     "kd": (None, "x"),
+    "lbgat": ("trades_train", "x' x"),
     "mart": ("mart_train", "x x'"),
     "mtard": ("ciard_train", "x' x"),
     "natural": (None, "x"),
+    "peeraid": ("rslad_train", None),
     "rslad": ("rslad_train", "x' x"),
     "sat": ("sat_train", "x'"),
     "score": ("score_train", "x x'"),
     "trades": ("trades_train", None),
 }
-# Of TRADES, None: it applies the update of S(x) twice by the formula of exponential averages, which means
-# nothing for a counter. test_baselines.py holds its statistics against real passes.
-TEACHER_PASSES = {"ciard": {"robust": "x'"}, "ciard_dard": {"robust": "x x'"}}
+# Of TRADES and PeerAiD, None: they apply the update of a pass twice by the formula of exponential averages,
+# which means nothing for a counter. test_baselines.py and test_partners.py hold their statistics against
+# real passes.
+TEACHER_PASSES = {"ciard": {"robust": "x'"}, "ciard_dard": {"robust": "x x'"},
+                  "lbgat": {"guide": "x"}, "peeraid": {"peer": "x'"}}  # fmt: skip
+CLEAN_FIRST = ("ciard", "ciard_dard")  # their S(x) comes before the attack
 NAMES = sorted(STUDENT_PASSES)
 
 
@@ -171,7 +176,7 @@ def test_clean_forward_of_the_teacher_is_seen_in_its_statistics():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if STUDENT_PASSES[n][0] and n not in TEACHER_PASSES and n != "trades"]
+    "name", [n for n in NAMES if all(STUDENT_PASSES[n]) and n not in CLEAN_FIRST]
 )
 def test_train_mode_attack_keeps_its_passes(name):
     """One for every attack step, before the others. The first is at x when there is no start."""
@@ -187,7 +192,7 @@ def test_train_mode_attack_can_discard_its_passes(name):
     assert passes(new.student) == STUDENT_PASSES[name][1]
 
 
-@pytest.mark.parametrize("name", sorted(TEACHER_PASSES))
+@pytest.mark.parametrize("name", CLEAN_FIRST)
 def test_attack_statistics_cannot_be_kept_where_a_clean_pass_comes_first(name):
     with pytest.raises(ValueError, match="bn_stats='discard'"):
         methods.create(name, make_parts(name, attack_bn="train", attack_bn_stats="keep"))
@@ -254,7 +259,7 @@ def test_wrong_teachers(name):
 @pytest.mark.parametrize("name", methods.ATTACKING)
 def test_wrong_attack(name):
     assert "needs an attack" in refused(name, attack=None)
-    if "robust" not in methods.TEACHERS[name]:
+    if not {"robust", "peer"} & {*methods.TEACHERS[name]}:
         for attack in ("rslad_train", "adaad_train"):
             message = refused(name, attack=attacks.make(attack))
             assert repr(attack) in message and "needs a robust teacher" in message
