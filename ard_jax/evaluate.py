@@ -159,6 +159,10 @@ def _problem(name: Any, attack: Any) -> str:
         return ": that name is of the images as they are, or no text; choose another"
     if isinstance(attack, AutoAttack):
         return f" runs on all images at once; give its name alone: attacks={attack.name!r}"
+    if not attack.bounded:
+        return (
+            " leaves the ball of radius eps, which only training may; choose one such as 'pgd_sat'"
+        )
     threat = attack.threat
     if (threat.clip_min, threat.clip_max) != (0.0, 1.0):
         return (

@@ -3,8 +3,9 @@
     python -m ard_jax.main --config=configs/digits.py:rslad
 
 Every method of `ard_jax.methods`, with student, teachers and number of updates of configs/compare_digits.py.
-`:METHOD:released` (absld, adaiad, adr_trades, dgad, iad1, mail, mail_trades, mail_mart): what the released
-code computes where it differs from the paper. `:METHOD:igdm` (adaad, adaiad, ard, iad1, rslad): with IGDM's gradient matching.
+`:METHOD:released` (absld, adaiad, adr_trades, dgad, dkl, iad1, mail, mail_trades, mail_mart): what the
+released code computes where it differs from the paper. `:METHOD:igdm` (adaad, adaiad, ard, iad1, rslad):
+with IGDM's gradient matching.
 """
 
 from configs import protocol

@@ -10,6 +10,7 @@ import importlib
 from importlib import util
 
 from ard_jax import methods
+from ard_jax.config import schema
 from configs import common
 
 # Method -> (epochs, SGD) on CIFAR-10, as its paper or code runs it; sources in the docstrings of
@@ -70,6 +71,8 @@ RECIPES = {
     "adr": _ADR,
     "adr_trades": _ADR,
     "dard": (50, {"schedule": "multistep", "boundaries": (31, 41), "weight_decay": 5e-4}),
+    "lbgat": (100, {"schedule": "multistep", "boundaries": (76, 91)}),
+    "peeraid": (300, {"schedule": "multistep", "boundaries": (215, 260, 285)}),
     "ciard": _CIARD,
     "ciard_dard": _CIARD,
 }
@@ -174,6 +177,7 @@ def _full(dataset: str, name: str, variant: str, more: dict):
         config.teachers[role].net.normalization = "cifar100" if dataset == "cifar100" else ""
     drop_unused_teachers(config, name)
     pick_variant(config, name, variant, {"mobilenet_v2": mobilenet_v2} | more)
+    add_partners(config, name)
     return config
 
 
@@ -187,6 +191,7 @@ def digits(name: str, variant: str = "", more: dict | None = None):
     scale_epochs(config, _recipe(name)[0])
     drop_unused_teachers(config, name)
     pick_variant(config, name, variant, more or {})
+    add_partners(config, name)
     return config
 
 
@@ -220,6 +225,14 @@ def drop_unused_teachers(config: common.Config, name: str) -> None:
     for role in ("robust", "clean"):
         if role not in methods.TEACHERS[name]:
             config.teachers[role] = None
+
+
+def add_partners(config: common.Config, name: str) -> None:
+    """The student's architecture for the networks that the method trains beside it."""
+    for role in methods.TEACHERS[name]:
+        if role in schema.PARTNERS:
+            net = config.student.copy_and_resolve_references()
+            config.teachers[role] = common.group(schema.PartnerConfig, net=net)
 
 
 def scale_epochs(config: common.Config, of: int) -> None:

@@ -141,7 +141,11 @@ class Attack(abc.ABC):
         threat_model.check_like(found, images, self.name)
         threat = threat if rest.get("eps") is None else dataclasses.replace(threat, eps=rest["eps"])
         # A network whose clean outputs are NaN has been told of, and makes NaN of its images.
-        if checks.is_concrete(found) and (logits is None or np.isfinite(logits).all()):
+        if (
+            self.bounded
+            and checks.is_concrete(found)
+            and (logits is None or np.isfinite(logits).all())
+        ):
             beyond = np.asarray(threat_model.excess(found, images, threat))
             threat_model.check_excess(beyond, threat, self.name)
             if not told and rest.get("start") is None:

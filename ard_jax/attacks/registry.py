@@ -48,10 +48,10 @@ _PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 # rslad_train (zibojia/RSLAD), adaad_train (boyellow/AdaAD), ard_train (goldblum/
 # AdversariallyRobustDistillation and ZFancy/IAD), score_train (P2333/SCORE), sat_train
 # (MadryLab/cifar10_challenge), hat_train (imrahulr/hat), gairat_train
-# (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training), saad_train (HongsinLee/saad), adr_train and
-# adr_trades_train (see methods/adr.py), fgsm_rs_train (locuslab/fast_adversarial), n_fgsm_train
-# (pdejorge/N-FGSM), dkl_train (jiequancui/DKL), fat_train (zjfheart/Friendly-Adversarial-Training). dpgd: DARD's
-# scripts; see `dpgd`.
+# (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training), saad_train (HongsinLee/saad),
+# adr_train and adr_trades_train (see methods/adr.py), fgsm_rs_train (locuslab/fast_adversarial),
+# n_fgsm_train (pdejorge/N-FGSM), dkl_train (jiequancui/DKL), fat_train
+# (zjfheart/Friendly-Adversarial-Training). dpgd: DARD's scripts; see `dpgd`.
 _REGISTRY: dict[str, Callable[..., Attack]] = {
     # Suites first: what can also be a pure function stands below under the same name.
     **{

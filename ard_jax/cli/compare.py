@@ -137,7 +137,7 @@ def _run_one(
     experiment = comparison.experiments[key]
     try:
         for role in TEACHERS[experiment.method.name]:
-            if found[role].error:
+            if role in found and found[role].error:
                 raise teachers.TeacherError(f"no {role} teacher: {found[role].error}")
         train.run(experiment)
     except data.DataError:

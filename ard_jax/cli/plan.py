@@ -21,7 +21,7 @@ from ard_jax import data, methods
 from ard_jax.checkpoints import networks
 from ard_jax.cli.plan_hardware import Assumptions, Fleet, assumptions, parse, step_time
 from ard_jax.config import build
-from ard_jax.config.schema import Experiment
+from ard_jax.config.schema import Experiment, TeacherConfig
 from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.data import ArrayDataset, Splits, batching
 from ard_jax.data.split import holdout_count
@@ -85,7 +85,11 @@ def make(
     splits = shapes_of_data(e)
     # The teachers that the run trains first, unless it finds them trained.
     roles = [(r, getattr(e.teachers, r)) for r in methods.TEACHERS[e.method.name]]
-    recipes = [(r, build.teacher_experiment(e, r, t)) for r, t in roles if not t.checkpoint]
+    recipes = [
+        (r, build.teacher_experiment(e, r, t))
+        for r, t in roles
+        if isinstance(t, TeacherConfig) and not t.checkpoint
+    ]
     titled = [(f"{role} teacher", recipe) for role, recipe in recipes] + [("student", e)]
     _check_batches(titled, splits, fleet)
     traced = [Traced(of, title, splits, fleet) for title, of in titled]
@@ -196,11 +200,11 @@ class Traced:
         groups = math.gcd(max(1, e.bn_groups * batch // e.batch_size), batch)
         nets = {"student": build.describe_network(e.student, e.precision, self.splits.train)}
         for role in methods.TEACHERS[e.method.name]:
-            teacher = getattr(e.teachers, role)
+            teacher = build.teacher_settings(e, role)
             if teacher.checkpoint:
                 nets[role] = networks.describe_checkpoint(teacher.checkpoint)[0]
             else:
-                nets[role] = build.describe_network(teacher.net, e.precision, self.splits.train)
+                nets[role] = teacher.describe(self.splits.train)
         bundles = {role: described.from_description(net, groups) for role, net in nets.items()}
         teachers = {role: b for role, b in bundles.items() if role != "student"}
         spe = self._config.steps_per_epoch

@@ -14,7 +14,7 @@ from ard_jax.checkpoints import manager, networks
 from ard_jax.cli import train_checks
 from ard_jax.config import build
 from ard_jax.config.parse import to_dict
-from ard_jax.config.schema import Experiment
+from ard_jax.config.schema import PARTNERS, Experiment
 from ard_jax.data import Splits, base
 from ard_jax.evaluation import autoattack, full
 from ard_jax.evaluation.evaluator import for_network
@@ -39,7 +39,7 @@ def run(experiment: Experiment) -> Path:
     check_writable(workdir, "config.workdir")
     roles = TEACHERS[experiment.method.name]
     wanted = [build.teacher_settings(experiment, role) for role in roles]
-    if not all(settings.checkpoint for settings in wanted):
+    if any(settings.recipe for settings in wanted):
         check_writable(experiment.teachers.cache, "config.teachers.cache")
     # What is wrong with data, settings or checkpoints is told before there is a folder.
     splits = build.load_data(experiment.data)
@@ -168,15 +168,19 @@ def _networks(
         EvaluatedNetwork(
             f"{role} teacher", "teacher", t.bundle, t.variables, t.evaluator, sweep=True, source=role
         )
-        for role, t in found.items()
+        for role, t in found.items() if role not in PARTNERS
     ]  # fmt: skip
     step = int(result.last.step)
     for role in (r for r in training.method.trained_teachers if r in found):
-        variables = result.last.teachers[role].variables
-        title, t = f"{role} teacher after {training.method.name.upper()}", found[role]
+        variables, t = result.last.teachers[role].variables, found[role]
+        # A partner was random at the start: there is no row for it before.
+        kind, source = (role, role) if role in PARTNERS else (f"{role} teacher", "")
         networks.append(
-            EvaluatedNetwork(title, "teacher", t.bundle, variables, t.evaluator, step, step // spe)
-        )
+            EvaluatedNetwork(
+                f"{kind} after {training.method.name.upper()}", "teacher", t.bundle, variables,
+                t.evaluator, step, step // spe, sweep=bool(source), source=source,
+            )
+        )  # fmt: skip
     return networks
 
 

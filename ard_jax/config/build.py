@@ -21,6 +21,7 @@ from ard_jax.config.schema import (
     Experiment,
     MethodConfig,
     NetConfig,
+    PartnerConfig,
     RunConfig,
     TeacherConfig,
 )
@@ -157,14 +158,15 @@ class TeacherSettings:
     """Where a teacher comes from and what it must be.
 
     Attributes:
-      role: "robust" or "clean".
+      role: one of `schema.ROLES`.
       checkpoint: folder of a run of ours or of an imported network; "" to train by the recipe.
       min_clean: clean accuracy in [0,1] below which the run stops.
       bn_groups: BatchNorm groups where it is trained.
       eval: how it is evaluated.
       cache: folder that keeps trained teachers.
       describe: training images -> description of the network that the recipe trains.
-      recipe: its training; None with a checkpoint.
+      recipe: its training; None with a checkpoint, and for a partner.
+      seed: from which a partner begins, that is a network which learns beside the student; else None.
       must_be_robust: what needs it to be robust, so that a run without an attack is refused; "" if nothing.
     """
 
@@ -176,6 +178,7 @@ class TeacherSettings:
     cache: str
     describe: Callable[[ArrayDataset], dict[str, Any]]
     recipe: TrainingSettings | None
+    seed: int | None = None
     must_be_robust: str = ""
 
 
@@ -197,15 +200,16 @@ def training_settings(experiment: Experiment) -> TrainingSettings:
 
 def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
     """Returns the teacher of a role, and its training where there is no checkpoint."""
-    teacher: TeacherConfig = getattr(experiment.teachers, role)
-    recipe = None
-    if not teacher.checkpoint:
-        recipe = training_settings(teacher_experiment(experiment, role, teacher))
+    teacher: TeacherConfig | PartnerConfig = getattr(experiment.teachers, role)
+    recipe, checkpoint, min_clean, seed = None, "", 0.0, experiment.seed
+    if isinstance(teacher, TeacherConfig):
+        checkpoint, min_clean, seed = teacher.checkpoint, teacher.min_clean, None
+        if not checkpoint:
+            recipe = training_settings(teacher_experiment(experiment, role, teacher))
     needing = methods.needs_robust_teacher(experiment.method.name, experiment.igdm)
     return TeacherSettings(
-        role, teacher.checkpoint, teacher.min_clean, experiment.bn_groups, experiment.eval,
-        experiment.teachers.cache,
-        functools.partial(describe_network, teacher.net, experiment.precision), recipe,
+        role, checkpoint, min_clean, experiment.bn_groups, experiment.eval, experiment.teachers.cache,
+        functools.partial(describe_network, teacher.net, experiment.precision), recipe, seed,
         needing if role == "robust" else "",
     )  # fmt: skip
 
@@ -228,7 +232,9 @@ def load_data(config: DataConfig) -> Splits:
 def make_mesh(experiment: Experiment, splits: Splits) -> Any:
     """The experiment's devices: `sharding.make_mesh` for all batches that it trains on."""
     teachers = (getattr(experiment.teachers, role) for role in TEACHERS[experiment.method.name])
-    recipes = [t.recipe.batch_size for t in teachers if t is not None and not t.checkpoint]
+    recipes = [
+        t.recipe.batch_size for t in teachers if isinstance(t, TeacherConfig) and not t.checkpoint
+    ]
     sizes = {experiment.batch_size, *recipes}
     if experiment.data.last_batch == "keep":
         sizes |= {len(splits.train) % size for size in sizes}

@@ -11,7 +11,7 @@ from pydantic import Field
 from ard_jax import attacks
 from ard_jax.config import parse
 from ard_jax.config.parse import ConfigError, of_results, to_dict
-from ard_jax.config.schema import Experiment, Folder
+from ard_jax.config.schema import PARTNERS, Experiment, Folder
 from ard_jax.io.options import Options, Seed, read
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
@@ -70,7 +70,7 @@ class Comparison:
       name, seeds, methods, main_attack: as in `ComparisonConfig`.
       workdir: holds <method>/seed<k> for every run, and the report.
       experiments: (method, seed) -> experiment, seed by seed, so that a part of them is worth a table.
-      roles: of the teachers that the methods use.
+      roles: of the teachers that the methods share; partners belong to their run.
       protocol: dotted key -> value, the same in all runs.
       settings: method -> dotted key -> value, what may differ between methods.
       published: {} or the papers' numbers: "protocol" -> text, "rows" -> method -> {"source": text, and
@@ -122,7 +122,11 @@ def from_config(config: Any) -> Comparison:
             for seed in values.seeds
             for method in values.methods
         },
-        roles=tuple(dict.fromkeys(r for e in built.values() for r in TEACHERS[e.method.name])),
+        roles=tuple(
+            dict.fromkeys(
+                r for e in built.values() for r in TEACHERS[e.method.name] if r not in PARTNERS
+            )
+        ),
         protocol=protocol,
         settings={method: _settings(experiment) for method, experiment in built.items()},
         published=values.published,

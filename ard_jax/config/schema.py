@@ -212,6 +212,12 @@ class TeacherConfig(Options):
     )
 
 
+class PartnerConfig(Options):
+    """A network that begins in every run anew, from its seed, and learns beside the student by its SGD."""
+
+    net: NetConfig = Field(description="Its architecture.")
+
+
 class TeachersConfig(Options):
     """The teachers by role, None where there is none."""
 
@@ -222,6 +228,13 @@ class TeachersConfig(Options):
     )
     robust: TeacherConfig | None = Field(default=None, description="The robust teacher.")
     clean: TeacherConfig | None = Field(default=None, description="The clean teacher.")
+    guide: PartnerConfig | None = Field(default=None, description="The guide of LBGAT.")
+    peer: PartnerConfig | None = Field(default=None, description="The peer of PeerAiD.")
+
+
+# Fields of `TeachersConfig` that are teachers, and those of them that learn beside the student.
+ROLES = ("robust", "clean", "guide", "peer")
+PARTNERS = ("guide", "peer")
 
 
 class AwpConfig(Options):

@@ -8,7 +8,7 @@ import jax
 
 from ard_jax import attacks, data, methods, models
 from ard_jax.config import build
-from ard_jax.config.schema import AttackConfig, Experiment, NetConfig
+from ard_jax.config.schema import ROLES, AttackConfig, Experiment, NetConfig, TeacherConfig
 
 _LARGEST = 10_000  # width or depth: the widest network of the papers has 1024 channels
 
@@ -61,7 +61,7 @@ def _method_problems(e: Experiment) -> list[str]:
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
         optim = e.robust_teacher_optim
         found += [f"config.robust_teacher_optim.{text}" for text in optim.misfits(e.epochs)]
-    for role in ("robust", "clean"):
+    for role in ROLES:
         teacher, where = getattr(e.teachers, role), f"config.teachers.{role}"
         if teacher is None and role in roles:
             found.append(f"{where} is None, but method {e.method.name!r} needs a {role} teacher")
@@ -70,9 +70,10 @@ def _method_problems(e: Experiment) -> list[str]:
             found.append(
                 f"{where} is given, but method {e.method.name!r} takes {takes}; set it to None"
             )
-        elif teacher is not None and not teacher.checkpoint:
+        elif teacher is not None and not getattr(teacher, "checkpoint", ""):
             found += _net_problems(f"{where}.net", teacher.net, e)
-            found += _attack_problems(f"{where}.recipe.attack", teacher.recipe.attack, e, False)
+            if isinstance(teacher, TeacherConfig):
+                found += _attack_problems(f"{where}.recipe.attack", teacher.recipe.attack, e, False)
     return found
 
 

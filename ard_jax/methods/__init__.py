@@ -10,7 +10,7 @@ from ard_jax.io.options import read
 from ard_jax.losses import checks
 from ard_jax.methods import checked
 from ard_jax.methods.awp import Awp
-from ard_jax.methods.base import Method, Parts, Registration
+from ard_jax.methods.base import ASKED, Method, Parts, Registration
 from ard_jax.methods.igdm import Igdm
 from ard_jax.state import RunState
 
@@ -86,7 +86,7 @@ def attack_problems(
         kind = "" if attack is None else f", not {type(attack).__name__}"
         return [f"method {name!r} needs an attack of attacks.make(...){kind}"]
     own = entry.soft_labels and attack.needs_teacher == "logits"
-    if attack.needs_teacher and "robust" not in entry.teachers and not own:
+    if attack.needs_teacher and not {*ASKED} & {*entry.teachers} and not own:
         found.append(
             f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
             f"method {name!r} has none; use an attack such as 'sat_train' or 'ciard_train'"
@@ -102,7 +102,7 @@ def attack_problems(
             f"attack {attack.name!r} carries no state from step to step, but method {name!r} {why}; use a "
             "PGD attack such as 'sat_train'"
         )
-    if bn_stats == "keep" and entry.trained_teachers:
+    if bn_stats == "keep" and "robust" in entry.trained_teachers:
         found.append(
             f"method {name!r} cannot keep the running statistics of its attack: S(x) comes before it; "
             "use bn_stats='discard'"

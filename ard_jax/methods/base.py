@@ -22,6 +22,8 @@ from ard_jax.state import NetState, RunState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# Roles of networks that an attack may ask, in the order in which it does.
+ASKED = ("robust", "peer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,9 @@ class Registration:
                 f"{where} make={self.make!r}; give a function (options, parts) -> Method"
             )
         for field in ("teachers", "trained_teachers"):
-            checked.names(getattr(self, field), f"{where} {field}", ("robust", "clean"))
+            checked.names(
+                getattr(self, field), f"{where} {field}", ("robust", "clean", "guide", "peer")
+            )
         if left := set(self.trained_teachers) - set(self.teachers):
             raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
         checks.choice(self.attack, f"attack of {where[:-1]}", ("", *registry.names()))
@@ -235,8 +239,8 @@ def attack(
 ) -> Attacked:
     """Adversarial images of the batch, made against the student.
 
-    What an attack loss needs of the robust teacher is given to it: its logits at the clean images
-    (computed once, or `teacher_logits` where the method has them already), or the network.
+    What an attack loss needs of the robust teacher, or of the peer, is given to it: its logits at the clean
+    images (computed once, or `teacher_logits` where the method has them already), or the network.
 
     Args:
       parts: networks and attack.
@@ -276,11 +280,12 @@ def attack(
 
 def _of_teacher(parts: Parts, state: RunState, batch: Batch, logits: Any) -> dict[str, Any]:
     needs = parts.attack.needs_teacher
+    role = next((role for role in ASKED if role in state.teachers), "")
     if needs == "logits":
         if logits is None:
-            logits = teacher_logits(parts, state, "robust", batch["image"])
+            logits = teacher_logits(parts, state, role, batch["image"])
         return {"teacher_logits": logits}
-    return {"teacher": teacher_predict(parts, state, "robust")} if needs == "network" else {}
+    return {"teacher": teacher_predict(parts, state, role)} if needs == "network" else {}
 
 
 def train_forward(bundle: ModelBundle, params: Any, batch_stats: Any, images: jax.Array):

@@ -1,8 +1,9 @@
-"""Gets each teacher: from a checkpoint of ours, or by training it once by its recipe.
+"""Gets each teacher: from a checkpoint of ours, by training it once by its recipe, or from the run's seed.
 
 A trained teacher is kept in the teachers' cache folder under a name that depends on everything that
 shaped it, and later runs use it. A teacher is never silently random or silently wrong: its origin is
-recorded, and its clean accuracy is checked against a floor before a student learns from it.
+recorded, and its clean accuracy is checked against a floor before a student learns from it. A partner,
+which learns beside the student, is random on purpose, and starts with every run anew.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ard_jax import methods
+import jax
+
+from ard_jax import methods, rng
 from ard_jax.checkpoints import manager, networks
 from ard_jax.config.build import TeacherSettings
 from ard_jax.data import Splits, base
@@ -20,7 +23,7 @@ from ard_jax.evaluation.evaluator import Evaluator, for_network
 from ard_jax.models import ModelBundle, described
 from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import tell
-from ard_jax.runtime.sharding import put_replicated
+from ard_jax.runtime.sharding import put_replicated, replicated
 from ard_jax.training import loop, run
 
 _NOT_ROBUST = tuple(set(methods.names()) - set(methods.ATTACKING))  # trained without an attack
@@ -35,7 +38,7 @@ class Teacher:
     """A teacher, ready to use.
 
     Attributes:
-      role: "robust" or "clean".
+      role: one of `schema.ROLES`.
       bundle: the network.
       variables: its variables, replicated on the mesh.
       evaluator: its compiled prediction and attacks.
@@ -90,7 +93,7 @@ def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> 
 
 
 def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
-    """Returns a teacher, trained first if need be.
+    """Returns a teacher, trained first if need be; of a partner its beginning.
 
     Raises:
       TeacherError: wrong classes or image shape, or a clean accuracy under the floor.
@@ -106,15 +109,26 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
         bundle = described.from_description(description, s.bn_groups)
     in_float32 = described.in_float32(description)
     evaluator = for_network(f"{role} teacher", in_float32, s.eval, mesh, splits)
-    if not s.checkpoint:
+    if s.seed is not None:
+        variables, source, identity = _begin(s.seed, role, bundle, description, mesh)
+    elif not s.checkpoint:
         network = run.Network(bundle, description, evaluator)
         variables, source, identity = _train(s, splits, mesh, network)
     if problems := _misfits(role, source, description, splits):
         raise TeacherError("; ".join(problems))
     variables = put_replicated(mesh, variables)
     teacher = Teacher(role, bundle, variables, evaluator, source, identity, description["model"])
-    _check_floor(teacher, s, splits)
+    if s.seed is None:
+        _check_floor(teacher, s, splits)
     return teacher
+
+
+def _begin(seed: int, role: str, bundle: ModelBundle, description: dict[str, Any], mesh: Any):
+    """(variables, source, identity) of a partner at the first step of the run of this seed."""
+    key = put_replicated(mesh, rng.stream(jax.random.key(seed), f"init {role}"))
+    variables = jax.jit(bundle.init, out_shardings=replicated(mesh))(key)
+    source = f"began with the student, from seed {seed}, and learned beside it"
+    return variables, source, f"partner {_digest(description)}"
 
 
 def _origin(meta: dict[str, Any], folder: str) -> tuple[str, str]:

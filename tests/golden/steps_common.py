@@ -13,6 +13,7 @@ from ard_jax.interop import torch_names
 from ard_jax.methods import base
 
 WIDTHS = {"student": (8, 16), "robust_teacher": (12, 24), "clean_teacher": (10, 20)}
+WIDTHS |= {"guide": WIDTHS["clean_teacher"], "peer": WIDTHS["robust_teacher"]}
 AFTER = (1, 3, 6)
 STEPS = 6
 
@@ -117,13 +118,14 @@ def run(
       **parts_options: further fields of `Parts`.
     """
     spec = attacks.make(attack) if isinstance(attack, str) else attack
-    roles = methods.TEACHERS[method]
+    # The name of each teacher in the files.
+    roles = {r: r if r in WIDTHS else f"{r}_teacher" for r in methods.TEACHERS[method]}
     nets = {n: models.create("small_cnn", widths=w) for n, w in WIDTHS.items()}
     parts = methods.Parts(
         student=nets["student"],
         student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), epochs),
         attack=spec,
-        teachers={role: nets[f"{role}_teacher"] for role in roles},
+        teachers={role: nets[name] for role, name in roles.items()},
         epochs=epochs,
         **parts_options,
     )
@@ -131,7 +133,7 @@ def run(
     made = methods.create(method, parts, **(options or {}))
     step = jax.jit(made.step)
     make_images = jax.jit(lambda s, b: attacked(parts, s, b, key).images)
-    teachers = {role: weights(golden, f"init/{role}_teacher") for role in roles}
+    teachers = {role: weights(golden, f"init/{name}") for role, name in roles.items()}
     state = made.init(weights(golden, "init/student"), teachers)
     clean = golden["images_u8"].astype(np.float32) / np.float32(255)
     start = 0.001 * (golden["gauss_k"] / np.float32(32))

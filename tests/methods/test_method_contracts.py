@@ -67,6 +67,7 @@ STUDENT_PASSES = {
     "iad1": ("ard_train", "x' x"),
     "iad2": ("ard_train", "x' x"),
     "kd": (None, "x"),
+    "lbgat": ("trades_train", "x' x"),
     "mail": ("mart_train", "x'"),
     "mail_mart": ("mart_train", "x x'"),
     "mail_trades": ("trades_train", "x x'"),
@@ -74,16 +75,20 @@ STUDENT_PASSES = {
     "mtard": ("ciard_train", "x' x"),
     "n_fgsm": ("n_fgsm_train", "x'"),
     "natural": (None, "x"),
+    "peeraid": ("rslad_train", None),
     "rslad": ("rslad_train", "x' x"),
     "saad": ("saad_train", "x' x' x"),  # the second is x - d
     "sat": ("sat_train", "x'"),
     "score": ("score_train", "x x'"),
     "trades": ("trades_train", None),
 }
-# Of TRADES, None: it applies the update of S(x) twice by the formula of exponential averages, which means
-# nothing for a counter. test_baselines.py holds its statistics against real passes.
+# Of TRADES and PeerAiD, None: they apply the update of a pass twice by the formula of exponential averages,
+# which means nothing for a counter. test_baselines.py and test_partners.py hold their statistics against
+# real passes.
 SOFT_LABELS = ("adr", "adr_trades")  # which give an attack labels where it takes a teacher's logits
-TEACHER_PASSES = {"ciard": {"robust": "x'"}, "ciard_dard": {"robust": "x x'"}}
+TEACHER_PASSES = {"ciard": {"robust": "x'"}, "ciard_dard": {"robust": "x x'"},
+                  "lbgat": {"guide": "x"}, "peeraid": {"peer": "x'"}}  # fmt: skip
+CLEAN_FIRST = ("ciard", "ciard_dard")  # their S(x) comes before the attack
 NAMES = sorted(STUDENT_PASSES)
 
 
@@ -215,8 +220,7 @@ def test_clean_forward_of_the_teacher_is_seen_in_its_statistics():
 
 
 @pytest.mark.parametrize(
-    "name",
-    [n for n in NAMES if STUDENT_PASSES[n][0] and n not in TEACHER_PASSES and n != "trades"],
+    "name", [n for n in NAMES if all(STUDENT_PASSES[n]) and n not in CLEAN_FIRST]
 )
 def test_train_mode_attack_keeps_its_passes(name):
     """One for every attack step, before the others. The first is at x when there is no start."""
@@ -233,7 +237,7 @@ def test_train_mode_attack_can_discard_its_passes(name):
     assert passes(new.student) == STUDENT_PASSES[name][1]
 
 
-@pytest.mark.parametrize("name", sorted(TEACHER_PASSES))
+@pytest.mark.parametrize("name", CLEAN_FIRST)
 def test_attack_statistics_cannot_be_kept_where_a_clean_pass_comes_first(name):
     with pytest.raises(ValueError, match="bn_stats='discard'"):
         methods.create(name, make_parts(name, attack_bn="train", attack_bn_stats="keep"))
@@ -300,7 +304,7 @@ def test_wrong_teachers(name):
 @pytest.mark.parametrize("name", methods.ATTACKING)
 def test_wrong_attack(name):
     assert "needs an attack" in refused(name, attack=None)
-    if "robust" not in methods.TEACHERS[name]:
+    if not {"robust", "peer"} & {*methods.TEACHERS[name]}:
         for attack in ("rslad_train", "adaad_train")[name in SOFT_LABELS :]:
             message = refused(name, attack=attacks.make(attack))
             assert repr(attack) in message and "needs a robust teacher" in message
