@@ -34,7 +34,7 @@ from ard_jax.config.schema import Experiment
 from ard_jax.data.base import first
 from ard_jax.evaluation import full
 from ard_jax.evaluation.full import EvaluatedNetwork
-from ard_jax.io.files import write_text_atomic
+from ard_jax.io.files import check_writable, write_text_atomic
 from ard_jax.methods import TEACHERS
 from ard_jax.reporting import comparison_page
 from ard_jax.reporting.record import ComparedTeacher, ComparisonRecord, Evaluation, Run
@@ -60,6 +60,7 @@ def run(comparison: Comparison) -> int:
       FolderBusyError: another process works on this comparison.
       DataError: the data, which all runs share, cannot be read.
     """
+    check_writable(comparison.workdir, "config.workdir")
     errors: dict[tuple[str, int], str] = {}
     found: dict[str, ComparedTeacher] = {}
     with locks.hold(comparison.workdir):

@@ -23,8 +23,8 @@ from ard_jax.training import run as run_lib
 _WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "class_order")
 # Groups of the configuration that an evaluation follows.
 _OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
-# Bytes of a checkpoint beside its arrays, with the rest of the last block of each file.
-_BESIDE, _BESIDE_ARRAY = 64_000, 600
+# Bytes of a checkpoint beside its arrays, with the rest of the last block of each file; of report and logs.
+_BESIDE, _BESIDE_ARRAY, _REPORT = 120_000, 600, 200_000
 _TEST_SPLIT = "test_split"  # in the checkpoints' record of what a run is
 
 
@@ -181,11 +181,11 @@ def _check_room(workdir: Path, size: int, kept: int) -> None:
         p.stat().st_size for n in ("best", "last") for p in (workdir / n).rglob("*") if p.is_file()
     )
     free = shutil.disk_usage(nearest).free
-    if kept * size > free + there:
+    if kept * size + _REPORT > free + there:
         raise ValueError(
             f"config.workdir={workdir}: {_text(free)} are free there, but {kept} checkpoints of about "
-            f"{_text(size)} (student, teachers and optimisers) need {_text(kept * size)}; make room, or "
-            "choose another folder"
+            f"{_text(size)} (student, teachers and optimisers) and the report need "
+            f"{_text(kept * size + _REPORT)}; make room, or choose another folder"
         )
 
 

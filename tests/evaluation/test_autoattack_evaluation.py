@@ -203,7 +203,7 @@ def test_equal_networks_are_evaluated_once(finished, monkeypatch):
     best, last, average = (record.nets[title] for title in nets)
     assert best.attacks == last.attacks and set(best.attacks) == {"fgsm", "square100"}
     assert set(average.attacks) == {"fgsm"} and set(results) == set(nets)
-    same, left = record.notes
+    same, left, _ = record.notes
     assert same == "student (last) is the same network as student (best): evaluated once."
     where = "student EMA (best) (config.eval.autoattack_nets='best')"
     assert f"Square, 100 queries not run on {where}" in left
