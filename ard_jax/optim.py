@@ -29,12 +29,14 @@ class OptimConfig(Options):
     )
     nesterov: bool = Field(default=False, description="Nesterov momentum.")
     weight_decay: Share = Field(default=2e-4, description="Coupled L2 on all parameters.")
-    schedule: Literal["constant", "multistep", "cosine", "ciard"] = Field(
+    schedule: Literal["constant", "multistep", "cosine", "one_cycle", "ciard"] = Field(
         default="constant",
         description=(
             "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
-            "lr to 0 over the run, after `warmup` epochs of linear increase); `ciard` (`lr` before "
-            "epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
+            "lr to 0 over the run, after `warmup` epochs of linear increase); `one_cycle` (cosines from "
+            "lr/25 to lr in epoch `warmup`, then to lr/250000 in the last; the momentum goes from 0.05 above "
+            "`momentum` to 0.05 below and back); `ciard` (`lr` before epoch `start`, then a cosine to 0 "
+            "times exp(-0.01 progress^2))."
         ),
     )
     boundaries: tuple[AtLeastOne, ...] = Field(
@@ -43,7 +45,7 @@ class OptimConfig(Options):
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1, description="Factor of `multistep`."
     )
-    warmup: Count = Field(default=0, description="Epochs of linear warm-up, for `cosine`.")
+    warmup: Count = Field(default=0, description="Epochs of warm-up, for `cosine` and `one_cycle`.")
     start: AtLeastOne = Field(default=1, description="Epoch at which the `ciard` cosine begins.")
     idle_before_start: bool = Field(
         default=False,
@@ -59,6 +61,12 @@ class OptimConfig(Options):
             found.append(f"boundaries={self.boundaries}: epochs must increase")
         if self.schedule == "multistep" and not self.boundaries:
             found.append("boundaries=(): schedule='multistep' needs at least one epoch")
+        if self.schedule == "one_cycle" and self.warmup < 2:
+            found.append(f"warmup={self.warmup}: schedule='one_cycle' needs at least 2 epochs")
+        if self.schedule == "one_cycle" and not 0.05 <= self.momentum < 0.95:
+            found.append(
+                f"momentum={self.momentum}: schedule='one_cycle' needs one from 0.05 to below 0.95"
+            )
         return found
 
     def misfits(self, epochs: int) -> list[str]:
@@ -72,16 +80,23 @@ class OptimConfig(Options):
             )
         if self.schedule == "cosine" and self.warmup > epochs:
             found.append(f"warmup={self.warmup}: must be at most the {epochs} epochs of the run")
+        if self.schedule == "one_cycle" and self.warmup >= epochs:
+            found.append(f"warmup={self.warmup}: must be less than the {epochs} epochs of the run")
         return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Pure functions: `init(params)`, `update(grads, opt_state, params, lr)`, `lr(epoch)`."""
+    """Pure functions: `init(params)`, `update(grads, opt_state, params, lr, momentum)`, rates of an epoch.
+
+    `lr` and `momentum` take the epoch, from 1. Without its last argument `update` takes the configured
+    momentum.
+    """
 
     init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]]
+    update: Callable[..., tuple[Any, Any]]
     lr: Callable[[jax.Array], jax.Array]
+    momentum: Callable[[jax.Array], Any]
 
 
 def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Array:
@@ -101,21 +116,53 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
         progress = (e - 1) / epochs
         rate = config.lr * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return rate * jnp.minimum(e / max(config.warmup, 1), 1.0) if config.warmup else rate
+    if config.schedule == "one_cycle":
+        return config.lr * one_cycle(e - 1, config.warmup - 1, epochs - 1)[0]
     progress = (e - config.start) / max(epochs - config.start, 1)
     rate = config.lr * (0.5 + 0.5 * jnp.cos(jnp.pi * progress)) * jnp.exp(-0.01 * progress**2)
     before = 0.0 if config.idle_before_start else config.lr
     return jnp.where(e < config.start, before, rate)
 
 
+def one_cycle(position: jax.Array, peak: float, last: float) -> tuple[jax.Array, jax.Array]:
+    """PyTorch's OneCycleLR with cosines, as imrahulr/hat has it, per step and in its longer runs per epoch.
+
+    Args:
+      position: of 0 ... last; may be traced.
+      peak: position of the largest rate, above 0.
+      last: position of the end.
+
+    Returns:
+      (the rate as a part of the largest: 1/25 at 0, 1 at `peak`, 1/250000 at `last`; what is added to the
+      momentum: 0.05, -0.05, 0.05), float32.
+    """
+    rising = position <= peak
+    up = 0.5 - 0.5 * jnp.cos(jnp.pi * position / peak)
+    down = 0.5 + 0.5 * jnp.cos(jnp.pi * (position - peak) / (last - peak))
+    height, low = jnp.where(rising, up, down), jnp.where(rising, 1 / 25, 1 / 250_000)
+    return low + (1 - low) * height, 0.05 - 0.1 * height
+
+
 def make(config: OptimConfig, epochs: int) -> Optimizer:
     """The optimiser of `config` for a run of `epochs` epochs."""
-    parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    if config.momentum:
-        parts.append(optax.trace(decay=config.momentum, nesterov=config.nesterov))
-    transform = optax.chain(*parts)
 
-    def update(grads: Any, opt_state: Any, params: Any, lr: jax.Array):
-        updates, opt_state = transform.update(grads, opt_state, params)
+    def transform(momentum: Any):
+        parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+        if config.momentum:
+            parts.append(optax.trace(decay=momentum, nesterov=config.nesterov))
+        return optax.chain(*parts)
+
+    def momentum_in(epoch: jax.Array):
+        if config.schedule != "one_cycle":
+            return config.momentum
+        position = jnp.asarray(epoch, jnp.float32) - 1
+        return config.momentum + one_cycle(position, config.warmup - 1, epochs - 1)[1]
+
+    def update(
+        grads: Any, opt_state: Any, params: Any, lr: jax.Array, momentum: Any = config.momentum
+    ):
+        updates, opt_state = transform(momentum).update(grads, opt_state, params)
         return jax.tree.map(lambda p, u: p - lr * u, params, updates), opt_state
 
-    return Optimizer(transform.init, update, lambda epoch: learning_rate(config, epochs, epoch))
+    init = transform(config.momentum).init
+    return Optimizer(init, update, lambda epoch: learning_rate(config, epochs, epoch), momentum_in)
