@@ -32,14 +32,15 @@ class OptimConfig(Options):
     )
     nesterov: bool = Field(default=False, description="Nesterov momentum.")
     weight_decay: Share = Field(default=2e-4, description="Coupled L2 on all parameters.")
-    schedule: Literal["constant", "multistep", "cosine", "ciard", "cyclic"] = Field(
+    schedule: Literal["constant", "multistep", "cosine", "one_cycle", "cyclic", "ciard"] = Field(
         default="constant",
         description=(
             "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
-            "lr to 0 over the run, after `warmup` epochs of linear increase); `ciard` (`lr` before "
-            "epoch `start`, then a cosine to 0 times exp(-0.01 progress^2)); `cyclic` (changes at every "
-            "update: linear from 0 to lr in the middle of the run and back, the momentum from `momentum` to "
-            "0.1 less and back)."
+            "lr to 0 over the run, after `warmup` epochs of linear increase); `one_cycle` (cosines from "
+            "lr/25 to lr in epoch `warmup`, then to lr/250000 in the last; the momentum goes from 0.05 above "
+            "`momentum` to 0.05 below and back); `cyclic` (changes at every update: linear from 0 to lr in the "
+            "middle of the run and back, the momentum from `momentum` to 0.1 less and back); `ciard` (`lr` "
+            "before epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
         ),
     )
     boundaries: tuple[AtLeastOne, ...] = Field(
@@ -48,7 +49,7 @@ class OptimConfig(Options):
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1, description="Factor of `multistep`."
     )
-    warmup: Count = Field(default=0, description="Epochs of linear warm-up, for `cosine`.")
+    warmup: Count = Field(default=0, description="Epochs of warm-up, for `cosine` and `one_cycle`.")
     start: AtLeastOne = Field(default=1, description="Epoch at which the `ciard` cosine begins.")
     idle_before_start: bool = Field(
         default=False,
@@ -68,6 +69,12 @@ class OptimConfig(Options):
             found.append(
                 f"momentum={self.momentum}: schedule='cyclic' lowers it by {_CYCLE_FALL}; give at least that"
             )
+        if self.schedule == "one_cycle" and self.warmup < 2:
+            found.append(f"warmup={self.warmup}: schedule='one_cycle' needs at least 2 epochs")
+        if self.schedule == "one_cycle" and not 0.05 <= self.momentum < 0.95:
+            found.append(
+                f"momentum={self.momentum}: schedule='one_cycle' needs one from 0.05 to below 0.95"
+            )
         return found
 
     def misfits(self, epochs: int) -> list[str]:
@@ -81,19 +88,24 @@ class OptimConfig(Options):
             )
         if self.schedule == "cosine" and self.warmup > epochs:
             found.append(f"warmup={self.warmup}: must be at most the {epochs} epochs of the run")
+        if self.schedule == "one_cycle" and self.warmup >= epochs:
+            found.append(f"warmup={self.warmup}: must be less than the {epochs} epochs of the run")
         return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Pure functions: `init(params)`, `update(grads, opt_state, params, lr)`, `lr(epoch, opt_state)`.
+    """Pure functions: `init(params)`, `update(grads, opt_state, params, lr, momentum)`, rates of an epoch.
 
-    Only a schedule that changes at every update looks at the `opt_state` of `lr`, which may be left out.
+    `lr` and `momentum` take the epoch, from 1, and the `opt_state`, at which only a schedule that changes at
+    every update looks, and which may be left out. Without its last argument `update` takes the configured
+    momentum.
     """
 
     init: Callable[[Any], Any]
-    update: Callable[[Any, Any, Any, jax.Array], tuple[Any, Any]]
+    update: Callable[..., tuple[Any, Any]]
     lr: Callable[..., jax.Array]
+    momentum: Callable[..., Any]
 
 
 class Counted(NamedTuple):
@@ -135,12 +147,33 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
         progress = (e - 1) / epochs
         rate = config.lr * 0.5 * (1 + jnp.cos(jnp.pi * progress))
         return rate * jnp.minimum(e / max(config.warmup, 1), 1.0) if config.warmup else rate
+    if config.schedule == "one_cycle":
+        return config.lr * one_cycle(e - 1, config.warmup - 1, epochs - 1)[0]
     if config.schedule == "cyclic":
         return cycle(config, (e - 0.5) / epochs)[0]
     progress = (e - config.start) / max(epochs - config.start, 1)
     rate = config.lr * (0.5 + 0.5 * jnp.cos(jnp.pi * progress)) * jnp.exp(-0.01 * progress**2)
     before = 0.0 if config.idle_before_start else config.lr
     return jnp.where(e < config.start, before, rate)
+
+
+def one_cycle(position: jax.Array, peak: float, last: float) -> tuple[jax.Array, jax.Array]:
+    """PyTorch's OneCycleLR with cosines, as imrahulr/hat has it, per step and in its longer runs per epoch.
+
+    Args:
+      position: of 0 ... last; may be traced.
+      peak: position of the largest rate, above 0.
+      last: position of the end.
+
+    Returns:
+      (the rate as a part of the largest: 1/25 at 0, 1 at `peak`, 1/250000 at `last`; what is added to the
+      momentum: 0.05, -0.05, 0.05), float32.
+    """
+    rising = position <= peak
+    up = 0.5 - 0.5 * jnp.cos(jnp.pi * position / peak)
+    down = 0.5 + 0.5 * jnp.cos(jnp.pi * (position - peak) / (last - peak))
+    height, low = jnp.where(rising, up, down), jnp.where(rising, 1 / 25, 1 / 250_000)
+    return low + (1 - low) * height, 0.05 - 0.1 * height
 
 
 def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimizer:
@@ -159,43 +192,37 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
     if found := config.misfits(checks.count(epochs, "epochs", 1)):
         raise ValueError("; ".join(found))
     checks.count(steps_per_epoch, "steps_per_epoch", 1)
-    if config.schedule == "cyclic":
-        return _make_cyclic(config, epochs, epochs * steps_per_epoch)
-    transform = _transform(config, config.momentum)
+    counted, total = config.schedule == "cyclic", epochs * steps_per_epoch
 
-    def update(grads: Any, opt_state: Any, params: Any, lr: jax.Array):
-        updates, opt_state = transform.update(grads, opt_state, params)
-        return _moved(params, updates, lr), opt_state
+    def transform(momentum: Any):
+        parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+        if config.momentum:
+            parts.append(optax.trace(decay=momentum, nesterov=config.nesterov))
+        return optax.chain(*parts)
+
+    def init(params: Any):
+        inner = transform(config.momentum).init(params)
+        return Counted(inner, jnp.zeros((), jnp.int32)) if counted else inner
+
+    def update(
+        grads: Any, opt_state: Any, params: Any, lr: jax.Array, momentum: Any = config.momentum
+    ):
+        inner = opt_state.inner if counted else opt_state
+        updates, inner = transform(momentum).update(grads, inner, params)
+        params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
+        return params, Counted(inner, opt_state.updates + 1) if counted else inner
 
     def rate(epoch: jax.Array, opt_state: Any = None):
+        if counted and opt_state is not None:
+            return cycle(config, opt_state.updates / total)[0]
         return learning_rate(config, epochs, epoch)
 
-    return Optimizer(transform.init, update, rate)
+    def momentum(epoch: jax.Array, opt_state: Any = None):
+        if counted and opt_state is not None:
+            return cycle(config, opt_state.updates / total)[1]
+        if config.schedule == "one_cycle":
+            position = jnp.asarray(epoch, jnp.float32) - 1
+            return config.momentum + one_cycle(position, config.warmup - 1, epochs - 1)[1]
+        return config.momentum
 
-
-def _make_cyclic(config: OptimConfig, epochs: int, total: int) -> Optimizer:
-    def init(params: Any):
-        return Counted(_transform(config, config.momentum).init(params), jnp.zeros((), jnp.int32))
-
-    def update(grads: Any, state: Counted, params: Any, lr: jax.Array):
-        momentum = cycle(config, state.updates / total)[1]
-        updates, inner = _transform(config, momentum).update(grads, state.inner, params)
-        return _moved(params, updates, lr), Counted(inner, state.updates + 1)
-
-    def rate(epoch: jax.Array, state: Counted | None = None):
-        if state is None:
-            return learning_rate(config, epochs, epoch)
-        return cycle(config, state.updates / total)[0]
-
-    return Optimizer(init, update, rate)
-
-
-def _transform(config: OptimConfig, momentum: Any) -> optax.GradientTransformation:
-    parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    if config.momentum:
-        parts.append(optax.trace(decay=momentum, nesterov=config.nesterov))
-    return optax.chain(*parts)
-
-
-def _moved(params: Any, updates: Any, lr: jax.Array) -> Any:
-    return jax.tree.map(lambda p, u: p - lr * u, params, updates)
+    return Optimizer(init, update, rate, momentum)

@@ -24,7 +24,7 @@ _MART = (
 )
 _HAT = (
     50,
-    {"lr": 0.21, "schedule": "cosine", "warmup": 12, "nesterov": True, "weight_decay": 5e-4},
+    {"lr": 0.21, "schedule": "one_cycle", "warmup": 13, "nesterov": True, "weight_decay": 5e-4},
 )
 _RSLAD = (300, {"schedule": "multistep", "boundaries": (216, 261, 286)})
 # ADR's weight decay is that of the run in tests/golden; its config files were not at hand.
@@ -47,7 +47,7 @@ RECIPES = {
     **dict.fromkeys(("mail", "mail_trades", "mail_mart"), _MART),
     # The code halves the rate once more, at 11/12.
     "gairat": (120, {"schedule": "multistep", "boundaries": (61, 91)}),
-    # The code has a one-cycle rate and momentum, per step; its helper has the student's size.
+    # The code changes rate and momentum with every step; its helper has the student's size.
     "hat": _HAT,
     "hat_at": _HAT,
     # The schedule without generated data, while attack, BatchNorm modes and beta are those of the script

@@ -44,6 +44,40 @@ def test_cosine_with_warmup():
     assert rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 0.002
 
 
+def test_one_cycle():
+    """A fifth of the run up, the rest down; the momentum the other way."""
+    optimizer = make(OptimConfig(lr=0.5, schedule="one_cycle", warmup=5), 25)
+    rates = [float(optimizer.lr(jnp.asarray(e))) for e in (1, 3, 5, 15, 25)]
+    middle = (0.5 + 0.5 / 250_000) / 2
+    np.testing.assert_allclose(rates, [0.02, 0.26, 0.5, middle, 2e-6], rtol=1e-5, atol=1e-7)
+    momenta = [float(optimizer.momentum(jnp.asarray(e))) for e in (1, 3, 5, 15, 25)]
+    np.testing.assert_allclose(momenta, [0.95, 0.9, 0.85, 0.9, 0.95], rtol=1e-6)
+
+
+def test_momentum_of_an_epoch_enters_the_update():
+    optimizer, ones = make(OptimConfig(weight_decay=0.0), 10), jnp.ones(())
+    assert optimizer.momentum(jnp.asarray(3)) == 0.9
+    for momentum in (0.5, jnp.asarray(0.8)):
+        params, state = optimizer.update(ones, optimizer.init(ones), ones, 0.1, momentum)
+        params, _ = optimizer.update(ones, state, params, 0.1, momentum)
+        np.testing.assert_allclose(params, 1 - 0.1 - 0.1 * (1 + momentum), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"warmup": 1}, "warmup=1: schedule='one_cycle' needs at least 2 epochs"),
+        ({"warmup": 2, "momentum": 0.97}, "momentum=0.97: schedule='one_cycle' needs one"),
+        ({"warmup": 2, "momentum": 0.0}, "momentum=0.0: schedule='one_cycle' needs one"),
+    ],
+)
+def test_bad_one_cycle(values, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(schedule="one_cycle", **values)
+    late = OptimConfig(schedule="one_cycle", warmup=10)
+    assert late.misfits(10) == ["warmup=10: must be less than the 10 epochs of the run"]
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_update_is_torchs_sgd(nesterov):
     config = OptimConfig(momentum=0.9, weight_decay=2e-4, nesterov=nesterov)
@@ -76,7 +110,8 @@ def test_cyclic_is_torchs_scheduler_step_by_step():
         height = min(step, 12 - step) / 6
         rate = optimizer.lr(jnp.asarray(step // 3 + 1), state)
         np.testing.assert_allclose(rate, 0.2 * height, atol=1e-7)
-        ours, state = optimizer.update(jnp.float32(0.3 + step), state, ours, rate)
+        momentum = optimizer.momentum(jnp.asarray(step // 3 + 1), state)
+        ours, state = optimizer.update(jnp.float32(0.3 + step), state, ours, rate, momentum)
         buffer = (0.9 - 0.1 * height) * buffer + 0.3 + step
         params -= 0.2 * height * buffer
         np.testing.assert_allclose(ours, params, rtol=1e-5)

@@ -366,7 +366,8 @@ def train_student(
         params = add_trees(params, offset)
         grads, stats, metrics, seen = gradient_at(params)
     rate = jnp.asarray(optim.lr(epoch, student.opt_state))
-    params, opt_state = optim.update(grads, student.opt_state, params, rate)
+    momentum = optim.momentum(epoch, student.opt_state)
+    params, opt_state = optim.update(grads, student.opt_state, params, rate, momentum)
     if parts.awp is not None:
         params = jax.tree.map(jnp.subtract, params, offset)
     final = stats[-1] if merge_stats is None else merge_stats(stats)

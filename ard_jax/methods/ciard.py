@@ -240,8 +240,9 @@ def train_teacher(
 
     def update():
         return optim.update(
-            backward(ce_cotangent), robust.opt_state, robust.params, optim.lr(epoch)
-        )
+            backward(ce_cotangent), robust.opt_state, robust.params, optim.lr(epoch),
+            optim.momentum(epoch),
+        )  # fmt: skip
 
     active = (epoch >= config.itt_start) & (state.step % config.itt_every == 0)
     params, opt_state = base.update_when(active, update, (robust.params, robust.opt_state))

@@ -38,9 +38,10 @@ def make(config: HatConfig, parts: base.Parts) -> base.Method:
     statistics.
     Cost with K attack steps: K passes forward and back to the input, 3 forward and back to the weights, 1
     forward each of student (the attack's target) and helper.
-    Schedule: 50 epochs, Nesterov momentum, weight decay 5e-4, one-cycle rate per step (from 0.21/25 over a
-    quarter of the steps to 0.21, then to 0.21/250000) whose momentum goes from 0.95 to 0.85 and back. Source:
-    imrahulr/hat. Without its option beta the code ignores the helper and runs PGD adversarial training.
+    Schedule: 50 epochs, Nesterov momentum, weight decay 5e-4, and one cycle that changes rate and momentum
+    with every step (`optim.one_cycle`: up to 0.21 over a quarter of them); here, as in the code's longer
+    runs, with every epoch. Source: imrahulr/hat. Without its option beta the code ignores the helper and runs
+    PGD adversarial training.
     """
 
     def robust(z_nat: jax.Array, z_adv: jax.Array, labels: jax.Array):

@@ -1,4 +1,4 @@
-"""MAIL's, GAIRAT's and DGAD's losses and weights against the authors' code (the golden README: 2e-6)."""
+"""MAIL's, GAIRAT's and DGAD's losses and weights, HAT's schedules, as the authors' code (README: 2e-6)."""
 
 import functools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shared_files import load
 
-from ard_jax import losses
+from ard_jax import losses, optim
 from ard_jax.methods import base, dgad, gairat, mail
 
 pytestmark = pytest.mark.golden
@@ -111,3 +111,14 @@ def test_dgad(classes, case):
     np.testing.assert_allclose(wrong, want["n_misclassified"], atol=1e-4)
     for name, gradient in gradients.items():
         close(gradient, want[name])
+
+
+@pytest.mark.parametrize(("name", "share"), [("hat_cyclic", 0.25), ("hat_cosinew", 0.025)])
+def test_one_cycle_of_hat(name, share):
+    """Per step of 5 epochs of 7, and per epoch; the rise takes this share of them."""
+    stored = load("schedules2.npz", "losses_hat_slice.npz")[0]
+    *counts, largest = stored[f"{name}/setting"]
+    count = int(np.prod(counts))
+    rate, added = optim.one_cycle(jnp.arange(count), share * count - 1, count - 1)
+    np.testing.assert_allclose(largest * rate, stored[f"{name}/lr"], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(0.9 + added, stored[f"{name}/momentum"], rtol=0, atol=1e-7)
