@@ -1,8 +1,8 @@
 """LBGAT and PeerAiD, whose second network learns too: six steps and the losses (make_slice_two.py).
 
 Tolerances are those of the files: at the first step 5 times the spread of right float32 programs, and 3e-6
-of the largest value or of 1, or twice what rounding does to LBGAT's attack (make_slice_two.py), where that is
-more; later, where one pixel that falls otherwise is a jump, 20 times the largest spread of all steps, and 1e-3.
+of the largest value or of 1, or twice what rounding does to LBGAT's attack (make_slice_two.py) where that
+is more; later, where one pixel that falls otherwise is a jump, 20 times the largest spread, and 1e-3.
 """
 
 import functools
