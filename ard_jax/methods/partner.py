@@ -1,5 +1,6 @@
 """What LBGAT and PeerAiD share: a second network that learns beside the student from its first step on."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ def method(
 
         student, metrics, seen = base.train_student(
             parts, state.student, before, (images["adv"], images["nat"]), loss_of, batch["epoch"],
-            merge_stats and (lambda after: merge_stats(before, after)),
+            merge_stats and functools.partial(merge_stats, before),
         )  # fmt: skip
         z_adv, z_nat = seen.logits
         cotangent = jax.grad(lambda z: total(z_adv, z_nat, z, labels)[0])(z_partner)
