@@ -38,9 +38,9 @@ class OptimConfig(Options):
             "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
             "lr to 0 over the run, after `warmup` epochs of linear increase); `one_cycle` (cosines from "
             "lr/25 to lr in epoch `warmup`, then to lr/250000 in the last; the momentum goes from 0.05 above "
-            "`momentum` to 0.05 below and back); `cyclic` (changes at every update: linear from 0 to lr in the "
-            "middle of the run and back, the momentum from `momentum` to 0.1 less and back); `ciard` (`lr` "
-            "before epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
+            "`momentum` to 0.05 below and back); `cyclic` (changes at every update: linear from 0 to lr in "
+            "the middle of the run and back, the momentum from `momentum` to 0.1 less and back); `ciard` "
+            "(`lr` before epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
         ),
     )
     boundaries: tuple[AtLeastOne, ...] = Field(

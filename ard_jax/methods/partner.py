@@ -57,7 +57,10 @@ def method(
         z_adv, z_nat = seen.logits
         cotangent = jax.grad(lambda z: total(z_adv, z_nat, z, labels)[0])(z_partner)
         lr = rate * metrics["lr"]
-        params, opt_state = optim.update(backward(cotangent), partner.opt_state, partner.params, lr)
+        momentum = optim.momentum(batch["epoch"], partner.opt_state)
+        params, opt_state = optim.update(
+            backward(cotangent), partner.opt_state, partner.params, lr, momentum
+        )
         metrics |= base.accuracies(labels, z_nat, z_adv)
         metrics |= {f"{role}_accuracy": base.accuracy(z_partner, labels), f"lr_{role}": lr}
         teachers = {role: NetState(params, stats, opt_state)}
