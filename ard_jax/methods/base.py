@@ -107,7 +107,7 @@ class Registration:
             )
         if left := set(self.trained_teachers) - set(self.teachers):
             raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
-        checks.choice(self.attack, f"attack of {where[:-1]}", ("", *registry.names()))
+        checks.choice(self.attack, f"attack of {where[:-1]}", ("", *registry.training_names()))
 
 
 @dataclasses.dataclass(frozen=True)
