@@ -220,6 +220,7 @@ def test_expectation_over_random_predictions():
     np.testing.assert_allclose(averaged.loss, single.loss, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the outputs of all:UserWarning")
 @pytest.mark.parametrize("norm", EPS)
 def test_a_network_without_gradient_leaves_finite_images(norm):
     images, labels = batch()
