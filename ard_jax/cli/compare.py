@@ -141,7 +141,7 @@ def _run_one(
             if role in found and found[role].error:
                 raise teachers.TeacherError(f"no {role} teacher: {found[role].error}")
         train.run(experiment)
-    except data.DataError:
+    except (data.DataError, train_checks.NoRoomError):
         raise  # every run would say the same
     except _FAILURES as error:
         tell(f"FAILED: {key[0]}, seed {key[1]}: {error}", file=sys.stderr)

@@ -61,10 +61,10 @@ def _missing_device() -> str:
     try:
         jax.devices()
     except Exception as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
+        cause = str(error).partition("\n")[0]
         return (
-            f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} ({cause}); set "
-            "JAX_PLATFORMS=cpu, or install what JAX needs for the device"
+            f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
+            f"{cause and ': '}{cause}; set JAX_PLATFORMS=cpu, or install what JAX needs for the device"
         )
     return ""
 

@@ -28,6 +28,10 @@ _BESIDE, _BESIDE_ARRAY, _REPORT = 120_000, 600, 200_000
 _TEST_SPLIT = "test_split"  # in the checkpoints' record of what a run is
 
 
+class NoRoomError(ValueError):
+    """The devices' memory or the disk is too small for a run."""
+
+
 def workdir_of(experiment: Experiment) -> Path:
     """The run's folder: config.workdir, or runs/<name>-seed<seed>."""
     return Path(experiment.workdir or f"runs/{experiment.name}-seed{experiment.seed}")
@@ -149,7 +153,7 @@ def check_size(
     """Checks that the state of a training fits the devices, and its checkpoints the disk.
 
     Raises:
-      ValueError: it does not.
+      NoRoomError: it does not.
     """
     bundles = {}
     for teacher in wanted:
@@ -163,7 +167,7 @@ def check_size(
     size = sum(array.size * array.dtype.itemsize for array in arrays)
     room, copies = sharding.memory(mesh)
     if room is not None and size * copies > room:
-        raise ValueError(
+        raise NoRoomError(
             f"config.student: parameters, teachers and optimisers take {_text(size)} on each of {copies} "
             f"devices, but there are {_text(room)} of memory; use smaller networks, or fewer devices by "
             "config.run.devices"
@@ -174,7 +178,7 @@ def check_size(
 
 
 def _check_room(workdir: Path, size: int, kept: int) -> None:
-    """Raises ValueError if so many checkpoints of so many bytes do not fit beside what the disk holds."""
+    """Raises NoRoomError if so many checkpoints of so many bytes do not fit beside what the disk holds."""
     folder = workdir.absolute()
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     there = sum(
@@ -182,7 +186,7 @@ def _check_room(workdir: Path, size: int, kept: int) -> None:
     )
     free = shutil.disk_usage(nearest).free
     if kept * size + _REPORT > free + there:
-        raise ValueError(
+        raise NoRoomError(
             f"config.workdir={workdir}: {_text(free)} are free there, but {kept} checkpoints of about "
             f"{_text(size)} (student, teachers and optimisers) and the report need "
             f"{_text(kept * size + _REPORT)}; make room, or choose another folder"
