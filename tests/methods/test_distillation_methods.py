@@ -19,7 +19,9 @@ def differ(a, b):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_loss_falls_on_one_batch(name):
-    _, metrics = run(name, 24)
+    # Of an untrained student nearly the uniform distribution: labels of it leave little to learn.
+    less = {"share_first": 0.1, "share_last": 0.1} if name.startswith("adr") else {}
+    _, metrics = run(name, 24, **less)
     values = [m["loss"] for m in metrics]
     assert np.all(np.isfinite(values)) and np.mean(values[-4:]) < 0.8 * np.mean(values[:4])
 
