@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ard_jax import attacks
 from ard_jax.data import MAX_SIDE
 from ard_jax.io.files import expand
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
@@ -26,8 +25,6 @@ CONTENT: dict[str, Any] = {"changes": "content"}
 # Arguments of `models.create` that are no options of an architecture.
 _OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalization", "bn_groups"}
 _LEAST_EPS = 0.1 / 255
-# Attacks that an evaluation may make unasked: those of transfer, and of accuracy over radii.
-_ALWAYS_MADE = ("pgd_trades", "cw_inf", "pgd_sat")
 
 Folder = Annotated[str, AfterValidator(expand)]
 
@@ -330,12 +327,6 @@ class EvalConfig(Options):
             found.append(
                 f"attacks={self.attacks}: DPGD alone can stall where it should succeed (its gradient "
                 "vanishes on confident images); add another attack, such as pgd_sat"
-            )
-        made = {*self.attacks, self.select_attack, *_ALWAYS_MADE}
-        if idle := [n for n in self.step_sizes if n in attacks.names() and n not in made]:
-            found.append(
-                f"step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to "
-                "config.eval.attacks, or leave its step size out"
             )
         if self.transfer and not self.teachers:
             found.append(

@@ -10,6 +10,8 @@ from ard_jax import attacks, data, methods, models
 from ard_jax.config import build
 from ard_jax.config.schema import ROLES, AttackConfig, Experiment, NetConfig, TeacherConfig
 
+# Attacks that an evaluation may make unasked: those of transfer, and of accuracy over radii.
+_ALWAYS_MADE = ("pgd_trades", "cw_inf", "pgd_sat")
 _LARGEST = 10_000  # width or depth: the widest network of the papers has 1024 channels
 
 
@@ -24,6 +26,12 @@ def find_problems(experiment: Experiment) -> list[str]:
     names = {f"config.eval.step_sizes: {n!r}": n for n in e.eval.step_sizes}
     names[f"config.eval.select_attack={e.eval.select_attack!r}"] = e.eval.select_attack
     found += _choices(names, [n for n in build.evaluable() if n in attacks.names()])
+    made = {*e.eval.attacks, e.eval.select_attack, *_ALWAYS_MADE}
+    if idle := [n for n in e.eval.step_sizes if n in attacks.names() and n not in made]:
+        found.append(
+            f"config.eval: step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to "
+            "config.eval.attacks, or leave its step size out"
+        )
     if e.norm == "linf" and e.eps == 1 and set(e.eval.attacks) & set(attacks.suite_names()):
         found.append("config.eps=1: every image is within reach; AutoAttack needs eps below 1")
     return found

@@ -1,14 +1,14 @@
 """What a method is, and the few moves that every method's step is made of."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ard_jax import losses
-from ard_jax.attacks import cpu_tiling, registry
+from ard_jax.attacks import cpu_tiling
 from ard_jax.attacks.attack import Attack
 from ard_jax.convolutions.cpu_conv import devices_of_batch
 from ard_jax.io.options import Options
@@ -24,6 +24,14 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 # Roles of networks that an attack may ask, in the order in which it does.
 ASKED = ("robust", "peer")
+# Fields of `Parts`: what they must be, and what makes one.
+_KINDS = {
+    "student": (ModelBundle, "models.create(...)"),
+    "student_optim": (Optimizer, "optim.make(optim.OptimConfig(), epochs)"),
+    "attack": (Attack | None, "attacks.make(...)"),
+    "awp": (weight_perturbation.Awp | None, "methods.Awp(gamma)"),
+    "igdm": (gradient_matching.Igdm | None, "methods.Igdm(weight=...)"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,24 +98,7 @@ class Registration:
 
     def __post_init__(self):
         """Raises ValueError for a field that is not what its paper's file must give."""
-        if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"a Registration has the name {self.name!r}; give a text")
-        where = f"Registration {self.name!r}:"
-        if not isinstance(self.options, type) or not issubclass(self.options, Options):
-            raise ValueError(
-                f"{where} options={self.options!r}; give a subclass of options.Options"
-            )
-        if not callable(self.make):
-            raise ValueError(
-                f"{where} make={self.make!r}; give a function (options, parts) -> Method"
-            )
-        for field in ("teachers", "trained_teachers"):
-            checked.names(
-                getattr(self, field), f"{where} {field}", ("robust", "clean", "guide", "peer")
-            )
-        if left := set(self.trained_teachers) - set(self.teachers):
-            raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
-        checks.choice(self.attack, f"attack of {where[:-1]}", ("", *registry.training_names()))
+        checked.registration(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,23 +138,7 @@ class Parts:
 
     def __post_init__(self):
         """Raises ValueError for something that is not what a method is built from."""
-        kinds = {
-            "student": (ModelBundle, "models.create(...)"),
-            "student_optim": (Optimizer, "optim.make(optim.OptimConfig(), epochs)"),
-            "attack": (Attack | None, "attacks.make(...)"),
-            "awp": (weight_perturbation.Awp | None, "methods.Awp(gamma)"),
-            "igdm": (gradient_matching.Igdm | None, "methods.Igdm(weight=...)"),
-        }
-        wanted = [(name, getattr(self, name), *kind) for name, kind in kinds.items()]
-        for field, of in (("teachers", "student"), ("teacher_optims", "student_optim")):
-            given = getattr(self, field)
-            if not isinstance(given, Mapping):
-                one = f"{{'robust': {kinds[of][1]}}}"
-                raise ValueError(f"{field} is {type(given).__name__}; give a dict, such as {one}")
-            wanted += [(f"{field}[{role!r}]", one, *kinds[of]) for role, one in given.items()]
-        for name, value, kind, instead in wanted:
-            if not isinstance(value, kind):
-                raise ValueError(f"{name} is {type(value).__name__}; give {instead}")
+        checked.kinds(self, _KINDS)
         if self.attack is not None:
             self.attack.threat.check_length(self.attack.eps, "eps")
         checks.count(self.epochs, "epochs", 1)
@@ -381,19 +356,6 @@ class Views(NamedTuple):
     adv: jax.Array | Any = None
 
 
-def _check_passes(parts: Parts, passes: Any, teacher_at: Any) -> None:
-    if not isinstance(parts, Parts):
-        raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
-    for name, value in (("passes", passes), ("teacher_at", teacher_at)):
-        checked.names(value, name, Views._fields)
-    if not passes:
-        raise ValueError("passes=(): the student needs at least one, such as ('adv',)")
-    if teacher_at and "robust" not in parts.teachers:
-        raise ValueError(f"teacher_at={teacher_at!r}, but Parts has no teachers['robust']")
-    if "adv" in (*passes, *teacher_at) and parts.attack is None:
-        raise ValueError("'adv' needs Parts(attack=attacks.make(...))")
-
-
 def from_loss(
     parts: Parts,
     loss: Callable[[Views, Views, Batch], tuple[jax.Array, Metrics]],
@@ -421,7 +383,9 @@ def from_loss(
       ValueError: names that are none of these, a teacher or an attack that `parts` lacks, or a loss that
         cannot be computed from these views, depends on none of them, or returns something else.
     """
-    _check_passes(parts, passes, teacher_at)
+    if not isinstance(parts, Parts):
+        raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
+    checked.passes(parts, passes, teacher_at, Views._fields)
     if not callable(merge_stats) and merge_stats is not None:
         raise ValueError(f"merge_stats={merge_stats!r}; give a function or None")
     logits = jax.ShapeDtypeStruct((2, parts.student.num_classes), jnp.float32)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Var
 
+from ard_jax.attacks import registry
+from ard_jax.io.options import Options
 from ard_jax.losses import checks
 from ard_jax.models.bundle import ModelBundle, check_variables
 from ard_jax.state import RunState
@@ -17,6 +19,51 @@ def names(value: Any, what: str, choices: tuple[str, ...]) -> None:
     several = isinstance(value, tuple | list) and all(isinstance(n, str) for n in value)
     if not several or not set(value) <= set(choices) or len(set(value)) < len(value):
         raise ValueError(f"{what}={value!r}: must be a tuple of some of {choices}, each once")
+
+
+def registration(entry: Any) -> None:
+    """Raises ValueError for a field that is not what a paper's file must give."""
+    if not isinstance(entry.name, str) or not entry.name:
+        raise ValueError(f"a Registration has the name {entry.name!r}; give a text")
+    where = f"Registration {entry.name!r}:"
+    if not isinstance(entry.options, type) or not issubclass(entry.options, Options):
+        raise ValueError(f"{where} options={entry.options!r}; give a subclass of options.Options")
+    if not callable(entry.make):
+        raise ValueError(f"{where} make={entry.make!r}; give a function (options, parts) -> Method")
+    for field in ("teachers", "trained_teachers"):
+        names(getattr(entry, field), f"{where} {field}", ("robust", "clean", "guide", "peer"))
+    if left := set(entry.trained_teachers) - set(entry.teachers):
+        raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
+    checks.choice(entry.attack, f"attack of {where[:-1]}", ("", *registry.training_names()))
+
+
+def kinds(parts: Any, wanted: dict[str, tuple[Any, str]]) -> None:
+    """Raises ValueError unless every field of `wanted`, {name: (kind, what makes one)}, is of its kind.
+
+    "teachers" and "teacher_optims" are mappings to what "student" and "student_optim" are.
+    """
+    given = [(name, getattr(parts, name), *kind) for name, kind in wanted.items()]
+    for field, of in (("teachers", "student"), ("teacher_optims", "student_optim")):
+        several = getattr(parts, field)
+        if not isinstance(several, Mapping):
+            one = f"{{'robust': {wanted[of][1]}}}"
+            raise ValueError(f"{field} is {type(several).__name__}; give a dict, such as {one}")
+        given += [(f"{field}[{role!r}]", one, *wanted[of]) for role, one in several.items()]
+    for name, value, kind, instead in given:
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {type(value).__name__}; give {instead}")
+
+
+def passes(parts: Any, student: Any, teacher_at: Any, views: tuple[str, ...]) -> None:
+    """Raises ValueError unless `parts` has what passes of the student and the teacher at `views` need."""
+    for name, value in (("passes", student), ("teacher_at", teacher_at)):
+        names(value, name, views)
+    if not student:
+        raise ValueError("passes=(): the student needs at least one, such as ('adv',)")
+    if teacher_at and "robust" not in parts.teachers:
+        raise ValueError(f"teacher_at={teacher_at!r}, but Parts has no teachers['robust']")
+    if "adv" in (*student, *teacher_at) and parts.attack is None:
+        raise ValueError("'adv' needs Parts(attack=attacks.make(...))")
 
 
 def start(student: Any, teachers: Any, roles: tuple[str, ...]) -> None:

@@ -94,14 +94,18 @@ NAMES = sorted(STUDENT_PASSES)
 
 def make_parts(name, start=None, **fields):
     attack, net = STUDENT_PASSES[name][0], bundle()
-    changed = {} if start is None else {"start": start, "sigma": 0.0}
+    changed = {} if start is None else {"start": start}
+    if start is not None and attack == "fat_train":  # its noise is not of its start
+        changed["sigma"] = 0.0
     optimiser = optim.make(optim.OptimConfig(lr=0.1), 300)
     return methods.Parts(
         student=net,
         student_optim=optimiser,
         attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, step_size=0.025, **changed),
         teachers={role: bundle() for role in methods.TEACHERS[name]},
-        teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)},
+        teacher_optims=dict.fromkeys(
+            methods.TEACHERS[name], optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)
+        ),
         epochs=300,
         steps_per_epoch=2,
         **fields,
