@@ -29,7 +29,7 @@ def find_problems(experiment: Experiment) -> list[str]:
     made = {*e.eval.attacks, e.eval.select_attack, *_ALWAYS_MADE}
     if idle := [n for n in e.eval.step_sizes if n in attacks.names() and n not in made]:
         found.append(
-            f"config.eval: step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to "
+            f"config.eval.step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to "
             "config.eval.attacks, or leave its step size out"
         )
     if e.norm == "linf" and e.eps == 1 and set(e.eval.attacks) & set(attacks.suite_names()):

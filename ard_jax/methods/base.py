@@ -383,14 +383,12 @@ def from_loss(
       ValueError: names that are none of these, a teacher or an attack that `parts` lacks, or a loss that
         cannot be computed from these views, depends on none of them, or returns something else.
     """
-    if not isinstance(parts, Parts):
-        raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     checked.passes(parts, passes, teacher_at, Views._fields)
     if not callable(merge_stats) and merge_stats is not None:
         raise ValueError(f"merge_stats={merge_stats!r}; give a function or None")
     logits = jax.ShapeDtypeStruct((2, parts.student.num_classes), jnp.float32)
-    z, soft = (Views(**dict.fromkeys(names, logits)) for names in (passes, teacher_at))
-    checked.loss(loss, parts.student, z, soft)
+    views_of = (Views(**dict.fromkeys(names, logits)) for names in (passes, teacher_at))
+    checked.loss(loss, parts.student, *views_of)
     added = parts.igdm if parts.igdm and parts.igdm.weight else None
     own, passes = passes, gradient_matching.passes(added, passes, igdm or {}) if added else passes
 

@@ -56,6 +56,8 @@ def kinds(parts: Any, wanted: dict[str, tuple[Any, str]]) -> None:
 
 def passes(parts: Any, student: Any, teacher_at: Any, views: tuple[str, ...]) -> None:
     """Raises ValueError unless `parts` has what passes of the student and the teacher at `views` need."""
+    if not hasattr(parts, "teacher_optims"):
+        raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     for name, value in (("passes", student), ("teacher_at", teacher_at)):
         names(value, name, views)
     if not student:
