@@ -40,7 +40,7 @@ def initial(method, parts):
     """RunState of seed 0."""
     keys = jax.random.split(jax.random.key(0), 3)
     student = parts.student.init(keys[0])
-    teachers = {r: b.init(k) for (r, b), k in zip(parts.teachers.items(), keys[1:], strict=True)}
+    teachers = {r: b.init(k) for (r, b), k in zip(parts.teachers.items(), keys[1:], strict=False)}
     return method.init(student, teachers)
 
 
