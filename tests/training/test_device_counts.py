@@ -8,11 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 from ard_jax import attacks, data, methods, models, optim
-=======
-from ard_jax import attacks, data, methods
->>>>>>> s26-adr
 from ard_jax.data import batching
 from ard_jax.runtime import sharding
 from ard_jax.training import train_step
@@ -87,7 +83,6 @@ def test_final_networks_agree(devices):
     assert difference(final.method, one.method) < 1e-5
 
 
-<<<<<<< HEAD
 def steps_of(name, devices, count=3):
     """The final state of a method without a teacher, and its last metrics, on the host."""
     student = models.create("small_resnet", 10, compiled_steps.SHAPE, widths=(4, 6), blocks=1)
@@ -115,7 +110,8 @@ def steps_of(name, devices, count=3):
 def test_methods_without_a_teacher_agree(name):
     """Weights, class means and pairs of views are those of the global batch; rounding alone remains."""
     assert difference(steps_of(name, 4), steps_of(name, 1)) < 1e-5
-=======
+
+
 # Weights by the smallest entropy of the batch; clean and adversarial images in one pass, attacked by
 # cross-entropy, because rounding decides TRADES' first step; a pass at x - d.
 WHOLE_BATCH = {
@@ -140,4 +136,3 @@ def test_methods_that_look_at_the_whole_batch(name):
     assert difference(many[3].student.variables, one[3].student.variables) < 1e-5
     assert difference(many[3].method, one[3].method) < 1e-5
     assert difference(one[3].student.params, one[2].student.params) > 1e-3
->>>>>>> s26-adr
