@@ -11,7 +11,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ class Evaluator:
         key = self.keys(f"evaluate {spec.name}", batch["index"])
         if not spec.keys_per_image:
             key = key[0]
-        if not spec.pure or jax.config.jax_disable_jit:
+        if not spec.pure or cast(Any, jax.config).jax_disable_jit:
             return self._attack_on_host(spec, variables, batch, key)
         # A loop of traced length cannot be unrolled.
         if self._unroll == 1 and merged.is_mergeable(spec):

@@ -96,8 +96,8 @@ class AutoAttackResult:
         by_square = self.broken_by == "square"
         alive = self.robust | by_square
         most = int(self.queries.max(initial=1))
-        budgets = (budgets,) if isinstance(budgets, int | str) else budgets
-        budgets = [array_checks.count(n, "budgets", 0) for n in budgets] or _budgets(most)
+        given: Any = (budgets,) if isinstance(budgets, int | str) else budgets
+        budgets = [array_checks.count(n, "budgets", 0) for n in given] or _budgets(most)
         left = [float((alive & ~(by_square & (self.queries <= n))).mean()) for n in budgets]
         return {"queries": budgets, "accuracy": left}
 
