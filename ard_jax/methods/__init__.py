@@ -60,14 +60,19 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
 
 
 def attack_problems(
-    name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval"
+    name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval", config: Any = None
 ) -> list[str]:
-    """Why the method cannot train with this `attacks.Attack` (or None); empty when it can."""
+    """Why the method cannot train with this `attacks.Attack` (or None); empty when it can.
+
+    `config` is the method's option record, None where there is none to look at.
+    """
     entry, found = _METHODS[name], []
     if not entry.attack:
         return []
     if attack is None:
         return [f"method {name!r} needs an attack"]
+    if config is not None and (told := entry.refuses(config, attack)):
+        found.append(f"attack {attack.name!r} {told}")
     if attack.needs_teacher and "robust" not in entry.teachers:
         found.append(
             f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
@@ -136,7 +141,7 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
         raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     config, problems = read_options(name, options)
     problems += _teacher_problems(name, parts)
-    problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)
+    problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn, config)
     if problems:
         raise ValueError("; ".join(problems))
     entry = _METHODS[name]
