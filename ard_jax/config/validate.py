@@ -59,11 +59,11 @@ def _data_problems(e: Experiment) -> list[str]:
 
 def _method_problems(e: Experiment) -> list[str]:
     try:
-        _, found = methods.read_options(e.method.name, e.method.options, "config.method")
+        options, found = methods.read_options(e.method.name, e.method.options, "config.method")
     except ValueError as error:
         return [f"config.method: {error}"]
     roles = methods.TEACHERS[e.method.name]
-    found += _attack_problems("config.attack", e.attack, e)
+    found += _attack_problems("config.attack", e.attack, e, options=options)
     found += [f"config.{text}" for text in methods.igdm_problems(e.method.name, e.igdm)]
     found += _natural_teacher_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
@@ -121,9 +121,9 @@ def _is_huge(value: Any) -> bool:
 
 
 def _attack_problems(
-    where: str, attack: AttackConfig, e: Experiment, of_method: bool = True
+    where: str, attack: AttackConfig, e: Experiment, of_method: bool = True, options: Any = None
 ) -> list[str]:
-    """Why there is no such attack, or why the method cannot train with it."""
+    """Why there is no such attack, or why the method with these options cannot train with it."""
     if attack.name not in (known := attacks.training_names()):
         return _choices({f"{where}.name={attack.name!r}": attack.name}, known)
     try:
@@ -131,7 +131,7 @@ def _attack_problems(
     except ValueError as error:
         return [f"{where}: {error}"]
     told = (
-        methods.attack_problems(e.method.name, spec, attack.bn_stats, attack.bn)
+        methods.attack_problems(e.method.name, spec, attack.bn_stats, attack.bn, options)
         if of_method
         else []
     )

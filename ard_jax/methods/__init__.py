@@ -70,9 +70,11 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
 
 
 def attack_problems(
-    name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval"
+    name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval", config: Any = None
 ) -> list[str]:
     """Why the method cannot train with this `attacks.Attack` (or None); empty when it can.
+
+    `config` is the method's option record, None where there is none to look at.
 
     Raises:
       ValueError: unknown method or BatchNorm mode.
@@ -85,6 +87,8 @@ def attack_problems(
     if not isinstance(attack, Attack):
         kind = "" if attack is None else f", not {type(attack).__name__}"
         return [f"method {name!r} needs an attack of attacks.make(...){kind}"]
+    if config is not None and (told := entry.refuses(config, attack)):
+        found.append(f"attack {attack.name!r} {told}")
     own = entry.soft_labels and attack.needs_teacher == "logits"
     if attack.needs_teacher and not {*ASKED} & {*entry.teachers} and not own:
         found.append(
@@ -184,7 +188,7 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
         raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     config, problems = read_options(name, options)
     problems += _teacher_problems(name, parts)
-    problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn)
+    problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn, config)
     problems += igdm_problems(name, parts.igdm)
     if problems:
         raise ValueError("; ".join(problems))

@@ -76,6 +76,7 @@ class Registration:
         adversarial examples.
       trained_teachers: the teachers that it goes on training.
       counts_iterates: whether it counts at how many iterates of its attack the student is right.
+      refuses: (option record, attack) -> why the method cannot train with it; "" if it can.
       length_matters: option record -> what in a step depends on the length of the run (`Parts.epochs`), so
         that a finished run cannot be trained longer; "" if nothing does.
       robust_teacher: whether it fails with a teacher that is not robust.
@@ -91,6 +92,7 @@ class Registration:
     attack: str = "sat_train"
     trained_teachers: tuple[str, ...] = ()
     counts_iterates: bool = False
+    refuses: Callable[[Any, Any], str] = lambda *_: ""
     length_matters: Callable[[Any], str] = lambda _: ""
     robust_teacher: bool = False
     soft_labels: bool = False

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
+from ard_jax.attacks.attack import Attack
 from ard_jax.methods import base, per_class
 from ard_jax.methods.options import NotNegative, Options, Variant
 from ard_jax.state import RunState
@@ -89,14 +90,9 @@ def make(config: DklConfig, parts: base.Parts) -> base.Method:
     its own), weights averaged. Source: jiequancui/DKL, Adv-training-dkl.
 
     Raises:
-      ValueError: the length of an epoch is not known, or an attack whose radius cannot grow.
+      ValueError: the length of an epoch is not known.
     """
     per_class.check_epoch_length("dkl", parts)
-    if config.eps_ramp and not parts.attack.numbers:
-        raise ValueError(
-            f"attack {parts.attack.name!r} has a fixed radius, but method 'dkl' lets it grow; use a PGD "
-            "attack such as 'dkl_train', or eps_ramp=False"
-        )
     num_classes = parts.student.num_classes
     usual = 4.0 if config.variant == "released" else _TEMPERATURES[config.form]
     temperature = config.temperature or usual
@@ -146,6 +142,15 @@ def _length_matters(config: DklConfig) -> str:
     return "eps_ramp=True makes the attack's radius a part of the run" if config.eps_ramp else ""
 
 
+def _refuses(config: DklConfig, attack: Attack) -> str:
+    if attack.numbers or not config.eps_ramp:
+        return ""
+    return (
+        "has a fixed radius, but method 'dkl' lets it grow; use a PGD attack such as 'dkl_train', or "
+        "eps_ramp=False"
+    )
+
+
 REGISTRATION = base.Registration(
-    "dkl", DklConfig, make, attack="dkl_train", length_matters=_length_matters
+    "dkl", DklConfig, make, attack="dkl_train", length_matters=_length_matters, refuses=_refuses
 )

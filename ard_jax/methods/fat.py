@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from ard_jax import losses
+from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.friendly import FriendlyAttack
 from ard_jax.methods import base
 from ard_jax.methods.options import Epochs, Options, increase
@@ -38,15 +39,7 @@ def make(config: FatConfig, parts: base.Parts) -> base.Method:
     Schedule: 120 epochs, rate 0.1, times 0.1 at 60 and 90, weight decay 2e-4; the code's last factor of 0.5
     at 110 is left out. Source: zjfheart/Friendly-Adversarial-Training, FAT.py, whose TRADES form is not
     offered.
-
-    Raises:
-      ValueError: an attack that does not stop image by image.
     """
-    if not isinstance(parts.attack, FriendlyAttack):
-        raise ValueError(
-            f"attack {parts.attack.name!r} has the same number of steps for every image, but method 'fat' "
-            "stops each on its own; use 'fat_train', or method 'sat'"
-        )
 
     def init(student_variables: dict, teacher_variables: dict):
         return base.student_state(parts, student_variables, teacher_variables)
@@ -69,4 +62,13 @@ def make(config: FatConfig, parts: base.Parts) -> base.Method:
     return base.Method(init, step)
 
 
-REGISTRATION = base.Registration("fat", FatConfig, make, attack="fat_train")
+def _refuses(config: FatConfig, attack: Attack) -> str:
+    if isinstance(attack, FriendlyAttack):
+        return ""
+    return (
+        "takes as many steps for every image, but method 'fat' stops each on its own; use 'fat_train', or "
+        "method 'sat'"
+    )
+
+
+REGISTRATION = base.Registration("fat", FatConfig, make, attack="fat_train", refuses=_refuses)

@@ -426,3 +426,17 @@ def test_only_what_every_step_trains_can_have_a_cyclic_rate(tmp_path):
         parse.to_experiment(tiny(tmp_path, robust_teacher_optim__schedule="cyclic"))
     experiment = parse.to_experiment(tiny(tmp_path, "sat", student_optim__schedule="cyclic"))
     assert "from epoch 1 on" in build.extension_problem(experiment, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "attack", "words"),
+    [("fat", "sat_train", "stops each on its own"), ("dkl", "apgd_ce", "eps_ramp=False")],
+)
+def test_attack_that_a_method_cannot_do_its_work_with(name, attack, words):
+    raw = importlib.import_module("configs.digits").get_config(name)
+    raw.attack.name, raw.epochs = attack, 0
+    with pytest.raises(
+        parse.ConfigError, match=rf"config.attack: attack '{attack}'.*{words}"
+    ) as error:
+        parse.to_experiment(raw)
+    assert "config.epochs=0" in str(error.value)  # told together

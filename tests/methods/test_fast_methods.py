@@ -110,7 +110,7 @@ def test_fat_trains_on_images_that_stopped():
 
 
 def test_fat_refuses_an_attack_of_equal_steps():
-    with pytest.raises(ValueError, match="'sat_train' has the same number of steps.*'fat_train'"):
+    with pytest.raises(ValueError, match="'sat_train' takes as many steps.*'fat_train'"):
         methods.create("fat", parts("fat", "sat_train"))
 
 
