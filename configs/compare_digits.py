@@ -8,7 +8,8 @@ searched, for every method alike: doubled from 0.05 until it no longer helped, b
 of two other seeds (`:search` runs that; `configs/protocol.py` holds what it found). The rest are the papers'
 numbers, with epochs scaled to the length. `:all` compares all the methods there are; those outside this
 list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which
-takes longer; started in the folder of a finished comparison it only evaluates again.
+takes longer; started in the folder of a finished comparison it only evaluates again. `:newer`: methods of
+2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack.
 """
 
 from configs import common, protocol
@@ -16,10 +17,15 @@ from configs import common, protocol
 METHODS = (
     "natural", "sat", "trades", "ard", "rslad", "mtard", "b_mtard", "dard", "ciard", "ciard_dard",
 )  # fmt: skip
+NEWER = (
+    "trades", "hat", "dkl", "adr", "rslad", "adaad", "adaad:igdm", "saad", "dgad", "lbgat", "peeraid",
+    "ciard",
+)  # fmt: skip
 
 
-def run(name: str, autoattack: bool = False):
-    config = protocol.digits(name)
+def run(choice: str, autoattack: bool = False):
+    """The run of METHOD or METHOD:VARIANT."""
+    config = protocol.digits(*choice.split(":"))
     config.eval.attacks = tuple(a for a in config.eval.attacks if autoattack or a != "autoattack")
     config.eval.autoattack_nets = "best"
     return config
@@ -39,13 +45,17 @@ def get_config(variant: str = ""):
         config.name = "compare_digits_all"
         config.runs = common.config_dict(**{name: run(name) for name in protocol.method_names()})
         config.methods = protocol.method_names()
+    elif variant == "newer":
+        config.name = "compare_digits_newer"
+        runs = {choice.replace(":", "_"): run(choice, autoattack=True) for choice in NEWER}
+        config.runs, config.methods = common.config_dict(**runs), tuple(runs)
     elif variant == "search":
         config.name, config.seeds = "search_digits", (10, 11)  # not those of the table
         config.runs = common.config_dict(**searched())
         config.methods = tuple(config.runs)
     elif variant not in ("", "autoattack"):
         raise ValueError(
-            f"configs/compare_digits.py has no variant {variant!r}: all, autoattack, search"
+            f"configs/compare_digits.py has no variant {variant!r}: all, autoattack, newer, search"
         )
     return config
 

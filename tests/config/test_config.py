@@ -45,7 +45,7 @@ FILES = {
 }
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
 COMPARISONS = {
-    "compare_digits": ("", "all", "autoattack", "search"),
+    "compare_digits": ("", "all", "autoattack", "newer", "search"),
     "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30"),
 }
 
