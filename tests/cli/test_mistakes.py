@@ -63,7 +63,7 @@ REFUSED = [
     (SAT, ["attack.step_size=100.0"], "config.attack.step_size=100.0: must be at most 1"),
     (SAT, ["attack.options.foo=1"], "config.attack: attack 'sat_train' has no parameter foo; it has"),
     (SAT, ["attack.options.restarts=0"], "config.attack: attack 'sat_train': restarts=0: must be an integer"),
-    (DIGITS, ["method.beta=6.0"], "config.method.beta does not exist; did you mean config.igdm.beta or config.teachers"),
+    (DIGITS, ["method.beta=6.0"], "config.method.beta does not exist; did you mean config.igdm.beta or"),
     (DIGITS, ["eval.step_sizes.foo=0.1"], "config.eval.step_sizes: 'foo': choose one of"),
     (DIGITS, ["eval.step_sizes.pgd_sat=-1.0"], "config.eval.step_sizes.pgd_sat=-1.0: must be greater"),
     (DIGITS, ["eval.max_selection_examples=-5"], "config.eval.max_selection_examples=-5: must be at least 0"),
