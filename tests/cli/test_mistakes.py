@@ -52,6 +52,8 @@ REFUSED = [
     (DIGITS, ["data.augment=none", "data.pad=1"], "config.data.pad is of random crops: leave it out with"),
     (SAT, ["awp.gamma=1e9"], "config.awp.gamma=1000000000.0: must be at most 1"),
     (SAT, ["awp.gamma=0.01", "awp.start=-4"], "config.awp.start=-4: must be at least 1"),
+    (SAT, ["igdm.weight=0.5"], "config.igdm.weight=0.5: method 'sat' takes no gradient matching"),
+    (SAT, ["igdm.weight=-1"], "config.igdm.weight=-1.0: must be at least 0"),
     (DIGITS, ["data.holdout=1.0"], "config.data.holdout=1.0: a share below 1, or a whole number of images"),
     (DIGITS, ["data.holdout=inf"], "config.data.holdout=inf: must be a finite number"),
     (DIGITS, ["data.pad=500"], "config.data.pad=500: must be less than the images' 8 pixels"),

@@ -10,7 +10,7 @@ from ard_jax import attacks, methods, optim
 ATTACKS = {
     "mtard": "ciard_train", "b_mtard": "ciard_train", "fair_rslad": "rslad_train",
     "absld": "rslad_train", "adaad": "adaad_train", "adaiad": "adaad_train", "saad": "saad_train",
-    "adr": "adr_train", "adr_trades": "adr_trades_train",
+    "adr": "adr_train", "adr_trades": "adr_trades_train", "rslad": "rslad_train",
 }  # fmt: skip
 
 

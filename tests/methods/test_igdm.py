@@ -114,3 +114,33 @@ def test_equal_differences_match_whatever_the_logits():
     z, d = jax.random.normal(KEY, (2, 5, CLASSES))
     assert float(jnp.max(igdm.matching(z + d, z, d, jnp.zeros_like(z)))) < 1e-6
     assert float(jnp.min(igdm.matching(z + d, z, -d, jnp.zeros_like(z)))) > 1e-2
+
+
+@pytest.mark.parametrize(("name", "teacher"), [("adaad", 1), ("rslad", 2)])
+def test_one_more_pass_of_the_student_and_of_the_teacher(name, teacher):
+    """Of the teacher two where the base does not ask it at x'."""
+
+    def passes(matching):
+        calls = {"student": 0, "robust": 0}
+        p = dataclasses.replace(parts(name), igdm=matching)
+
+        def counted(net, role):
+            def apply(variables, images, train):
+                calls[role] += train or role == "robust"
+                return net.apply(variables, images, train)
+
+            return dataclasses.replace(net, apply=apply)
+
+        p = dataclasses.replace(
+            p, student=counted(p.student, "student"),
+            teachers={"robust": counted(p.teachers["robust"], "robust")},
+        )  # fmt: skip
+        method = methods.create(name, p)
+        state = start(method, p)
+        calls.update(student=0, robust=0)
+        jax.eval_shape(method.step, state, batch(), KEY)
+        return calls
+
+    without, with_it = passes(None), passes(igdm.Igdm(weight=1.0))
+    assert with_it["student"] - without["student"] == 1
+    assert with_it["robust"] - without["robust"] == teacher

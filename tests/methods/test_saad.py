@@ -1,13 +1,17 @@
 """SAAD: entropies and weights by hand, the linear teacher of its attack, the terms of its step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distillation_setup import run
-from small_networks import CLASSES, batch
+from distillation_setup import parts, run, start
+from small_networks import CLASSES, batch, network
 
+from ard_jax import methods
 from ard_jax.attacks import objectives
+from ard_jax.cli import plan
 from ard_jax.methods import saad
 
 
@@ -76,3 +80,31 @@ def test_the_minimum_is_over_the_batch():
     h = jnp.linspace(0.5, 1.0, batch()["label"].shape[0])
     before, after = saad.weights(config, h)[0], saad.weights(config, h.at[3].set(0.0))[0]
     np.testing.assert_allclose(jnp.delete(after - before, 3), 5 * 0.5, rtol=1e-5)
+
+
+def passes(name, width=12, steps=2, **options):
+    """(forward passes of the teacher in the trace of a step, FLOPs of a step)."""
+    calls, net = [], network(width)
+
+    def apply(variables, images, train):
+        calls.append(train)
+        return net.apply(variables, images, train)
+
+    p = parts(name, attack_steps=steps)
+    p = dataclasses.replace(p, teachers={"robust": dataclasses.replace(net, apply=apply)})
+    method = methods.create(name, p, **options)
+    state = start(method, p)
+    calls.clear()
+    traced = jax.jit(method.step).trace(state, batch(), jax.random.key(0))
+    return len(calls), plan.cost(traced).flops
+
+
+def test_the_attack_asks_the_teacher_once_and_not_in_every_step():
+    """So that what a step of it costs does not depend on the teacher; AdaAD's does."""
+    assert passes("saad")[0] == 3 and passes("saad", beta=0.5)[0] == 4
+
+    def of_four_steps(name, width):
+        return passes(name, width, steps=6)[1] - passes(name, width, steps=2)[1]
+
+    assert of_four_steps("saad", 12) == of_four_steps("saad", 200)
+    assert 2 * of_four_steps("adaad", 12) < of_four_steps("adaad", 200)
