@@ -359,7 +359,7 @@ def test_a_full_output_is_one_message():
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
         2,
-        "ERROR: standard output: No space left on device\n",
+        "ERROR: standard output: No space left on device; make room, or give another path\n",
     )
 
 
