@@ -11,6 +11,12 @@ from ard_jax.runtime import distributed, preemption
 from ard_jax.training.loop import TrainingDivergedError
 
 _MISTAKE = 2
+_FIXES = {
+    errno.EMFILE: "; raise the limit, e.g. ulimit -n 4096",
+    errno.EACCES: "; correct its permissions, or give another path",
+    errno.EROFS: "; give another path",
+    errno.ENOSPC: "; make room, or give another path",
+}
 
 
 def report(error: Exception) -> int:
@@ -45,8 +51,7 @@ def _mistake(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):  # a folder that cannot be written, a full disk
         what = error.filename or ("standard output" if _lost_output() else "a file of this run")
-        raise_it = "; raise the limit, e.g. ulimit -n 4096" if error.errno == errno.EMFILE else ""
-        return f"{what}: {error.strerror or error}{raise_it}"
+        return f"{what}: {error.strerror or error}{_FIXES.get(error.errno or 0, '')}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         cause = str(error).partition("\n")[0]
         return (

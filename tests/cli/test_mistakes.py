@@ -7,6 +7,7 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -294,18 +295,10 @@ def test_a_mistake_is_one_message_and_leaves_nothing(arguments, message, tmp_pat
     assert "Traceback" not in wrong and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-class Broken:
-    """Stands for a standard output that takes nothing."""
-
-    def write(self, text):
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-    flush = write
-
-    def fileno(self):
-        return os.open(os.devnull, os.O_WRONLY)
-
-
+NOTHING_MORE = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+CLOSED = mock.Mock(
+    write=mock.Mock(side_effect=NOTHING_MORE), fileno=lambda: os.open(os.devnull, os.O_WRONLY)
+)
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -314,7 +307,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     [
         (ValueError("epochs=0"), None, 2, "ERROR: epochs=0"),
         (FULL, None, 2, "ERROR: a file of this run: No space left on device"),
-        (FULL, Broken(), 2, "ERROR: standard output: No space left on device"),
+        (FULL, CLOSED, 2, "ERROR: standard output: No space left on device"),
         (OSError(errno.EMFILE, "Too many open files", "/a"), None, 2, "ERROR: /a: Too many open files; "),
         (MemoryError("9 GiB"), None, 2, "ERROR: out of memory: 9 GiB; lower config.batch_size or"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), None, 2, "ERROR: out of memory: RESOURCE_EXHAUSTED: 9"),
@@ -331,11 +324,8 @@ def test_what_ends_the_work_is_told(error, output, code, message, monkeypatch, c
 
 
 def test_a_device_that_is_not_there_is_told(monkeypatch, capsys):
-    def no_devices():
-        raise AssertionError
-
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    monkeypatch.setattr(failures.jax, "devices", no_devices)
+    monkeypatch.setattr(failures.jax, "devices", mock.Mock(side_effect=AssertionError))
     assert failures.report(AssertionError()) == 2
     assert (
         "JAX finds no device of JAX_PLATFORMS='cuda'; set JAX_PLATFORMS=cpu"
@@ -365,7 +355,7 @@ def test_a_full_output_is_one_message():
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
         2,
-        "ERROR: standard output: No space left on device\n",
+        "ERROR: standard output: No space left on device; make room, or give another path\n",
     )
 
 

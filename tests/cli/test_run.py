@@ -143,14 +143,10 @@ def test_checkpoints_that_were_taken_away_are_told(finished, tmp_path, capsys, g
 def test_what_fits_neither_disk_nor_memory_is_refused_at_once(tmp_path):
     experiment = parse.to_experiment(tiny(tmp_path, "natural"))
     with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=10_000)):
-        with pytest.raises(
-            ValueError, match="run: 10 kB are free there, but 4 checkpoints of about"
-        ):
+        with pytest.raises(ValueError, match="run: 10 kB are free there, but 4 checkpoints"):
             train.run(experiment)
     with mock.patch.object(sharding, "memory", return_value=(1000, 1)):
-        with pytest.raises(
-            ValueError, match="config.student: .* take 3.28 kB on each of 1 devices, but"
-        ):
+        with pytest.raises(ValueError, match="config.student: .* take 3.28 kB on each of 1 dev"):
             train.run(experiment)
     assert not list(tmp_path.iterdir())
 
