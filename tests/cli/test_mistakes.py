@@ -72,7 +72,7 @@ REFUSED = [
     ("digits.py:trades", ["method.gamma=1"], "config.method.gamma does not exist: this method has the opt"),
     (DIGITS, ["student.kwargs.widths=(9,100000)"], "config.student.kwargs.widths=(9, 100000): must be"),
     (DIGITS, ["student.model=wrn_100000_10"], "config.student.model='wrn_100000_10': must be at most 10000"),
-    (DIGITS, ["eval.attacks=rslad_train"], "config.eval.attacks: 'rslad_train': choose one of 'apgd_ce', "),
+    (DIGITS, ["eval.attacks=rslad_train"], "config.eval.attacks: 'rslad_train': choose one of 'adr_trades"),
     (DIGITS, ["eval.step_sizes.pgd20=0.1"], "config.eval.step_sizes: pgd20 is no attack of this evaluation"),
     (DIGITS, ["eval.step_sizes.foo=0.1"], "config.eval.step_sizes: 'foo': choose one of"),
     (DIGITS, ["eval.step_sizes.pgd_sat=-1.0"], "config.eval.step_sizes.pgd_sat=-1.0: must be greater"),
