@@ -16,7 +16,7 @@ def make(config: NFgsmConfig, parts: base.Parts) -> base.Method:
 
     Attack: start x + U(-k eps, k eps) clipped to [0,1], k = 2 (`config.attack.options.start_radius`), then
     one step of eps on CE, clipped to [0,1] but not to the ball: x' may be 3 eps away. So this attack trains
-    and never evaluates.
+    and never evaluates. At large radii k = 2 hides the images: the digits' config (eps 0.2) has 1.
     BatchNorm as `fgsm_rs`: train mode throughout (`attack_bn="train"`, `attack_bn_stats="keep"`, which the
     configs set); the pass at the start and S(x'), in this order, two updates of the running statistics.
     Schedule: 30 epochs, `cyclic` to 0.2, weight decay 5e-4; its momentum goes from 0.9 to 0.8 and back, and
