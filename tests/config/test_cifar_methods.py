@@ -34,6 +34,8 @@ def test_two_epochs_with_falling_loss(name, folder):
     raw.student_optim.schedule = (
         "constant"  # the first epoch of a 2-epoch cosine has most of the rate
     )
+    if name == "gairat":
+        raw.method.begin_epoch = 1  # its weights favour large losses: the same in both epochs
     raw.teachers.cache = str(folder / "teachers")
     for role in ("robust", "clean"):
         if raw.teachers[role] is not None:
