@@ -36,6 +36,8 @@ def test_two_epochs_with_falling_loss(name, folder):
     )
     if "eps_ramp" in raw.method:
         raw.method.eps_ramp = False  # or the second epoch has another attack
+    if name == "gairat":
+        raw.method.begin_epoch = 1  # its weights favour large losses: the same in both epochs
     raw.teachers.cache = str(folder / "teachers")
     for role in ("robust", "clean"):
         if raw.teachers[role] is not None:
