@@ -25,7 +25,8 @@ NEWER = (
 
 def run(choice: str, autoattack: bool = False):
     """The run of METHOD or METHOD:VARIANT."""
-    config = protocol.digits(*choice.split(":"))
+    name, _, variant = choice.partition(":")
+    config = protocol.digits(name, variant)
     config.eval.attacks = tuple(a for a in config.eval.attacks if autoattack or a != "autoattack")
     config.eval.autoattack_nets = "best"
     return config
