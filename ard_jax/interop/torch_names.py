@@ -258,10 +258,15 @@ def _as_float32(name: str, value: Any):
 
 def _check_trained(name: str, value: np.ndarray):
     """Raises ValueError for values that no training leaves, and that a network still computes with."""
-    if name.endswith("running_var") and (bad := value[value <= 0]).size:
+    # A channel without variance may be a dead one.
+    if name.endswith("running_var") and ((bad := value[value < 0]).size or not value.any()):
+        what = (
+            f"{bad.size} of {value.size} variances below 0, the first {bad[0]:g}"
+            if bad.size
+            else "only zeros"
+        )
         raise ValueError(
-            f"{name} has {bad.size} of {value.size} variances that are zero or negative (the first is "
-            f"{bad[0]:g}): no statistics of a trained network; download or save the file again"
+            f"{name} has {what}: no statistics of a trained network; download or save the file again"
         )
     if value.ndim > 1 and not value.any():
         raise ValueError(
