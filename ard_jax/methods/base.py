@@ -89,7 +89,7 @@ class Registration:
                 f"{where} make={self.make!r}; give a function (options, parts) -> Method"
             )
         for field in ("teachers", "trained_teachers"):
-            checked.names(getattr(self, field), f"{where} {field}", ("robust", "clean"))
+            checked.names(getattr(self, field), f"{where} {field}")
         if left := set(self.trained_teachers) - set(self.teachers):
             raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
         checks.choice(self.attack, f"attack of {where[:-1]}", ("", *registry.names()))

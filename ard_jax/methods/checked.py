@@ -12,11 +12,12 @@ from ard_jax.models.bundle import ModelBundle, check_variables
 from ard_jax.state import RunState
 
 
-def names(value: Any, what: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is a tuple of some of `choices`, each once."""
+def names(value: Any, what: str, choices: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless `value` is a tuple of some of `choices`, or of any texts, each once."""
     several = isinstance(value, tuple | list) and all(isinstance(n, str) for n in value)
-    if not several or not set(value) <= set(choices) or len(set(value)) < len(value):
-        raise ValueError(f"{what}={value!r}: must be a tuple of some of {choices}, each once")
+    if not several or len(set(value)) < len(value) or choices and not set(value) <= set(choices):
+        some = f"some of {choices}" if choices else "texts"
+        raise ValueError(f"{what}={value!r}: must be a tuple of {some}, each once")
 
 
 def start(student: Any, teachers: Any, roles: tuple[str, ...]) -> None:
