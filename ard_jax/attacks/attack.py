@@ -93,6 +93,8 @@ class Attack(abc.ABC):
             raise ValueError(f"{type(self).__name__} has the name {name!r}; give it a text")
         values = {n: getattr(self, n, None) for n in ("eps", "norm")}
         clip = {n: getattr(self, n) for n in ("clip_min", "clip_max") if hasattr(self, n)}
+        if getattr(self, "order", None) in threat_model.ORDERS:
+            values["order"] = getattr(self, "order")  # noqa: B009 (of some)
         try:
             return ThreatModel(**values, **clip)
         except ValueError as error:

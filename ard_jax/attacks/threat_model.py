@@ -204,10 +204,8 @@ def check_like(found: Any, images: Any, attack: str) -> None:
 
 
 def excess(found: Any, images: Any, threat: ThreatModel) -> jax.Array:
-    """How far each image is outside of ball and range, in pixel units, [B]; NaN where it is no number."""
-    outside = jnp.maximum(threat.clip_min - found, found - threat.clip_max)
-    moved = size(found - images, threat.norm) - threat.eps
-    return jnp.maximum(moved, jnp.max(outside.reshape(len(outside), -1), axis=1))
+    """How far each image is from what the threat model cuts it to, in pixel units, [B]; NaN of no number."""
+    return size(found - threat.clip(threat.cut(found, images)), threat.norm)
 
 
 def check_excess(beyond: np.ndarray, threat: ThreatModel, attack: str) -> None:

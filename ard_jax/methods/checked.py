@@ -14,11 +14,12 @@ from ard_jax.models.bundle import ModelBundle, check_variables
 from ard_jax.state import RunState
 
 
-def names(value: Any, what: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless `value` is a tuple of some of `choices`, each once."""
+def names(value: Any, what: str, choices: tuple[str, ...] = ()) -> None:
+    """Raises ValueError unless `value` is a tuple of some of `choices`, or of any texts, each once."""
     several = isinstance(value, tuple | list) and all(isinstance(n, str) for n in value)
-    if not several or not set(value) <= set(choices) or len(set(value)) < len(value):
-        raise ValueError(f"{what}={value!r}: must be a tuple of some of {choices}, each once")
+    if not several or len(set(value)) < len(value) or choices and not set(value) <= set(choices):
+        some = f"some of {choices}" if choices else "texts"
+        raise ValueError(f"{what}={value!r}: must be a tuple of {some}, each once")
 
 
 def registration(entry: Any) -> None:
@@ -31,7 +32,7 @@ def registration(entry: Any) -> None:
     if not callable(entry.make):
         raise ValueError(f"{where} make={entry.make!r}; give a function (options, parts) -> Method")
     for field in ("teachers", "trained_teachers"):
-        names(getattr(entry, field), f"{where} {field}", ("robust", "clean", "guide", "peer"))
+        names(getattr(entry, field), f"{where} {field}")
     if left := set(entry.trained_teachers) - set(entry.teachers):
         raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
     checks.choice(entry.attack, f"attack of {where[:-1]}", ("", *registry.training_names()))
