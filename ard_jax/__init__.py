@@ -8,7 +8,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_PARTS = ("attacks", "data", "evaluate", "losses", "methods", "models")
+_PARTS = ("attacks", "data", "evaluate", "losses", "methods", "models", "optim")
 __all__ = ["__version__", *_PARTS]  # pyright: ignore[reportUnsupportedDunderAll]  # loaded late
 
 

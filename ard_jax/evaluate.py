@@ -137,11 +137,19 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
                 f"attacks has {type(names[0]).__name__} values; give names, or name -> attack. The call is "
                 "evaluate(predict, (images, labels), attacks)"
             )
+        if isinstance(eps, int | float) and eps == 0:
+            raise ValueError(
+                "eps=0: no attack can change an image; 8/255 is meant, where 8//255 is 0?"
+            )
         plain, suites = split_names(names)
         return {name: attacks_lib.make(name, eps=eps, norm=norm) for name in plain}, suites
     for name, one in attacks.items():
         if problem := _problem(name, one):
             raise ValueError(f"attacks[{name!r}]{problem}")
+        if eps not in (8 / 255, one.threat.eps):
+            raise ValueError(
+                f"eps={eps} is for attacks given by name; attacks[{name!r}] has eps={one.threat.eps:g}"
+            )
     return dict(attacks), []
 
 
@@ -155,6 +163,10 @@ def _problem(name: Any, attack: Any) -> str:
         of_class = isinstance(attack, type) and issubclass(attack, Attack)
         kind = f"the class {attack.__name__}" if of_class else type(attack).__name__
         return f" is {kind}; give one of attacks.make(...), or an object of a subclass of attacks.Attack"
+    if name in attacks_lib.suite_names():
+        return (
+            f": that is the name of a suite; choose another, or give attacks={name!r} for the suite"
+        )
     if not isinstance(name, str) or name == "clean":
         return ": that name is of the images as they are, or no text; choose another"
     if isinstance(attack, AutoAttack):
@@ -202,6 +214,8 @@ def _as_dataset(predict: Any, pair: Any) -> ArrayDataset:
     images = np.asarray(images)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; give [N,H,W,C]")
+    if not len(images):
+        raise ValueError(f"images have shape {images.shape}: there is nothing in them")
     labels = np.asarray(checks.integer_labels(pair[1], len(images)), np.int32)
     example = jax.ShapeDtypeStruct((len(images), *images.shape[1:]), np.float32)
     logits = traced_shape(predict, example)

@@ -157,6 +157,9 @@ class Attack(abc.ABC):
     def _warn_if_unmoved(
         self, found: jax.Array, images: jax.Array, key: Any, threat: ThreatModel
     ) -> None:
+        if threat.eps == 0:
+            text = f"attack {self.name!r}: eps=0, so no image can change; is 8/255 meant, where 8//255 is 0?"
+            warnings.warn(text, stacklevel=3)
         if not self.tileable or threat.eps == 0:
             return
         start = self.own_start(images, key, threat.eps)

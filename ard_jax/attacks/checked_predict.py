@@ -78,6 +78,11 @@ def traced_shape(predict: Any, *arguments: Any) -> Any:
     except Exception as error:  # whatever a user's function raises
         text = (str(error).splitlines() or [""])[0]
         images = arguments[0]
+        if isinstance(error, TypeError) and "missing" in text:
+            text += (
+                "; it must take images alone: of a network of ard_jax.models lambda x: net.apply(variables, "
+                "x, False)[0], of one that draws random numbers attacks.autoattack(..., version='rand')"
+            )
         raise ValueError(
             f"predict fails on images {images.dtype}{list(images.shape)}: {type(error).__name__}: {text}"
         ) from error

@@ -206,10 +206,19 @@ class Evaluator:
             def predict(x: jax.Array):
                 return self._apply(variables, x)
 
-            found = cpu_tiling.run(
-                spec, predict, images, labels, key, params=variables,
-                devices=sharding.num_devices(self.mesh), unroll=self._unroll, **numbers,
-            )  # fmt: skip
+            try:
+                found = cpu_tiling.run(
+                    spec, predict, images, labels, key, params=variables,
+                    devices=sharding.num_devices(self.mesh), unroll=self._unroll, **numbers,
+                )  # fmt: skip
+            except (
+                jax.errors.TracerArrayConversionError,
+                jax.errors.ConcretizationTypeError,
+            ) as error:
+                raise ValueError(
+                    f"attack {spec.name!r} reads the values of its images (NumPy, float(), if ...); write it "
+                    "with jax.numpy, or set pure = False in its class"
+                ) from error
             threat_model.check_like(found, images, spec.name)
             return found
 

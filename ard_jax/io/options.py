@@ -53,6 +53,18 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def __init__(self, **values: Any):
+        """Raises ValueError with every problem, each with field, value and fix."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            kind = type(self)
+            found = [_sentence(kind, one, "").removeprefix(".") for one in error.errors()]
+            raise ValueError(f"{kind.__name__}: {'; '.join(found)}") from None
+
+    # Or pydantic would make nested records by the above, whose errors have no place any more.
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
     def conflicts(self) -> list[str]:
         """What is wrong with the fields taken together, in sentences that begin with a field's name."""
         return []
@@ -154,6 +166,8 @@ def _sentence(record: type[Options], error: Any, where: str) -> str:
     *groups, last = error["loc"] or ("",)
     path = where + "".join(f"[{n}]" if isinstance(n, int) else f".{n}" for n in error["loc"])
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "value_error":  # of `conflicts`
+        return str(context.get("error", error["msg"]))
     if kind == "missing":
         return f"{path} is missing"
     if kind == "extra_forbidden":
@@ -161,7 +175,8 @@ def _sentence(record: type[Options], error: Any, where: str) -> str:
         for name in groups:
             parent = typing.cast(type[Options], record_of(parent.model_fields[name].annotation))
         have = ", ".join(parent.model_fields) or "none"
-        return f"{path} does not exist; {'.'.join(map(str, (where, *groups)))} has {have}"
+        group = ".".join(map(str, (where, *groups))) or record.__name__
+        return f"{path} does not exist; {group} has {have}"
     if kind in _BOUNDS:
         told = _BOUNDS[kind].format(**context)
         return f"{path}={value!r}: {told.replace(' or ', ', ')}"

@@ -47,7 +47,9 @@ def array(value: Any, name: str) -> Any:
         try:
             found = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{name} is no array: {error}") from error
+            kind = type(value).__name__
+            why = "" if hasattr(value, "_fields") else f": {error}"
+            raise ValueError(f"{name} is {kind}, which is no array{why}") from error
         if found.dtype == np.float64 or found.dtype == np.int64:
             found = jnp.asarray(found)  # JAX's default width
     if jnp.issubdtype(found.dtype, jax.dtypes.prng_key):
@@ -70,7 +72,7 @@ def integer_labels(labels: Any, count: int, name: str = "labels") -> jax.Array:
     if labels.ndim == 2 and labels.shape[0] == count:
         raise ValueError(
             f"{name} of shape {labels.shape} for a batch of {count}: give class numbers [{count}], not "
-            f"one-hot or soft labels: {name}.argmax(-1)"
+            f"one-hot or soft labels: {name}{'[:, 0]' if labels.shape[1] == 1 else '.argmax(-1)'}"
         )
     if labels.shape != (count,):
         alone = "; a single image needs a batch axis: [1,H,W,C]" if labels.size == 1 else ""

@@ -28,10 +28,16 @@ def weighted_mse(
       [B] float32.
 
     Raises:
-      ValueError: shapes differ.
+      ValueError: shapes differ, or a negative weight.
     """
     logits_nat, logits_adv = checks.same_logits(logits_nat, logits_adv, "weighted_mse")
-    class_weights = checks.same_logits(class_weights, logits_nat, "weighted_mse, class_weights")[0]
+    class_weights = checks.array(class_weights, "class_weights")
+    if class_weights.shape != logits_nat.shape:
+        raise ValueError(
+            f"class_weights have shape {class_weights.shape}; give that of the logits, {logits_nat.shape}"
+        )
+    if checks.is_concrete(class_weights) and checks.extremes(class_weights)[0] < 0:
+        raise ValueError("class_weights must not be negative")
     weights = jax.lax.stop_gradient(class_weights.astype(jnp.float32))
     change = logits_nat.astype(jnp.float32) - logits_adv.astype(jnp.float32)
     total = jnp.sum(weights, axis=-1, keepdims=True)

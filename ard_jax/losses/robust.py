@@ -119,6 +119,8 @@ def label_squared_error(
     """
     logits, labels = checks.logits_and_labels(logits, labels)
     checks.number(label_smoothing, "label_smoothing", 0.0, 1.0)
+    if label_smoothing == 1:
+        raise ValueError("label_smoothing=1: the labels would be lost; give less than 1")
     p = jax.nn.softmax(logits.astype(jnp.float32))
     onehot = jax.nn.one_hot(labels, p.shape[-1], dtype=jnp.float32)
     target = (1.0 - label_smoothing) * onehot + label_smoothing / p.shape[-1]

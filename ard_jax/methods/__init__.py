@@ -196,7 +196,7 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     made = entry.make(config, parts)
 
     def init(student: Any, teachers: dict[str, Any]):
-        checked.start(student, teachers, entry.teachers)
+        checked.start(parts, student, teachers, entry.teachers)
         return made.init(student, teachers)
 
     def step(state: RunState, batch: dict[str, Any], key: Any):

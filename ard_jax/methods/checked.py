@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Var
 
 from ard_jax.attacks import registry
@@ -69,14 +70,31 @@ def passes(parts: Any, student: Any, teacher_at: Any, views: tuple[str, ...]) ->
         raise ValueError("'adv' needs Parts(attack=attacks.make(...))")
 
 
-def start(student: Any, teachers: Any, roles: tuple[str, ...]) -> None:
-    """Raises ValueError unless these are the variables of a student and of its teachers."""
-    check_variables("the student", student)
+def start(parts: Any, student: Any, teachers: Any, roles: tuple[str, ...]) -> None:
+    """Raises ValueError unless these are the variables of the student and of the teachers in `parts`."""
     given = teachers if isinstance(teachers, Mapping) else {}
     if missing := [role for role in roles if role not in given]:
         raise ValueError(f"teachers lack {' and '.join(missing)}; give role -> variables")
-    for role, variables in given.items():
-        check_variables(f"the {role} teacher", variables)
+    if idle := [role for role in given if role not in roles]:
+        raise ValueError(f"the method takes no teacher {idle}; it takes {list(roles)}")
+    networks = {"the student": (parts.student, student)}
+    networks |= {f"the {r} teacher": (parts.teachers[r], v) for r, v in given.items()}
+    for name, (network, variables) in networks.items():
+        check_variables(name, variables)
+        wanted = jax.eval_shape(network.init, jax.random.key(0))
+        shapes = {k: dict(_shapes(wanted[k])) for k in ("params", "batch_stats")}
+        for group, of in shapes.items():
+            if (found := dict(_shapes(variables[group]))) != of:
+                wrong = sorted(n for n in {*of, *found} if of.get(n) != found.get(n))[0]
+                raise ValueError(
+                    f"variables are not those of {name}: {group}{wrong} has shape {found.get(wrong)} but "
+                    f"must have {of.get(wrong)}"
+                )
+
+
+def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path), np.shape(leaf)) for path, leaf in leaves]
 
 
 def step(student: ModelBundle, columns: tuple[str, ...], state: Any, batch: Any) -> None:
@@ -93,6 +111,10 @@ def step(student: ModelBundle, columns: tuple[str, ...], state: Any, batch: Any)
     if images.shape[1:] != student.image_shape:
         raise ValueError(
             f"the batch has images {list(images.shape)}, the student takes {student.image_shape}"
+        )
+    if np.shape(batch.get("start_noise", images)) != images.shape:
+        raise ValueError(
+            f"start_noise has shape {np.shape(batch['start_noise'])}; give that of image, {images.shape}"
         )
     labels = checks.integer_labels(batch["label"], len(images))
     checks.labels_in_range(labels, student.num_classes)

@@ -118,6 +118,10 @@ def gradient_warnings(largest: np.ndarray) -> list[str]:
 
 def random_warnings(logits: list[np.ndarray]) -> list[str]:
     """Warnings out of repeated predictions [B,K] on the same images."""
+    finite = np.all([np.isfinite(z).all(axis=1) for z in logits], axis=0)
+    if not finite.any():  # which is told by itself
+        return []
+    logits = [z[finite] for z in logits]
     unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-30) for z in logits]
     gap = max(float(np.abs(u - unit[0]).max()) for u in unit)
     if gap <= _LOGITS_DIFFER:

@@ -152,13 +152,16 @@ def _random_starts(key: jax.Array, images: jax.Array, eps: float | jax.Array, no
     return jnp.clip(images + _START_RADIUS * eps * noise / length, 0.0, 1.0)
 
 
-def _check(labels: jax.Array, key: Any, targets: Any, options: FabOptions):
+def _check(labels: jax.Array, key: Any, targets: Any, options: FabOptions) -> jax.Array | None:
+    """Returns the targets as an array."""
     if targets is not None:
+        targets = jnp.asarray(checks.array(targets, "targets"))
         checks.check_targets(targets, labels)
     if options.restarts > 1 and key is None:
         raise ValueError(
             f"restarts={options.restarts}: FAB draws random starts; pass a jax PRNG key"
         )
+    return targets
 
 
 def fab(
@@ -206,7 +209,7 @@ def fab(
     images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
     chosen = create(FabOptions, "fab", options)
     ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
-    _check(labels, key, targets, chosen)
+    targets = _check(labels, key, targets, chosen)
     predict = checked(predict, images)
     logits = predict(images)
     threat_model.check_logits(logits, images, labels, *(() if targets is None else (targets,)))
