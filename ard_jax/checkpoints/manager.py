@@ -262,7 +262,7 @@ def find(path: str | os.PathLike) -> epath.Path:
         return path
     damaged = []
     for folder in (path / "best", path / "last", path):
-        if folder.name == "last" and not damaged and _names(folder):
+        if folder == path / "last" and not damaged and _names(folder):
             damaged.append(f"{path / 'best'} holds no checkpoint")
         for step in sorted((s for s in _names(folder) if s.isdigit()), key=int, reverse=True):
             if problem := _incomplete(folder / step):
@@ -348,7 +348,13 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
       CheckpointError: no such network there, or its shapes differ.
     """
     if not (step_folder / item).is_dir():
-        raise CheckpointError(f"{step_folder} holds no {item!r} network")
+        has = [name for name in ("student", "ema") if (step_folder / name).is_dir()]
+        needs = (
+            ": training with config.ema_decay or config.swa_start saves it" if item == "ema" else ""
+        )
+        raise CheckpointError(
+            f"{step_folder} holds no {item!r} network{needs}; it has {' and '.join(has) or 'none'}"
+        )
     folder = _absolute(step_folder)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)

@@ -10,6 +10,7 @@ from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
 
 _FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
+_EXPECTED = {"bool": "true or false", "int": "an integer"}
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -34,7 +35,7 @@ def parse(argv: list[str]) -> list[str]:
             if not (problem := _unused(flags.FLAGS) or _repeated(flags.FLAGS, rewritten)):
                 return left
         except flags.Error as error:
-            problem = str(error)
+            problem = _bad_value(flags.FLAGS, str(error))
     print(f"ERROR: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -56,6 +57,13 @@ def _rewritten(arguments: Iterable[str]) -> list[str]:
             text = pending.pop(0)
         found.append(f"--override={path}={str(not negated) if text is None else text}")
     return found + pending
+
+
+def _bad_value(values: flags.FlagValues, told: str) -> str:
+    """What absl tells of a flag, but for the Python error of a value that is no boolean or integer."""
+    match = re.match("flag --([a-z_]+)=(.*?): ", told, re.DOTALL)
+    expected = match and _EXPECTED.get(values[match[1]].flag_type())
+    return f"--{match[1]}={match[2]}: expected {expected}" if match and expected else told
 
 
 def _repeated(values: flags.FlagValues, arguments: list[str]) -> str:

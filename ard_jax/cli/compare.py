@@ -59,6 +59,7 @@ def run(comparison: Comparison) -> int:
     Raises:
       FolderBusyError: another process works on this comparison.
       DataError: the data, which all runs share, cannot be read.
+      ConfigChangedError: the folder holds a run of another configuration, or on other data.
     """
     check_writable(comparison.workdir, "config.workdir")
     errors: dict[tuple[str, int], str] = {}
@@ -66,7 +67,7 @@ def run(comparison: Comparison) -> int:
     with locks.hold(comparison.workdir):
         interrupted = True
         with contextlib.suppress(KeyboardInterrupt):
-            _check_finished(comparison)
+            _check_kept(comparison)
             found = _teachers(comparison)
             for key in _unfinished(comparison):
                 errors |= _run_one(comparison, key, found)
@@ -83,8 +84,9 @@ def run(comparison: Comparison) -> int:
     return 1 if errors else 0
 
 
-def _check_finished(comparison: Comparison) -> None:
-    """Raises ConfigChangedError for a finished run on other data, which no table may mix with these."""
+def _check_kept(comparison: Comparison) -> None:
+    """Raises ConfigChangedError for a run of another configuration, or a finished one on other data."""
+    train_checks.check_begun(comparison.experiments.values())
     done = [e for e in comparison.experiments.values() if train_checks.finished(e) is not None]
     if done:
         with contextlib.suppress(data.DataError):  # told by the next run, if there is one

@@ -47,7 +47,8 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
     overrides = list(overrides)
     types_ = _types(config) if overrides else {}
     problems = [problem for one in overrides if (problem := _apply(config, types_, one))]
-    problems = problems or _idle(config, [one.partition("=")[0] for one in overrides])
+    given = [one.partition("=")[0] for one in overrides]
+    problems = problems or _idle(config, given) or _foreign_attack(config, given, name)
     if problems:
         raise ConfigFileError(
             "\n  - ".join(["The command line sets what cannot be set:", *problems])
@@ -96,7 +97,11 @@ def _missing(path: Path, name: str) -> str:
     if method and (file := path.with_name(f"{method[2]}.py")).is_file():
         choice = f"{method[1]}:{choice}" if choice else method[1]
         return f"{path} does not exist; the config of a method is --config={file}:{choice}"
-    near = values.nearest(path.stem, sorted(p.stem for p in path.parent.glob("[!_]*.py")))
+    for folder in (path.parent, Path("configs")):
+        files = sorted(p.stem for p in folder.glob("[!_]*.py"))
+        prefix, ending = str(folder / "_")[:-1], f".py{choice and ':'}{choice}"
+        if near := values.nearest(path.stem, files, prefix, ending):
+            break
     return f"--config={name}: {path} does not exist{near}"
 
 
@@ -149,7 +154,9 @@ def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: 
                 group[name] = ml_collections.ConfigDict()
         group = group[name]
         if not isinstance(group, ml_collections.ConfigDict):
-            return f"config.{path}: {where} is {group!r}, so nothing in it can be set"
+            takers = ", ".join(m for m in methods.names() if name in methods.TEACHERS[m])
+            fix = takers and f"; a {name} teacher is of the methods {takers}: choose another config"
+            return f"config.{path}: {where} is {group!r}, so nothing in it can be set{fix}"
     try:
         value = values.parse(text, types_.get(path, Any), group.get(last))
     except ValueError as error:
@@ -166,6 +173,20 @@ def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
     if "data.pad" in given and config.data.get("augment") == "none":
         return ["config.data.pad is of random crops: leave it out with config.data.augment=none"]
     return []
+
+
+def _foreign_attack(config: ml_collections.ConfigDict, given: list[str], name: str) -> list[str]:
+    """Why a method that was set would train with the attack that the file has for another one."""
+    if "method.name" not in given or any(path.startswith("attack.") for path in given):
+        return []
+    method, has = config.method.name, config.get("attack", {}).get("name")
+    own = methods.ATTACKS.get(method)
+    if not own or has in (None, own):
+        return []
+    return [
+        f"config.method.name={method}: {name} has the attack {has}, that of {method} is "
+        f"{own}; use a config of {method}, such as configs/digits.py:{method}, or set config.attack.name too"
+    ]
 
 
 def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:

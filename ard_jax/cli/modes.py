@@ -53,15 +53,22 @@ def evaluate(config: Any) -> int:
         raise ValueError("--mode=evaluate needs --checkpoint or --config")
     if not path and experiment:
         path = str(train_checks.workdir_of(experiment))
+    if flags.ATTACKS.value == []:
+        raise ValueError("--attacks is empty; name some, or leave it out for config.eval.attacks")
     path = str(manager.find(path))  # once, for its warnings
+    source = expand(flags.TRANSFER.value)
+    source = str(manager.find(source)) if source else ""
+    if source == path:
+        raise ValueError(
+            f"--transfer_from={source} is the evaluated checkpoint itself, no other network whose attacks "
+            "could be transferred; give that of another run"
+        )
     if experiment is None:
         experiment = train_checks.saved_experiment(path)
         train.use_compilation_cache(experiment)
     train_checks.check_overrides(experiment, flags.OVERRIDES.value, path)
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
-    train.evaluate_checkpoint(
-        experiment, path, names, expand(flags.TRANSFER.value), expand(flags.OUT.value)
-    )
+    train.evaluate_checkpoint(experiment, path, names, source, expand(flags.OUT.value))
     return 0
 
 

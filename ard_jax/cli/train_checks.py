@@ -1,12 +1,13 @@
 """What is checked of data, folders and overrides before anything is computed."""
 
+import functools
 import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ard_jax.checkpoints import manager, networks
+from ard_jax.checkpoints import manager, networks, resume
 from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
 from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
@@ -71,6 +72,25 @@ def check_finished(experiments: Iterable[Experiment], splits: Splits) -> None:
                 f"{workdir} holds a finished run that {problem}. Put those of the run back, or use another "
                 "--config.workdir for these."
             )
+
+
+def check_begun(experiments: Iterable[Experiment]) -> None:
+    """Checks that runs which their folders hold are of these configurations, without their arrays and data.
+
+    Raises:
+      ConfigChangedError: one is of another.
+    """
+    for experiment in experiments:
+        workdir = workdir_of(experiment)
+        try:
+            saved = saved_experiment(str(workdir / "last"))
+        except ValueError:
+            continue  # there is none, or its run tells what is wrong with it
+        then, now = map(build.own_settings, (saved, experiment))
+        too_long = functools.partial(build.extension_problem, experiment)
+        if then["epochs"] < now["epochs"] and not too_long(then["epochs"]):
+            then["epochs"] = now["epochs"]
+        resume.compare_configs(workdir, then, now, too_long)
 
 
 def changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -> str:

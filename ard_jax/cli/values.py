@@ -18,8 +18,8 @@ _OPERATIONS = {
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns "; did you mean ...?" with up to three similar names, or ""."""
+def nearest(name: str, known: Iterable[str], prefix: str = "", ending: str = "") -> str:
+    """Returns "; did you mean ...?" with up to three similar names between prefix and ending, or ""."""
     known = list(known)
     end = name.rpartition(".")[2]
     found = difflib.get_close_matches(name, known, 3, 0.75)
@@ -27,7 +27,8 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     for similar in difflib.get_close_matches(end, sorted(ends), 2, 0.75):
         found += [other for other in known if other.rpartition(".")[2] == similar]
     chosen = list(dict.fromkeys(found))[:3]
-    return f"; did you mean {' or '.join(prefix + one for one in chosen)}?" if chosen else ""
+    texts = [f"{prefix}{one}{ending}" for one in chosen]
+    return f"; did you mean {' or '.join(texts)}?" if chosen else ""
 
 
 def parse(text: str, hint: Any, now: Any = None) -> Any:

@@ -306,12 +306,18 @@ def comparable(
 
     Where the data lies may change, what it is may not: a checksum of the training split stands for it.
     """
+    split = describe_split(splits.train)
+    return own_settings(experiment) | {"net": net, "train_split": split} | extra
+
+
+def own_settings(experiment: Experiment) -> dict[str, Any]:
+    """The part of `comparable` that the configuration alone tells."""
     raw = parse.without(parse.to_dict(experiment), NOTHING, EVALUATION, CONTENT)
     if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
         del raw["bn_groups"]
     if not experiment.igdm.weight:  # likewise
         del raw["igdm"]
-    return raw | {"net": net, "train_split": describe_split(splits.train)} | extra
+    return raw
 
 
 def describe_split(dataset: ArrayDataset) -> str:

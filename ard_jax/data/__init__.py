@@ -4,6 +4,7 @@
 """
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,9 @@ def load(
     With the loader "grain" it checks what it can without decoding: the list of files, their headers, and
     labels. A file that is damaged further in is named when it is first decoded.
 
+    Of data of the user's own that are in memory it logs a warning where all training images are equal, or
+    images of another split are training images too.
+
     Args:
       name: one of `names()`.
       data_dir: where it is. digits ignores it; CIFAR: the TFDS data directory (None: TFDS's own);
@@ -129,7 +133,14 @@ def load(
     check_seed(seed)
     if problems := reading_problems(name, reading):
         raise DataError("; ".join(problems))
-    splits = source(data_dir or None, reading)
+    splits = _divided(source(data_dir or None, reading), holdout, seed)
+    if needed:
+        _tell_of_equal_images(splits)
+    return splits
+
+
+def _divided(splits: Splits, holdout: int | float, seed: int) -> Splits:
+    """The splits with the validation split that `load` promises for `holdout`."""
     train = splits.train
     if holdout_count(holdout, len(train), train.name) == 0:
         return Splits(train, None, splits.test)
@@ -138,3 +149,23 @@ def load(
     held = validation_indices(train.labels, holdout, seed, train.name)
     keep = np.setdiff1d(np.arange(len(train)), held)
     return Splits(train.subset(keep), train.subset(held, "validation"), splits.test)
+
+
+def _tell_of_equal_images(splits: Splits) -> None:
+    """Warns of images in memory that are all equal, or of training images in the other splits."""
+    if not isinstance(splits.train, ArrayDataset):
+        return
+    known = {hash(image.tobytes()) for image in splits.train.images}
+    if len(known) == 1 < len(splits.train):
+        logging.warning(
+            "%s: all %d training images are equal: are they whole?",
+            splits.train.name,
+            len(splits.train),
+        )
+        return
+    for part in filter(None, (splits.validation, splits.test)):
+        if twice := sum(hash(image.tobytes()) in known for image in part.images):
+            logging.warning(
+                "%s: %d of %d %s images are training images too, so that its accuracy is not of new images",
+                part.name, twice, len(part), part.split,
+            )  # fmt: skip

@@ -75,10 +75,15 @@ class ArrayDataset:
         return zlib.crc32(self.labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))
 
     def subset(self, indices: np.ndarray, split: str | None = None) -> "ArrayDataset":
-        """The examples at `indices` (int [M]), in that order, as a new dataset."""
+        """The examples at `indices` (int [M]), in that order, as a new dataset.
+
+        Raises:
+          DataError: `indices` are no list of positions in it.
+        """
+        rows = positions(indices, len(self), self.name)
         return ArrayDataset(
-            self.images[indices],
-            self.labels[indices],
+            self.images[rows],
+            self.labels[rows],
             self.class_names,
             self.name,
             split or self.split,
@@ -120,6 +125,23 @@ class Splits:
 def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
     """The first `limit` examples; all of them when it is 0."""
     return dataset.subset(np.arange(min(limit, len(dataset)))) if limit else dataset
+
+
+def positions(indices: np.ndarray, count: int, what: str) -> np.ndarray:
+    """Positions int64 [M] in `count` examples that an index of NumPy means.
+
+    Raises:
+      DataError: it means none, or a single one.
+    """
+    try:
+        rows, problem = np.arange(count)[indices], "it is no list"
+    except IndexError as error:
+        rows, problem = np.array(0), str(error)
+    if rows.ndim != 1:
+        raise DataError(
+            f"{what}: subset takes a list of positions, 0 to {count - 1}, not {indices!r:.40}: {problem}"
+        )
+    return rows
 
 
 def _check_images(images: np.ndarray, what: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ard_jax.data.base import check_classes, check_labels, check_split
+from ard_jax.data.base import check_classes, check_labels, check_split, positions
 from ard_jax.runtime import threads
 
 LOADERS = ("memory", "grain")
@@ -135,8 +135,9 @@ class LazyDataset:
 
     def subset(self, indices: np.ndarray, split: str | None = None) -> "LazyDataset":
         """The examples at `indices` (int [M]), in that order, as a new dataset."""
+        at = positions(indices, len(self), self.name)
         return dataclasses.replace(
-            self, rows=self.rows[indices], labels=self.labels[indices], split=split or self.split
+            self, rows=self.rows[at], labels=self.labels[at], split=split or self.split
         )
 
 

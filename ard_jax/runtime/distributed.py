@@ -43,7 +43,8 @@ def start(setting: str = "auto", timeout: float = 300.0) -> None:
         return
     address = os.environ.get("ARD_COORDINATOR", "") if setting == "auto" else setting
     if address:
-        address, count, index = _given(address)
+        name = "ARD_COORDINATOR" if setting == "auto" else "config.run.distributed"
+        address, count, index = _given(address, name)
         if count > 1:
             rendezvous.meet(address, count, index, timeout)
             where = {"coordinator_address": address, "num_processes": count, "process_id": index}
@@ -121,10 +122,16 @@ def give_up(error: Exception) -> None:
     os._exit(1)
 
 
-def _given(setting: str) -> tuple[str, int, int]:
-    """Address, count and index from "HOST:PORT[,COUNT,INDEX]" and the environment."""
+def _given(setting: str, name: str) -> tuple[str, int, int]:
+    """Address, count and index from "HOST:PORT[,COUNT,INDEX]", which `name` has, and the environment."""
     address, *numbers = setting.split(",")
-    rendezvous.split(address)
+    try:
+        rendezvous.split(address)
+    except ValueError as error:
+        others = "auto, off, " if name.startswith("config") else ""
+        raise ValueError(
+            f"{name}={setting!r}: choose {others}HOST:PORT or HOST:PORT,COUNT,INDEX ({error})"
+        ) from None
     if not numbers:
         numbers = next((pair for pair in _tasks().values() if pair), [])
     try:

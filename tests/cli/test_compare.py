@@ -14,7 +14,7 @@ from ard_jax.config.parse import ConfigError
 from ard_jax.reporting import comparison_page
 from ard_jax.reporting.record import ComparisonRecord
 from ard_jax.runtime import compilation
-from ard_jax.training.loop import TrainingDivergedError
+from ard_jax.training.loop import ConfigChangedError, TrainingDivergedError
 
 PUBLISHED = {
     "protocol": "300 epochs & picked on the test set.",
@@ -171,13 +171,26 @@ def test_third_start_repeats_nothing(compared):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_changed_run_is_not_taken_for_the_finished_one(compared):
+def test_a_changed_run_is_not_taken_for_the_finished_one(compared, monkeypatch):
     raw, _, _, _, _ = compared
     changed = json.loads(json.dumps(raw))
     changed["runs"]["sat"]["student_optim"]["lr"] = 0.05
     built = from_config(changed)
     kinds = {key[0]: train_checks.finished(e) is None for key, e in built.experiments.items()}
     assert kinds == {"natural": False, "sat": True}
+    with pytest.raises(
+        ConfigChangedError, match=r"sat/seed0 holds .*\n  student_optim.lr: .*now 0.05\n"
+    ):
+        compare.run(built)
+    changed = json.loads(json.dumps(raw))
+    changed["runs"]["sat"]["epochs"] = 3
+    longer = list(from_config(changed).experiments.values())
+    with pytest.raises(
+        ConfigChangedError, match="trained longer: config.student_optim.schedule='cosine'"
+    ):
+        train_checks.check_begun(longer)
+    monkeypatch.setattr(train_checks.build, "extension_problem", lambda *_: "")
+    train_checks.check_begun(longer)
 
 
 def test_failed_runs_are_recorded_and_the_others_go_on(tmp_path, monkeypatch, capsys):

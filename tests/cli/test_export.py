@@ -146,7 +146,7 @@ def test_given_data_must_fit(tmp_path):
         ({"formats": ()}, "--format is empty"),
         ({"checkpoint": ""}, "needs --checkpoint"),
         ({"checkpoint": "nowhere"}, "nowhere does not exist"),
-        ({"item": "ema"}, "holds no 'ema' network"),
+        ({"item": "ema"}, "no 'ema' network: training with config.ema_decay .*; it has student$"),
         ({"out": "a_file"}, "a_file is not a folder"),
         (
             {"out": "run/best"},

@@ -85,7 +85,9 @@ REFUSED = [
     (DIGITS, ["run.save_every=0"], "config.run.save_every=0: must be at least 1"),
     (DIGITS, ["run.save_every=-2"], "config.run.save_every=-2: must be at least 1"),
     (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder, so without / and \\"),
-    (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: config."),
+    (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: "
+     "config.teachers.robust is None, so nothing in it can be set; a robust teacher is of the methods absld"),
+    (DIGITS, ["method.name=trades"], "digits.py:natural has the attack sat_train, that of trades is trades_"),
     (CIARD, ["teachers.robust.recipe.epochs=0"], "config.teachers.robust.recipe.epochs=0: must be at least"),
     (CIARD, ["teachers.robust.recipe.seed=-1"], "config.teachers.robust.recipe.seed=-1: must be at least 0"),
     (CIARD, ["method.temp_rate=nan"], "config.method.temp_rate=nan: must be a finite number"),
@@ -102,7 +104,7 @@ REFUSED = [
     ("compare_digits.py", [], "this is the configuration of a comparison: use --mode=compare"),
     ("protocol.py", [], "is no config file; it has no get_config()"),
     ("rslad_cifar10.py", [], "the config of a method is --config="),
-    ("ciard_digit.py", [], "does not exist; did you mean ciard_digits or"),
+    ("ciard_digit.py", [], f"does not exist; did you mean {ROOT}/configs/ciard_digits.py or"),
     ("nope.py", [], "configs/nope.py does not exist"),
     ("", [], "is a folder; give a config file"),
 ]  # fmt: skip
@@ -246,7 +248,8 @@ def parsed(*arguments):
         (["--config=a.py", "--config=b.py"], "--config is given 2 times; give it once"),
         (["--mod=train"], "Unknown command line flag 'mod'"),
         (["--mode=tain"], "value should be one of"),
-        (["--mode=export", "--onnx_ir_version=new"], "onnx_ir_version"),
+        (["--mode=export", "--onnx_ir_version=8.5"], "ERROR: --onnx_ir_version=8.5: expected an integer\n"),
+        (["--mode=plan", "--compile=maybe"], "ERROR: --compile=maybe: expected true or false\n"),
     ],
 )  # fmt: skip
 def test_flags_of_another_mode_are_refused(arguments, message, capsys):
@@ -280,6 +283,11 @@ def test_ways_to_write_a_value(arguments, overrides):
         (["--config=configs/ciard_digits.py", "--config.teachers.cache=FILE"], "config.teachers.cache="),
         (["--config=configs/digits.py:natural", "--config.batch_size=5000"], "5000"),
         (["--mode=evaluate", "--checkpoint=/nowhere"], "/nowhere does not exist"),
+        (["--mode=evaluate", "--checkpoint=/nowhere", "--attacks="], "--attacks is empty; name some, or"),
+        (["--config=configs/digits"], "configs/digits does not exist; did you mean configs/digits.py?"),
+        (["--config=digits:natural"], "digits does not exist; did you mean configs/digits.py:natural?"),
+        (["--config=configs/digits.py:natural", "--config.run.distributed=yes"],
+         "config.run.distributed='yes': choose auto, off, HOST:PORT or HOST:PORT,COUNT,INDEX"),
         (["--config.eps=1"], "--config.eps=1 needs --config=FILE"),
         ([], "--config is missing"),
     ],

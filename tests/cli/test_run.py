@@ -189,6 +189,13 @@ def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     last = original["nets"]["student (last)"]["attacks"]["pgd_sat"]["accuracy"]
     assert net["attacks"]["pgd_sat"]["accuracy"] == last
     assert again.parent.name == "3"
+    assert "holds no checkpoint" not in capsys.readouterr().out
+
+
+def test_a_run_does_not_transfer_to_itself(finished, main):
+    run = finished[1].parent
+    code, _, told = main("--mode=evaluate", f"--checkpoint={run}", f"--transfer_from={run}/best")
+    assert code == 2 and "is the evaluated checkpoint itself" in told
 
 
 def test_values_of_another_training_are_refused(finished):

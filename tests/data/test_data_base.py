@@ -21,6 +21,20 @@ def test_properties_and_subset():
     assert (part.images == dataset.images[[5, 1]]).all()
 
 
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 6], "0 to 5, not .*: index 6 is out of bounds"),
+        ([0.5], r"not \[0\.5\]: only integers"),
+        ([True], "boolean"),
+        (3, "not 3: it is no list"),
+    ],
+)
+def test_bad_indices(indices, message):
+    with pytest.raises(DataError, match=f"toy: subset takes a list of positions, .*{message}"):
+        make().subset(indices)
+
+
 def test_arrays_are_read_only_but_the_callers_are_not():
     images = np.zeros((6, 4, 4, 3), np.uint8)
     dataset = make(images=images)

@@ -66,6 +66,25 @@ def test_images_and_labels_alone(load):
     assert sorted(i.tobytes() for i in got) == sorted(i.tobytes() for i in arrays["images"])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"train_images": np.full((12, 6, 6, 3), 7, np.uint8)}, "all 12 training images are equal"),
+        ({"test_images": "train_images"}, "6 of 6 test images are training images too"),
+        ({"val_images": "train_images"}, "6 of 6 validation images are training images too"),
+    ],
+)
+def test_images_that_occur_again_are_told(load, caplog, change, message):
+    arrays = good(
+        val_images=RNG.integers(0, 256, (6, 6, 6, 3), np.uint8), val_labels=np.arange(6) % 3
+    )
+    for key, value in change.items():
+        arrays[key] = arrays[value][:6] if isinstance(value, str) else value
+    load(arrays, holdout=0.5)
+    assert message in caplog.text and len(caplog.records) == bool(message)
+
+
 FLOAT = np.full((12, 6, 6, 3), 0.5)
 BAD_FLOAT, NAN_FLOAT = FLOAT.copy(), FLOAT.copy()
 BAD_FLOAT[4, 0, 0, 0] = 1.5
@@ -108,6 +127,7 @@ NAN_FLOAT[5, 0, 0, 0] = np.nan
             dict(train_images=np.eye(12, 36, dtype=np.uint8).reshape(12, 6, 6)),
             "no value above 1, black",
         ),
+        (dict(train_images=FLOAT / 255), "float64 and has no value above 0.00196, black"),
         (dict(test_images=np.zeros((6, 5, 6, 3), np.uint8)), r"\(5, 6, 3\).*\(6, 6, 3\)"),
         (dict(test_images=np.zeros((6, 6, 6), np.uint8)), r"\(6, 6, 1\).*\(6, 6, 3\)"),
         (dict(train_images=np.array([{}] * 12)), "train_images: cannot be read.*objects"),

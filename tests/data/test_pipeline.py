@@ -7,7 +7,7 @@ from ard_jax.data.base import ArrayDataset
 
 def toy(n):
     images = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 1), np.uint8)
-    return ArrayDataset(images, (np.arange(n) % 3).astype(np.int32), "abc", "toy", "train")
+    return ArrayDataset(images, (np.arange(n) % 3).astype(np.int32), tuple("abc"), "toy", "train")
 
 
 @pytest.mark.parametrize(("n", "batch"), [(10, 10), (10, 3), (97, 8), (64, 16), (7, 1)])

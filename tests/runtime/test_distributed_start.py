@@ -133,8 +133,16 @@ def test_off_ignores_everything(joined, plain):
 @pytest.mark.parametrize(
     "setting, environment, message",
     [
-        ("localhost", {}, r"coordinator 'localhost' is not HOST:PORT"),
-        ("on", {}, r"coordinator 'on' is not HOST:PORT"),
+        (
+            "localhost",
+            {},
+            r"config.run.distributed='localhost': choose .*'localhost' is not HOST:PORT",
+        ),
+        (
+            "auto",
+            {"ARD_COORDINATOR": "on"},
+            r"ARD_COORDINATOR='on': choose .*'on' is not HOST:PORT",
+        ),
         ("h:99999", {}, "is not HOST:PORT"),
         ("h:1", {}, "needs two whole numbers.*ARD_NUM_PROCESSES"),
         ("h:1,2", {}, "needs two whole numbers"),

@@ -180,7 +180,13 @@ def _images(path: Path, images: np.ndarray, key: str) -> np.ndarray:
                 f"{path}: {key}[{bad[0]}] has values from {low} to {high} ({bad.size} such "
                 "images); floating-point images must be in [0, 1]: scale them, or give uint8"
             )
-        return np.round(images.astype(np.float32) * 255).astype(np.uint8)
+        scaled = np.round(images.astype(np.float32) * 255).astype(np.uint8)
+        if scaled.max(initial=0) <= 1 and images.any():
+            raise DataError(
+                f"{path}: {key} is {images.dtype} and has no value above {images.max():.3g}, black in the "
+                "range 0 to 1; give values up to 1 (pixels were divided by 255 twice), or uint8"
+            )
+        return scaled
     if images.dtype != np.uint8:
         raise DataError(
             f"{path}: {key} is {images.dtype}; give uint8 (.astype(np.uint8) if the values are 0 "
