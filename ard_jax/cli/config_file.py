@@ -155,7 +155,7 @@ def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: 
         group = group[name]
         if not isinstance(group, ml_collections.ConfigDict):
             takers = ", ".join(m for m in methods.names() if name in methods.TEACHERS[m])
-            fix = takers and f"; a {name} teacher is of the methods {takers}: choose another config"
+            fix = takers and f"; methods with a {name} teacher are {takers}: choose a config of one"
             return f"config.{path}: {where} is {group!r}, so nothing in it can be set{fix}"
     try:
         value = values.parse(text, types_.get(path, Any), group.get(last))

@@ -86,7 +86,7 @@ REFUSED = [
     (DIGITS, ["run.save_every=-2"], "config.run.save_every=-2: must be at least 1"),
     (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder, so without / and \\"),
     (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: "
-     "config.teachers.robust is None, so nothing in it can be set; a robust teacher is of the methods absld"),
+     "config.teachers.robust is None, so nothing in it can be set; methods with a robust teacher are absld"),
     (DIGITS, ["method.name=trades"], "digits.py:natural has the attack sat_train, that of trades is trades_"),
     (CIARD, ["teachers.robust.recipe.epochs=0"], "config.teachers.robust.recipe.epochs=0: must be at least"),
     (CIARD, ["teachers.robust.recipe.seed=-1"], "config.teachers.robust.recipe.seed=-1: must be at least 0"),
