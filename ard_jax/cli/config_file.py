@@ -179,7 +179,8 @@ def _foreign_attack(config: ml_collections.ConfigDict, given: list[str], name: s
     """Why a method that was set would train with the attack that the file has for another one."""
     if "method.name" not in given or any(path.startswith("attack.") for path in given):
         return []
-    method, has = config.method.name, config.get("attack", {}).get("name")
+    method, attack = config.method.name, config.get("attack")
+    has = attack.get("name") if isinstance(attack, ml_collections.ConfigDict) else None
     own = methods.ATTACKS.get(method)
     if not own or has in (None, own):
         return []

@@ -15,6 +15,7 @@ MASKING_GAP = 0.10
 # Square after the white-box attacks finds next to nothing on networks with useful gradients.
 SQUARE_GAIN = 0.002
 _SMALL_GRADIENT = 1e-6
+_SATURATED = 88  # exp(-88) is the smallest normal float32
 _LOGITS_DIFFER = 1e-4
 _DARK = 32 / 255  # a brightest pixel below it is rather one of another scale
 
@@ -90,6 +91,14 @@ def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str
         found.append(
             f"the logits differ by {spread:.1e} only: the cross-entropy has no resolution in float32 "
             "(gradient masking by scale); multiply the logits by a constant, which changes no class"
+        )
+    first, second = (
+        np.sort(logits.astype(np.float64), axis=1)[:, :-3:-1].T if classes > 1 else (0.0, 0.0)
+    )
+    if (gap := float(np.median(first - second))) > _SATURATED:
+        found.append(
+            f"the largest logit is {gap:.1e} above the next in the median: the softmax is saturated, its "
+            "gradient 0 or rounding (gradient masking by scale); divide the logits by a constant, which changes no class"
         )
     return found
 
