@@ -98,7 +98,8 @@ def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str
     if (gap := float(np.median(first - second))) > _SATURATED:
         found.append(
             f"the largest logit is {gap:.1e} above the next in the median: the softmax is saturated, its "
-            "gradient 0 or rounding (gradient masking by scale); divide the logits by a constant, which changes no class"
+            "gradient 0 or rounding (gradient masking by scale); divide the logits by a constant, which "
+            "changes no class"
         )
     return found
 
