@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from ard_jax.data import MAX_SIDE
 from ard_jax.io.files import expand
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
+from ard_jax.methods.base import PARTNERS
 from ard_jax.methods.igdm import Igdm
 from ard_jax.optim import OptimConfig
 
@@ -229,9 +230,8 @@ class TeachersConfig(Options):
     peer: PartnerConfig | None = Field(default=None, description="The peer of PeerAiD.")
 
 
-# Fields of `TeachersConfig` that are teachers, and those of them that learn beside the student.
-ROLES = ("robust", "clean", "guide", "peer")
-PARTNERS = ("guide", "peer")
+# Fields of `TeachersConfig` that are networks.
+ROLES = ("robust", "clean", *PARTNERS)
 
 
 class AwpConfig(Options):

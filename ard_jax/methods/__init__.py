@@ -10,7 +10,7 @@ from ard_jax.io.options import read
 from ard_jax.losses import checks
 from ard_jax.methods import checked
 from ard_jax.methods.awp import Awp
-from ard_jax.methods.base import ASKED, Method, Parts, Registration
+from ard_jax.methods.base import ASKED, PARTNERS, Method, Parts, Registration
 from ard_jax.methods.igdm import Igdm
 from ard_jax.state import RunState
 
@@ -150,7 +150,7 @@ def _teacher_problems(name: str, parts: Parts) -> list[str]:
     found += [
         f"method {name!r} trains its {role} teacher: give teacher_optims={{{role!r}: optim.make(...)}}"
         for role in _METHODS[name].trained_teachers
-        if role not in parts.teacher_optims
+        if role not in (*parts.teacher_optims, *PARTNERS)
     ]
     classes = parts.student.num_classes
     found += [

@@ -24,6 +24,8 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 # Roles of networks that an attack may ask, in the order in which it does.
 ASKED = ("robust", "peer")
+# Roles of networks that begin with the run and learn beside the student, by its optimiser.
+PARTNERS = ("guide", "peer")
 # Fields of `Parts`: what they must be, and what makes one.
 _KINDS = {
     "student": (ModelBundle, "models.create(...)"),

@@ -35,7 +35,7 @@ def iterates():
         bim = attacks.make("bim", eps=EPS, steps=steps, step_size=0.02)
         return bim.run(predict, X, Y, unroll=1)
 
-    found = jnp.stack([run(n) for n in range(STEPS + 1)])
+    found = jnp.stack([X, *(run(n) for n in range(1, STEPS + 1))])
     return found, jnp.argmax(jax.vmap(predict)(found), -1) != Y
 
 

@@ -120,10 +120,11 @@ def test_released_start_is_one_sided():
             jax.debug.callback(lambda x: seen.append(np.asarray(x)), images)
         return p.student.apply(variables, images, train)
 
+    still = dataclasses.replace(p.attack)
+    object.__setattr__(still, "steps", 0)  # which no user can have
     spied = dataclasses.replace(
-        p, student=dataclasses.replace(p.student, apply=apply),
-        attack=dataclasses.replace(p.attack, steps=0),
-    )  # fmt: skip
+        p, student=dataclasses.replace(p.student, apply=apply), attack=still
+    )
     for variant, sides in (("released", 1), ("paper", 2)):
         method = methods.create("adr_trades", spied, variant=variant)
         seen.clear()

@@ -137,7 +137,7 @@ def test_weighted_mse_is_the_sum_over_pairs():
 def test_weighted_mse_and_soft_cross_entropy_refuse_other_shapes():
     with pytest.raises(ValueError, match="weighted_mse: logits of shapes"):
         losses.weighted_mse(logits(0), logits(1)[:3], jnp.ones((6, CLASSES)))
-    with pytest.raises(ValueError, match="class_weights: logits of shapes"):
+    with pytest.raises(ValueError, match="class_weights have shape"):
         losses.weighted_mse(logits(0), logits(1), jnp.ones((CLASSES, CLASSES)))
     with pytest.raises(ValueError, match="soft_cross_entropy: logits of shapes"):
         losses.soft_cross_entropy(logits(0), logits(1)[:3])
