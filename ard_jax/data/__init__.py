@@ -1,6 +1,6 @@
 """Data: `load` gives the splits of a data set, in host memory or (`Reading`) read from disk as needed.
 
-`pipeline` makes batches of them, as a pure function of (seed, step); `augment` works on device.
+`batching` makes batches of them, as a pure function of (seed, step); `augment` works on device.
 """
 
 import functools
@@ -111,7 +111,7 @@ def load(
 
     Returns:
       Splits of uint8 NHWC images and int32 labels, in a fixed order (training batches are shuffled
-      by `pipeline`); the same images in the same order whatever the loader.
+      by `batching`); the same images in the same order whatever the loader.
 
     Raises:
       DataError: unknown name, missing data_dir, or data that cannot be used; one error, which names

@@ -1,6 +1,6 @@
 """Reading ahead with grain; the only file that imports it.
 
-What batch number n holds is a function of n alone (`pipeline`), so grain's part is to make the batches
+What batch number n holds is a function of n alone (`batching`), so grain's part is to make the batches
 in time: in threads of this process, or in worker processes. The state of such an iterator is the number
 of the next batch, {"next_index": n}, which is also what grain's own iterators over random access save;
 it does not depend on the number of hosts, workers or batches read ahead, so all of these may change

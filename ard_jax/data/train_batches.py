@@ -14,7 +14,7 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class HostBatch:
-    """step -> this host's part of the global training batch (see `pipeline`); picklable."""
+    """step -> this host's part of the global training batch (see `batching`); picklable."""
 
     dataset: batching.Dataset
     batch_size: int

@@ -115,7 +115,7 @@ def label_squared_error(
       [B] float32.
 
     Raises:
-      ValueError: shapes do not fit, or a label_smoothing outside [0, 1].
+      ValueError: shapes do not fit, or a label_smoothing outside [0, 1).
     """
     logits, labels = checks.logits_and_labels(logits, labels)
     checks.number(label_smoothing, "label_smoothing", 0.0, 1.0)
