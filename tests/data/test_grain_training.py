@@ -97,7 +97,9 @@ def test_a_finished_run_stays_finished_however_its_data_is_read(tmp_path, digits
 
 
 @pytest.mark.slow
-def test_same_parameters_and_accuracies_bit_for_bit(tmp_path, digits_folder, monkeypatch):
+def test_same_parameters_and_accuracies_bit_for_bit(
+    tmp_path, digits_folder, monkeypatch, optimised_programs
+):
     built = {
         "memory": experiment(tmp_path / "memory", digits_folder),
         "grain": experiment(tmp_path / "grain", digits_folder, loader="grain", prefetch=3),
