@@ -23,7 +23,12 @@ def tiny(tmp_path, variant="", **overrides):
     config.eval.update(attacks=("fgsm", "pgd_sat"), every=1, eps_sweep=(0.0, 1.0), batch_size=128)
     config.eval.max_examples = 100
     config.run.update(devices=1, log_every=2, save_every=1, tensorboard=False)
-    for name, value in overrides.items():
+    return override(config, overrides)
+
+
+def override(config, values):
+    """The config with values {"group__name": value}."""
+    for name, value in values.items():
         *groups, last = name.split("__")
         target = config
         for group in groups:

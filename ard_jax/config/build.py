@@ -14,6 +14,7 @@ from ard_jax.config.schema import (
     CONTENT,
     EVALUATION,
     NOTHING,
+    PARTNERS,
     AttackConfig,
     AwpConfig,
     DataConfig,
@@ -288,6 +289,7 @@ def make_method(
         teacher_optims={
             role: optim.make(e.robust_teacher_optim, e.epochs)
             for role in methods.TRAINED_TEACHERS[e.method.name]
+            if role not in PARTNERS
         },
         epochs=e.epochs,
         steps_per_epoch=steps_per_epoch,

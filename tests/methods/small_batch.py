@@ -71,3 +71,16 @@ def adversarial_images(name, fields=()):
 def distance(a, b):
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs)
+
+
+def train_logits(state, images):
+    return compiled("natural")[0].student.apply(state.student.variables, images, True)[0]
+
+
+def passes(state, inputs):
+    """The student's running statistics after train-mode passes of these inputs."""
+    stats = state.student.batch_stats
+    for images in inputs:
+        variables = {"params": state.student.params, "batch_stats": stats}
+        stats = compiled("natural")[0].student.apply(variables, images, True)[1]
+    return stats

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_batch import adversarial_images, compiled, distance, fresh, one_step
+from small_batch import (
+    adversarial_images,
+    compiled,
+    distance,
+    fresh,
+    one_step,
+    passes,
+    train_logits,
+)
 from small_networks import batch
 
 from ard_jax import losses, methods
@@ -44,19 +52,6 @@ def test_sums_over_the_batch_are_the_same_on_eight_devices(name):
         state, metrics = step(state, sharding.put_batch(mesh, arrays))
         found.append(jax.device_get((state.student, metrics)))
     assert distance(*found) < 1e-5
-
-
-def train_logits(state, images):
-    return compiled("natural")[0].student.apply(state.student.variables, images, True)[0]
-
-
-def passes(state, inputs):
-    """The student's running statistics after train-mode passes of these inputs."""
-    stats = state.student.batch_stats
-    for images in inputs:
-        variables = {"params": state.student.params, "batch_stats": stats}
-        stats = compiled("natural")[0].student.apply(variables, images, True)[1]
-    return stats
 
 
 # HAT

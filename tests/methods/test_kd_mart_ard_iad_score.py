@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_batch import TRAIN, adversarial_images, compiled, distance, fresh, one_step
+from small_batch import (
+    TRAIN,
+    adversarial_images,
+    compiled,
+    distance,
+    fresh,
+    one_step,
+    passes,
+    train_logits,
+)
 from small_networks import batch
 
 from ard_jax import losses
@@ -86,19 +95,6 @@ def test_statistics_are_the_clean_pass_and_then_the_adversarial_one(name, fields
     old, new, _ = one_step(name, fields=fields)
     expected = passes(old, [batch()["image"], adversarial_images(name, fields)])
     assert distance(new.student.batch_stats, expected) < 1e-6
-
-
-def train_logits(state, images):
-    return compiled("natural")[0].student.apply(state.student.variables, images, True)[0]
-
-
-def passes(state, inputs):
-    """The student's running statistics after train-mode passes of these inputs."""
-    stats = state.student.batch_stats
-    for images in inputs:
-        variables = {"params": state.student.params, "batch_stats": stats}
-        stats = compiled("natural")[0].student.apply(variables, images, True)[1]
-    return stats
 
 
 def test_reliability_is_the_teachers_probability_to_the_power_beta():

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from experiments import tiny
+from experiments import override, tiny
 
 from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.cli import compare, plan, train
@@ -26,13 +26,7 @@ def config(folder, name, **overrides):
     raw.method, raw.attack = protocol.method(name), protocol.attack(name)
     raw.attack.steps = 2
     protocol.add_partners(raw, name)
-    for key, value in overrides.items():
-        *groups, last = key.split("__")
-        target = raw
-        for group in groups:
-            target = target[group]
-        target[last] = value
-    return raw
+    return override(raw, overrides)
 
 
 def run(raw):
