@@ -76,7 +76,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_record_budget_and_flags(norm, seed):
     predict = network(seed)
     images, labels = data(predict, seed=seed)
@@ -112,7 +112,7 @@ def test_worst_case_is_never_above_a_single_attack():
         assert alone.upper_bound and list(alone.stages) == [name]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_batch_size_changes_nothing(norm):
     predict = network(3)
     images, labels = data(predict, 45)

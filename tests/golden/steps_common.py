@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from shared_files import HERE, SHARED
 
 from ard_jax import attacks, methods, models, optim
@@ -33,6 +34,12 @@ class Run:
     metrics: list
     clean: np.ndarray
     adversarial: np.ndarray
+
+
+def slow_but(fast: str, rows) -> list:
+    """The rows of a parametrisation: one run is fast, the others are slow, as each compiles its own step."""
+    rows = [row if isinstance(row, tuple) else (row,) for row in rows]
+    return [pytest.param(*r, marks=() if r[0] == fast else pytest.mark.slow) for r in rows]
 
 
 def load(method: str, slices: str = "steps_slice.npz", prefix: str = "") -> dict[str, np.ndarray]:

@@ -46,7 +46,10 @@ MOVE = 3e-7  # of running means, by test_input_gradient
 # largest, where that is more than a third of 1e-5.
 TRAIN_ROUNDING = {"ciard_mobilenet_v2": 7.2e-6}
 # Their gradients take longest to compile.
-DEEP = {"ciard_mobilenet_v2", "ciard_resnet18", "ciard_resnet56", "akamaster_resnet56"}
+DEEP = {
+    "ciard_mobilenet_v2", "ciard_resnet18", "ciard_resnet56", "akamaster_resnet56",
+    "dm_preact_resnet18_silu", "rice_preact_resnet18",
+}  # fmt: skip
 
 
 @functools.cache
@@ -128,7 +131,7 @@ def runnable(slow):
     ]
 
 
-@pytest.mark.parametrize("arch", runnable(LARGE))
+@pytest.mark.parametrize("arch", runnable(LARGE | {"akamaster_resnet56"}))
 def test_logits_in_both_modes(arch):
     name, options = OURS[arch]
     bundle = models.create(name, **options)

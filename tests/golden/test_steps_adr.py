@@ -171,7 +171,10 @@ def assert_networks_agree(golden, net, after, ours):
 
 
 @pytest.mark.parametrize(
-    ("name", "ours"), [(name, ours) for name, found in SCALARS.items() for ours in found]
+    ("name", "ours"),
+    steps_common.slow_but(
+        "saad", [(name, ours) for name, found in SCALARS.items() for ours in found]
+    ),
 )
 def test_scalars(name, ours):
     golden, result = run(name)
@@ -187,7 +190,7 @@ def test_the_gradient_matching_of_saad():
     assert_steps_agree(golden, "igdm_scaled", values)
 
 
-@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("name", steps_common.slow_but("saad", SCALARS))
 def test_adversarial_fingerprints(name):
     golden, result = run(name)
     adversarial = np.float64(result.adversarial)
@@ -197,7 +200,7 @@ def test_adversarial_fingerprints(name):
 
 
 @pytest.mark.parametrize("after", steps_common.AFTER)
-@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("name", steps_common.slow_but("saad", SCALARS))
 def test_student(name, after):
     golden, result = run(name)
     student = result.states[after - 1].student
@@ -205,7 +208,7 @@ def test_student(name, after):
 
 
 @pytest.mark.parametrize("after", steps_common.AFTER)
-@pytest.mark.parametrize("name", ["adr_at", "adr_trades"])
+@pytest.mark.parametrize("name", steps_common.slow_but("saad", ["adr_at", "adr_trades"]))
 def test_average(name, after):
     golden, result = run(name)
     assert_networks_agree(golden, "ema", after, result.states[after - 1].method["average"])

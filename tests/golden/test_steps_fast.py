@@ -31,7 +31,7 @@ def sgd(golden):
     }
 
 
-@pytest.fixture(scope="module", params=("fgsm_rs", "n_fgsm"))
+@pytest.fixture(scope="module", params=steps_common.slow_but("n_fgsm", ("fgsm_rs", "n_fgsm")))
 def case(request):
     golden = steps_common.load(request.param, SLICES)
     eps, step = (float(golden[f"setting/{key}"]) for key in ("epsilon", "step_size"))

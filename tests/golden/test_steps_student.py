@@ -34,7 +34,7 @@ def settings(name, golden):
     return attacks.make("ard_train"), arguments
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=steps_common.slow_but("trades", METHODS))
 def case(request):
     golden = steps_common.load(request.param)
     spec, arguments = settings(request.param, golden)
@@ -73,6 +73,7 @@ def test_parameters_and_statistics(case, after):
         assert error <= steps_common.network_tolerance(noise), (part, error, noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("trades", "iad1"))
 def test_float64_run(name):
     """Ours in float64 is about as far from the stored float32 run as the original in float64 is, the noise.

@@ -144,7 +144,7 @@ def metric(result, name):
     return np.array([m[name] for m in result.metrics], np.float64)
 
 
-@pytest.mark.parametrize(("case", "ours", "theirs"), SCALARS)
+@pytest.mark.parametrize(("case", "ours", "theirs"), steps_common.slow_but("mail_at", SCALARS))
 def test_losses(case, ours, theirs):
     golden, result = run(case)
     error = np.abs(metric(result, ours) - np.float64(golden[f"step/{theirs}"]))
@@ -152,7 +152,9 @@ def test_losses(case, ours, theirs):
     assert np.all(error <= allowed), (error, allowed)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if CASES[c][0] in OF_IMAGES])
+@pytest.mark.parametrize(
+    "case", steps_common.slow_but("mail_at", [c for c in CASES if CASES[c][0] in OF_IMAGES])
+)
 def test_weights_and_labels_of_images(case):
     golden, result = run(case)
     key, reductions = OF_IMAGES[CASES[case][0]]
@@ -165,14 +167,18 @@ def test_weights_and_labels_of_images(case):
         assert np.all(error <= allowed), (name, error, allowed)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if CASES[c][0] == "gairat"])
+@pytest.mark.parametrize(
+    "case", steps_common.slow_but("mail_at", [c for c in CASES if CASES[c][0] == "gairat"])
+)
 def test_right_iterates(case):
     golden, result = run(case)
     error = np.abs(metric(result, "kappa") - golden["step/kappa"].mean(1))
     assert np.all(error <= tolerance(case, golden, "kappa")), error
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if CASES[c][0] == "dgad"])
+@pytest.mark.parametrize(
+    "case", steps_common.slow_but("mail_at", [c for c in CASES if CASES[c][0] == "dgad"])
+)
 def test_images_that_the_teacher_gets_wrong(case):
     """Of clean ones all; of adversarial ones those of the first step, after it one may change sides."""
     golden, result = run(case)
@@ -184,7 +190,7 @@ def test_images_that_the_teacher_gets_wrong(case):
     assert error[0] <= 1e-4 and np.all(error <= 1 + 1e-4), error
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", steps_common.slow_but("mail_at", CASES))
 def test_adversarial_fingerprints(case):
     golden, result = run(case)
     adversarial = np.float64(result.adversarial)
@@ -199,7 +205,7 @@ def test_adversarial_fingerprints(case):
 
 
 @pytest.mark.parametrize("after", steps_common.AFTER)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", steps_common.slow_but("mail_at", CASES))
 def test_parameters_and_statistics(case, after):
     golden, result = run(case)
     theirs = steps_common.weights(golden, f"after{after}/student")
@@ -214,7 +220,7 @@ def test_parameters_and_statistics(case, after):
         assert error <= allowed, (part, error, allowed)
 
 
-@pytest.mark.parametrize("case", AT_MINIMUM)
+@pytest.mark.parametrize("case", steps_common.slow_but("mail_at", AT_MINIMUM))
 def test_float64_run(case):
     """No processor's rounding takes part here: twice the noise is enough, and ten times would hide faults."""
     golden = load(case)

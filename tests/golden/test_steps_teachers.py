@@ -64,14 +64,14 @@ def run(name):
     return _RUNS[name]
 
 
-@pytest.mark.parametrize(("name", "ours", "theirs"), SCALARS)
+@pytest.mark.parametrize(("name", "ours", "theirs"), steps_common.slow_but("rslad", SCALARS))
 def test_scalars(name, ours, theirs):
     golden, result = run(name)
     error, tolerance = steps_common.scalar_errors(result, golden, ours, theirs)
     assert np.all(error <= tolerance), (error, tolerance)
 
 
-@pytest.mark.parametrize(("name", "ours", "theirs"), SCALARS)
+@pytest.mark.parametrize(("name", "ours", "theirs"), steps_common.slow_but("rslad", SCALARS))
 def test_first_step_agrees_to_rounding(name, ours, theirs):
     """Equal weights and no pixel on the edge of a sign: what remains is rounding of terms of order 1."""
     golden, result = run(name)
@@ -79,7 +79,7 @@ def test_first_step_agrees_to_rounding(name, ours, theirs):
     assert abs(float(result.metrics[0][ours]) - expected) <= 1e-7 + 2e-7 * abs(expected)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("rslad", CASES))
 def test_adversarial_fingerprints(name):
     golden, result = run(name)
     for key, (error, tolerance) in steps_common.fingerprint_errors(result, golden).items():
@@ -87,14 +87,14 @@ def test_adversarial_fingerprints(name):
 
 
 @pytest.mark.parametrize("after", steps_common.AFTER)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("rslad", CASES))
 def test_parameters_and_statistics(name, after):
     golden, result = run(name)
     for part, (error, noise) in steps_common.network_errors(result, golden, after).items():
         assert error <= steps_common.network_tolerance(noise), (part, error, noise)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("rslad", CASES))
 def test_teachers_never_change(name):
     golden, result = run(name)
     for role, teacher in result.states[-1].teachers.items():
@@ -102,6 +102,7 @@ def test_teachers_never_change(name):
         assert steps_common.largest_difference(teacher.variables, before) == 0.0
 
 
+@pytest.mark.slow
 def test_b_mtard_uses_the_temperatures_of_the_step_before():
     """At step 2 the clean teacher's temperature is 1.001, and its entropy tells the two apart."""
     golden, result = run("bmtard")

@@ -82,7 +82,7 @@ def tolerances(golden, key, expected):
     return found
 
 
-@pytest.mark.parametrize(("name", "ours", "theirs"), SCALARS)
+@pytest.mark.parametrize(("name", "ours", "theirs"), steps_common.slow_but("lbgat", SCALARS))
 def test_scalars(name, ours, theirs):
     golden, result = run(name)
     expected = np.float64(golden[f"step/{theirs}"])
@@ -91,7 +91,7 @@ def test_scalars(name, ours, theirs):
 
 
 @pytest.mark.parametrize("key", ["xadv_mean_abs_delta", "xadv_sum"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("lbgat", CASES))
 def test_adversarial_fingerprints(name, key):
     golden, result = run(name)
     adversarial = np.float64(result.adversarial)
@@ -103,7 +103,7 @@ def test_adversarial_fingerprints(name, key):
     assert np.all(np.abs(ours - expected) <= tolerances(golden, key, expected)), ours - expected
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("lbgat", CASES))
 def test_first_adversarial_images(name):
     golden, result = run(name)
     different = np.abs(result.adversarial[0][:4] - golden["xadv_step1_first4"]) > 1e-5
@@ -112,7 +112,10 @@ def test_first_adversarial_images(name):
 
 @pytest.mark.parametrize("after", steps_common.AFTER)
 @pytest.mark.parametrize(
-    ("name", "net"), [(name, net) for name, case in CASES.items() for net in ("student", case[1])]
+    ("name", "net"),
+    steps_common.slow_but(
+        "lbgat", [(name, net) for name, case in CASES.items() for net in ("student", case[1])]
+    ),
 )
 def test_parameters_and_statistics(name, net, after):
     golden, result = run(name)

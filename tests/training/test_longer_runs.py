@@ -19,6 +19,7 @@ def run(folder, **overrides):
     return networks.load(str(folder / "run" / "last"))[1]
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_the_same_as_one_that_was_so_long_from_the_start(tmp_path, capfd):
     same = {"student_optim__schedule": "multistep", "student_optim__boundaries": (2,)}
     run(tmp_path / "a", epochs=2, **same)

@@ -40,13 +40,14 @@ def arrays(folder):
         return [reader.restore(newest / item) for item in ("student", "rest")]
 
 
-@pytest.fixture(scope="module", params=ROLES)
+@pytest.fixture(scope="module", params=["lbgat", pytest.param("peeraid", marks=pytest.mark.slow)])
 def finished(request, tmp_path_factory):
     """(method, folder of its finished run)."""
     name = request.param
     return name, run(config(tmp_path_factory.mktemp(name), name))
 
 
+@pytest.mark.slow
 def test_stopped_in_an_epoch_and_continued_it_is_the_same_bit_for_bit(
     finished, tmp_path, monkeypatch
 ):
@@ -128,6 +129,7 @@ def test_a_partner_has_no_recipe_and_no_checkpoint(tmp_path):
         parse.to_experiment(raw)
 
 
+@pytest.mark.slow
 def test_a_comparison_shares_no_partner(tmp_path):
     runs = {name: config(tmp_path, name, workdir="").to_dict() for name in ROLES}
     comparison = from_config({
