@@ -11,28 +11,36 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 _HEAD = ["| name | type and range | default | meaning |", "|---|---|---|---|"]
 
 
-def markdown() -> str:
-    """One table for each group of `config`, and one for each method's options."""
-    tables = list(_tables("config", Experiment))
-    for name in methods.names():
-        tables += _tables(f"config.method, {name}", type(methods.make_config(name, {})))
-    return "\n\n".join(tables) + "\n"
+def configuration() -> str:
+    """A section with one table for each group of `config`."""
+    return "\n\n".join(_sections("config", Experiment)) + "\n"
 
 
-def _tables(title: str, record: type[Options]) -> Iterator[str]:
-    fields = record.model_fields.items()
+def options(method: str) -> str:
+    """The table of `config.method` of a method; "" where it has no options.
+
+    Raises:
+      ValueError: unknown method.
+    """
+    return _table(type(methods.make_config(method, {})))
+
+
+def _sections(title: str, record: type[Options]) -> Iterator[str]:
+    if table := _table(record):
+        summary = (record.__doc__ or "").split("\n\n")[0]
+        yield "\n\n".join([f"## {title}", summary, table])
+    for name, field in record.model_fields.items():
+        if inner := record_of(field.annotation):
+            yield from _sections(f"{title}.{name}", inner)
+
+
+def _table(record: type[Options]) -> str:
     rows = [
         f"| `{name}` | {_type(field)} | {_default(field)} | {field.description} |"
-        for name, field in fields
+        for name, field in record.model_fields.items()
         if not record_of(field.annotation)
     ]
-    if rows:
-        yield "\n".join(
-            [f"### {title}", "", (record.__doc__ or "").split("\n\n")[0], "", *_HEAD, *rows]
-        )
-    for name, field in fields:
-        if inner := record_of(field.annotation):
-            yield from _tables(f"{title}.{name}", inner)
+    return "\n".join([*_HEAD, *rows]) if rows else ""
 
 
 def _type(field: Any) -> str:
