@@ -39,7 +39,7 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "ard_jax"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 
 
 def method_facts(name: str) -> str:

@@ -46,7 +46,7 @@ def answers(run: str, test: data.ArrayDataset, eps: float):
 def show(axis: plt.Axes, image: np.ndarray, title: str) -> None:
     """One image [H,W,C] of pixels in [0,1]."""
     axis.imshow(np.clip(image.squeeze(), 0, 1), cmap="gray", vmin=0, vmax=1)
-    axis.set_title(title, fontsize=12)
+    axis.set_title(title, fontsize=11)
     axis.set_xticks([]), axis.set_yticks([])
 
 
@@ -70,14 +70,15 @@ def draw(
     """The picture, one row for each network."""
     scale = min(MOST, int(0.5 / eps * 10) / 10)
     figure, axes = plt.subplots(
-        len(rows), 4, figsize=(7.4, 4.1), width_ratios=(1, 1, 1, 1.5), layout="constrained"
+        len(rows), 4, figsize=(7.6, 3.9), width_ratios=(1, 1, 1, 1.5), layout="constrained"
     )
     label = int(test.labels[index])
     for axis, (title, (_, adversarial, attacked)) in zip(axes, rows.items(), strict=True):
-        show(axis[0], images[index], f"image: {test.class_names[label]}")
+        top = axis[0] is axes[0][0]  # titles stand once
+        show(axis[0], images[index], f"image: {test.class_names[label]}" if top else "")
         change = adversarial[index] - images[index]
-        show(axis[1], 0.5 + scale * change, f"perturbation ×{scale:g}")
-        show(axis[2], adversarial[index], "adversarial image")
+        show(axis[1], 0.5 + scale * change, f"perturbation ×{scale:g}" if top else "")
+        show(axis[2], adversarial[index], "adversarial image" if top else "")
         bars(axis[3], attacked[index], label, test.class_names)
         axis[0].set_ylabel(title, fontsize=12)
     figure.savefig(out, dpi=130)

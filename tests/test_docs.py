@@ -55,6 +55,7 @@ def test_links_to_files_lead_somewhere(page):
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
+@pytest.mark.slow
 def test_the_notebook_code_of_the_front_page_runs():
     (code,) = examples(README)
     names = {}

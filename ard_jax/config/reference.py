@@ -7,7 +7,7 @@ from ard_jax import methods
 from ard_jax.config.schema import Experiment
 from ard_jax.io.options import Options, record_of
 
-_SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+_BOUNDS = {"gt": "{0} < {1}", "ge": "{0} ≤ {1}", "lt": "{1} < {0}", "le": "{1} ≤ {0}"}
 _HEAD = ["| name | type and range | default | meaning |", "|---|---|---|---|"]
 
 
@@ -50,16 +50,17 @@ def _type(field: Any) -> str:
 
 
 def _plain(hint: Any, metadata: Any = ()) -> str:
-    """A type with its bounds, such as "int ≥ 1" or "tuple of float ≥ 0"."""
+    """A type with its bounds, such as "1 ≤ int" or "tuple of 0 ≤ float ≤ 1"."""
     if hasattr(hint, "__metadata__"):  # Annotated, inside a tuple or a dict
         return _plain(hint.__origin__, hint.__metadata__[0].metadata)
     name = hint.__name__
     if inner := get_args(hint):
         name = f"{get_origin(hint).__name__} of {_plain(inner[get_origin(hint) is dict])}"
-    bounds = [(sign, getattr(m, key, None)) for m in metadata for key, sign in _SIGNS.items()]
-    return " ".join(
-        [name, *(f"{sign} {bound:.10g}" for sign, bound in bounds if bound is not None)]
-    )
+    for m in metadata:
+        for key, form in _BOUNDS.items():
+            if (bound := getattr(m, key, None)) is not None:
+                name = form.format(f"{bound:.10g}", name)
+    return name
 
 
 def _default(field: Any) -> str:
