@@ -59,7 +59,7 @@ def test_links_to_files_lead_somewhere(page):
 def test_the_notebook_code_of_the_front_page_runs():
     (code,) = examples(README)
     names = {}
-    exec(code.replace("range(20)", "range(1)"), names)  # what is shown, in less time
+    exec(code.replace("range(200)", "range(1)"), names)  # what is shown, in less time
     assert set(names["result"]["attacks"]) == {"fgsm", "pgd_sat"}
 
 
