@@ -11,6 +11,7 @@ from pathlib import Path
 import ard_jax
 from ard_jax import attacks, methods, models
 from ard_jax.config import reference
+from ard_jax.io.options import Options
 
 DOCS = Path(__file__).parent
 SNIPPETS = DOCS / "_snippets"
@@ -35,7 +36,7 @@ nb_execution_mode = "off"  # .ci/run executes the notebooks
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # signatures stay short; docstrings give shapes and units
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
-napoleon_use_ivar = True
+napoleon_use_ivar, napoleon_attr_annotations = True, False
 
 html_theme = "furo"
 html_title = "ard_jax"
@@ -115,16 +116,35 @@ def generate(app) -> None:
     (SNIPPETS / "notebooks.md").write_text("\n".join(lines) if notebooks else "")
 
 
+_COLON = "\uff1a"  # stands for the colon of a property, which napoleon takes for the end of a type
+
+
 def as_plain_text(app, what, name, obj, options, lines) -> None:
     """Docstrings are plain text with `code` in backticks: nothing else in them is markup."""
+    if isinstance(obj, type) and issubclass(obj, Options):  # whose fields have descriptions
+        fields = obj.model_fields.items()
+        lines += ["", "Attributes:", *(f"  {name}: {field.description}" for name, field in fields)]
     parts = re.split(r"(`[^`]+`)", "\n".join(lines))
     escaped = [re.sub(r"([\\*|]|_(?=\W))", r"\\\1", part) for part in parts[::2]]
     code = [f"`{part}`" for part in parts[1::2]]
     text = "".join(a + b for a, b in zip(escaped, [*code, ""], strict=True))
-    lines[:] = text.split("\n")
+    lines[:] = (text.replace(":", _COLON) if what == "property" else text).split("\n")
+
+
+def with_colons(app, what, name, obj, options, lines) -> None:
+    """Undoes what `as_plain_text` has hidden from napoleon."""
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
+def skip_fields(app, what, name, obj, skip, options) -> bool | None:
+    """Fields of a NamedTuple stand in its docstring; pydantic's settings are not part of the API."""
+    field = (obj.__doc__ or "").startswith("Alias for field number")
+    return True if field or name == "model_config" else None
 
 
 def setup(app) -> None:
-    """Connects the two steps to Sphinx."""
+    """Connects these steps to Sphinx."""
     app.connect("builder-inited", generate)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", as_plain_text, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", with_colons, priority=900)
