@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from ard_jax import attacks, methods, models, optim
+from ard_jax.config.comparison import ComparisonConfig
+from ard_jax.config.schema import Experiment
+from ard_jax.io.options import record_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -93,6 +96,24 @@ def public_objects():
         for public, value in inspect.getmembers(module, callable):
             if not public.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 yield f"{name}.{public}", value
+
+
+def config_paths(record, path=""):
+    for name, field in record.model_fields.items():
+        yield (inner := f"{path}.{name}")
+        if kind := record_of(field.annotation):
+            yield from config_paths(kind, inner)
+
+
+def test_values_that_the_pages_name_exist():
+    known = {*config_paths(Experiment), *config_paths(ComparisonConfig)}
+    for name in methods.names():
+        known |= {*config_paths(type(methods.make_config(name, {})), ".method")}
+    texts = [README, *(page.read_text() for page in PAGES)]
+    named = {n for t in texts for n in re.findall(r"--config((?:\.[a-z_]+)+)=", t)}
+    named = {n for n in named if not n.startswith((".runs.", ".attack.options."))}
+    assert len(named) > 20
+    assert not named - known
 
 
 def undocumented(name, value):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from ard_jax import methods
+from ard_jax.config.comparison import ComparisonConfig
 from ard_jax.config.schema import Experiment
 from ard_jax.io.options import Options, record_of
 
@@ -12,8 +13,9 @@ _HEAD = ["| name | type and range | default | meaning |", "|---|---|---|---|"]
 
 
 def configuration() -> str:
-    """A section with one table for each group of `config`."""
-    return "\n\n".join(_sections("config", Experiment)) + "\n"
+    """A section with one table for each group of `config`, of a run and of a comparison."""
+    of_comparison = _sections("config of --mode=compare", ComparisonConfig)
+    return "\n\n".join([*_sections("config", Experiment), *of_comparison]) + "\n"
 
 
 def options(method: str) -> str:
