@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ard_jax import attacks, methods, models, optim
+from ard_jax.cli import modes
 from ard_jax.config.comparison import ComparisonConfig
 from ard_jax.config.schema import Experiment
 from ard_jax.io.options import record_of
@@ -114,6 +115,13 @@ def test_values_that_the_pages_name_exist():
     named = {n for n in named if not n.startswith((".runs.", ".attack.options."))}
     assert len(named) > 20
     assert not named - known
+
+
+def test_every_mode_is_in_the_quickstart():
+    table = (DOCS / "quickstart.md").read_text()
+    assert not [
+        mode for mode in modes.BY_NAME if not re.search(rf"^\| `{mode}`", table, re.MULTILINE)
+    ]
 
 
 def undocumented(name, value):
