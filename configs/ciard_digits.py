@@ -3,9 +3,9 @@
     python -m ard_jax.main --config=configs/ciard_digits.py
 
 Trains both teachers and the student and evaluates all three in a few minutes on 2 CPU cores; the numbers
-and the time are in the README. eps is 0.2 of the [0,1] range. `:natural` and `:sat` train a student of the
-same size, with as many updates, naturally and by PGD adversarial training: the baselines of the README,
-which also says how these settings were found and that they favour CIARD.
+are in docs/results.md. eps is 0.2 of the [0,1] range. `:natural` and `:sat` train a student of the same size,
+with as many updates, naturally and by PGD adversarial training: the baselines of that page, which also says
+how these settings were found and that they favour CIARD.
 """
 
 from configs import common, protocol

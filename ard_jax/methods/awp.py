@@ -21,7 +21,7 @@ from ard_jax.losses import checks
 
 @dataclasses.dataclass(frozen=True)
 class Awp:
-    """Options.
+    """Size and start of the perturbation.
 
     Attributes:
       gamma: size of the move relative to the weights; 0.01 (adversarial training) or 0.005 (TRADES).

@@ -361,13 +361,13 @@ def test_unknown_method_option(tmp_path):
 
 
 def test_reference_has_every_value():
-    table = reference.markdown()
+    table = reference.configuration() + reference.options("ciard")
     for row in (
-        "| `lr` | float > 0 ≤ 100 | `0.1` | Base learning rate. |",
-        "| `boundaries` | tuple of int ≥ 1 ≤ 1000000 | `()` |",
+        "| `lr` | 0 < float ≤ 100 | `0.1` | Base learning rate. |",
+        "| `boundaries` | tuple of 1 ≤ int ≤ 1000000 | `()` |",
         "| `norm` | `'linf'`, `'l2'` | `'linf'` | Of the attack radius. |",
-        "| `push_t` | float > 0 ≤ 1000000 | `5.0` |",
-        "### config.teachers.robust.recipe.optim\n",
+        "| `push_t` | 0 < float ≤ 1000000 | `5.0` |",
+        "## config.teachers.robust.recipe.optim\n",
     ):
         assert row in table
 
