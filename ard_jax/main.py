@@ -1,4 +1,4 @@
-"""`python -m ard_jax.main --config=configs/ciard_digits.py`: all modes.
+"""`ard-jax --config=ciard_digits`, or `python -m ard_jax.main --config=configs/ciard_digits.py`: all modes.
 
 Kept short: flags and dispatch only, everything else can be imported and tested.
 """
@@ -8,12 +8,9 @@ import sys
 from typing import Any
 
 from absl import app
-from absl import flags as absl_flags
 from absl import logging as absl_logging
 
 from ard_jax.cli import command_line, flags, modes
-
-absl_flags.adopt_module_key_flags(flags)  # --help shows them
 
 
 def main(argv: list[str]) -> int:
@@ -32,6 +29,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run() -> int:
+    if flags.MODE.value == "doctor":  # it tells of packages that the others import
+        return modes.doctor()
     # Heavy imports after flag parsing, so that --help and mistyped flags answer at once.
     from ard_jax.cli import config_file, failures
     from ard_jax.convolutions import winograd
@@ -48,7 +47,7 @@ def _run() -> int:
         config: Any = config_file.load(name, overrides) if name else None
         environment.raise_open_files()
         environment.fix_numbers()
-        if mode is modes.plan:  # needs neither devices nor other hosts
+        if mode in modes.ALONE:
             return mode(config)
         run = config.get("run", {}) if config is not None else {}
         distributed.start(run.get("distributed", "auto"), run.get("distributed_timeout", 300.0))
@@ -63,5 +62,10 @@ def _run() -> int:
         return failures.report(error)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command `ard-jax`; exits with the code of `main`."""
     app.run(main, flags_parser=command_line.parse)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,1 +1,1 @@
-"""Experiments: one file each; see common.py."""
+"""Experiments: one file each; see common.py. Installed as `ard_jax.configs`."""

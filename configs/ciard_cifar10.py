@@ -15,7 +15,7 @@ PGD_trades 54.46, CW 50.61; MobileNetV2 89.51, 47.67, 50.71, 46.88. This reposit
 on 2 CPU cores (an estimate), checkpoint picked on a validation split. Its numbers are in docs/results.md.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(variant: str = ""):

@@ -12,7 +12,7 @@ The KL is averaged over classes, which makes it 10 times smaller than on CIFAR-1
 for that: `--config.method.kl_scale=10`.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(variant: str = ""):

@@ -6,7 +6,7 @@ This project's own combination (ard_jax/methods/ciard_dard.py): networks, schedu
 configs/ciard_cifar10.py. `:cpu` trains small networks for 5 epochs. The full experiment has not been run.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(variant: str = ""):

@@ -6,7 +6,7 @@ This project's own combination (ard_jax/methods/ciard_dard.py). Student, teacher
 those of configs/compare_digits.py.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(variant: str = ""):

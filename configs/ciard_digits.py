@@ -8,7 +8,7 @@ with as many updates, naturally and by PGD adversarial training: the baselines o
 how these settings were found and that they favour CIARD.
 """
 
-from configs import common, protocol
+from . import common, protocol
 
 
 def get_config(variant: str = ""):

@@ -7,7 +7,7 @@ follow MTARD (PreActResNet teachers: 34 robust, 18 clean) and everything else is
 official validation images are the test set, as everywhere in the literature. The repository has not run it.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(variant: str = ""):

@@ -10,7 +10,7 @@ gradient matching.
 The full experiments have not been run by this project.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(choice: str = ""):

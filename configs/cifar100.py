@@ -7,7 +7,7 @@ training them takes and when to set `--config.method.kl_scale=10`. Variants as i
 `cpu`. None of these experiments has been run by this project.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(choice: str = ""):

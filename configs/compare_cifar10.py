@@ -15,7 +15,7 @@ on all test images. `:ciard,epochs=30` gives every method 30 epochs of one sched
 `:cpu` is the first with small networks and 5 epochs. None of them has been run by this project.
 """
 
-from configs import common, protocol
+from . import common, protocol
 
 CIARD_TABLE = ("sat", "trades", "rslad", "mtard", "ciard", "dard", "ciard_dard")
 # Under so many epochs a KL that is a mean over classes too (a tenth of the usual one) is too small a step.

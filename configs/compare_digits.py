@@ -12,7 +12,7 @@ takes longer; started in the folder of a finished comparison it only evaluates a
 2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack.
 """
 
-from configs import common, protocol
+from . import common, protocol
 
 METHODS = (
     "natural", "sat", "trades", "ard", "rslad", "mtard", "b_mtard", "dard", "ciard", "ciard_dard",

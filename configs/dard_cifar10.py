@@ -19,7 +19,7 @@ Presets, as variants:
 The full experiment has not been run by this project.
 """
 
-from configs import common, protocol
+from . import common, protocol
 
 
 def paper_compat(config: common.Config) -> None:

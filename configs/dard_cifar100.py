@@ -9,7 +9,7 @@ the lambda schedule "cad". `:paper_compat` adds their defects to it, `:strong` s
 constant rate. No cell of the paper's CIFAR-100 table is known; the experiment has not been run here.
 """
 
-from configs import common, dard_cifar10, protocol
+from . import common, dard_cifar10, protocol
 
 
 def fused(config: common.Config) -> None:

@@ -6,7 +6,7 @@ Student, teacher and number of updates are those of configs/compare_digits.py. P
 configs/dard_cifar10.py: `:fixed` (the default), `:paper_compat`, `:strong`, `:fused`.
 """
 
-from configs import dard_cifar10, dard_cifar100, protocol
+from . import dard_cifar10, dard_cifar100, protocol
 
 
 def get_config(variant: str = ""):

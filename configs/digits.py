@@ -8,7 +8,7 @@ released code computes where it differs from the paper. `:METHOD:igdm` (adaad, a
 with IGDM's gradient matching.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(choice: str = ""):

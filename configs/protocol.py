@@ -11,7 +11,8 @@ from importlib import util
 
 from ard_jax import methods
 from ard_jax.config import schema
-from configs import common
+
+from . import common
 
 # Method -> (epochs, SGD) on CIFAR-10, as its paper or code runs it; sources in the docstrings of
 # ard_jax/methods. Boundaries are the first epochs, from 1, at the lower rate. "Decays at 215" of the RSLAD
@@ -127,7 +128,7 @@ def experiment(dataset: str, choice: str):
         raise ValueError(
             f"configs/{dataset}.py {problem}; write e.g. {example}. Methods: {', '.join(_near(name))}"
         )
-    own = f"configs.{name}_{dataset}"
+    own = f"{__package__}.{name}_{dataset}"
     if util.find_spec(own):
         return importlib.import_module(own).get_config(variant)
     return _DATASETS[dataset](name, variant)

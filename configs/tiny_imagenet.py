@@ -7,7 +7,7 @@ validation images are the test set. Variants as in configs/cifar10.py, but no `c
 has been run by this project.
 """
 
-from configs import protocol
+from . import protocol
 
 
 def get_config(choice: str = ""):

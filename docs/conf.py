@@ -26,10 +26,12 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinxcontrib.mermaid",
 ]
 exclude_patterns = ["_build", "_snippets", "**.ipynb_checkpoints"]
 highlight_language = "none"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # .ci/run executes the notebooks
 

@@ -90,7 +90,7 @@ copy_and_install() {
     local archive=ard_jax.tar.gz folder=${TMPDIR:-/tmp} worker=ard_jax/launch/tpu_host.sh
     if ((dry_run == 0)); then folder=$(mktemp -d); fi
     run tar -czf "$folder/$archive" -C "$(dirname "$here")" --exclude=__pycache__ \
-        ard_jax configs launch setup.py pyproject.toml README.md
+        ard_jax configs launch setup.py pyproject.toml README.md LICENSE
     run "${tpu[@]}" scp "$folder/$archive" "$name:$archive" "${place[@]}" ${route[@]+"${route[@]}"} --worker=all
     if ((dry_run == 0)); then rm -r "$folder"; fi
     # The new code takes the old one's place whole, a module that was removed must not stay; but not under

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from absl import flags
 
+from ard_jax.cli import flags as own_flags
+from ard_jax.cli import help_text
 from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
 
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
 _EXPECTED = {"bool": "true or false", "int": "an integer"}
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -24,20 +27,31 @@ def parse(argv: list[str]) -> list[str]:
       The program and what is no flag.
 
     Raises:
-      SystemExit: code 2, after a message, for a bad flag, one of another mode, or one of an option that
-        was removed.
+      SystemExit: code 0 after --help; code 2, after a message, for a bad flag, one of another mode, or one of
+        an option that was removed.
     """
+    if _HELP & set(argv[1:]):
+        print(help_text.text(), flush=True)
+        sys.exit(0)
     problem = "; ".join(removed.on_command_line(argv[1:]))
     if not problem:
         try:
             rewritten = _rewritten(argv[1:])
             left = flags.FLAGS([argv[0], *rewritten])
             if not (problem := _unused(flags.FLAGS) or _repeated(flags.FLAGS, rewritten)):
-                return left
+                return _with_runs(left)
         except flags.Error as error:
             problem = _bad_value(flags.FLAGS, str(error))
     print(f"ERROR: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _with_runs(left: list[str]) -> list[str]:
+    """What is no flag, without the folders that --mode=show takes, which become its --runs."""
+    if own_flags.MODE.value != "show" or len(left) < 2 or flags.FLAGS["runs"].present:
+        return left
+    flags.FLAGS.runs = left[1:]
+    return left[:1]
 
 
 def _rewritten(arguments: Iterable[str]) -> list[str]:

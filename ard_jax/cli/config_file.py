@@ -17,14 +17,16 @@ from typing import Any
 
 import ml_collections
 
-from ard_jax import methods
+from ard_jax import configs, methods
 from ard_jax.cli import values
 from ard_jax.config.comparison import SHORTENED, ComparisonConfig
 from ard_jax.config.schema import Experiment
 from ard_jax.io import options
 
 # A file of one method, as there was for each: configs/rslad_cifar10.py is configs/cifar10.py:rslad.
-_METHOD_FILE = re.compile(r"(\w+)_(digits|cifar100|cifar10|tiny_imagenet)\.py")
+_METHOD_FILE = re.compile(r"(\w+)_(digits|cifar100|cifar10|tiny_imagenet)(\.py)?")
+# The experiments that come with the package.
+_SHIPPED = Path(configs.__path__[0])
 
 
 class ConfigFileError(ValueError):
@@ -35,7 +37,8 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
     """Returns the configuration of a file, with the overrides in it.
 
     Args:
-      name: FILE.py, or FILE.py:CHOICE for `get_config(CHOICE)`.
+      name: FILE.py, or FILE.py:CHOICE for `get_config(CHOICE)`. NAME and configs/NAME.py are, where there is
+        no such file, an experiment of the package.
       overrides: PATH=VALUE, applied in order; `values.parse` says what a value looks like.
 
     Raises:
@@ -43,7 +46,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
         overrides together.
     """
     file, colon, choice = name.partition(":")
-    config = _made(Path(file), name, (choice,) if colon else ())
+    config = _made(_path(file), name, (choice,) if colon else ())
     overrides = list(overrides)
     types_ = _types(config) if overrides else {}
     problems = [problem for one in overrides if (problem := _apply(config, types_, one))]
@@ -54,6 +57,14 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
             "\n  - ".join(["The command line sets what cannot be set:", *problems])
         )
     return config
+
+
+def _path(file: str) -> Path:
+    """The file, or where there is none that of the package's experiment of this name."""
+    path = Path(file)
+    shipped = _SHIPPED / f"{path.name.removesuffix('.py')}.py"
+    named = path.parent in (Path(), Path("configs")) and shipped.is_file()
+    return shipped if named and not path.is_file() else path
 
 
 def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
@@ -94,20 +105,23 @@ def _missing(path: Path, name: str) -> str:
     if path.is_dir():
         return f"--config={name}: {path} is a folder; give a config file"
     method = _METHOD_FILE.fullmatch(path.name)
-    if method and (file := path.with_name(f"{method[2]}.py")).is_file():
+    if method and _path(str(file := path.with_name(f"{method[2]}{path.suffix}"))).is_file():
         choice = f"{method[1]}:{choice}" if choice else method[1]
         return f"{path} does not exist; the config of a method is --config={file}:{choice}"
-    for folder in (path.parent, Path("configs")):
+    choice = f":{choice}" if choice else ""
+    for folder in (path.parent, Path("configs"), _SHIPPED):
         files = sorted(p.stem for p in folder.glob("[!_]*.py"))
-        prefix, ending = str(folder / "_")[:-1], f".py{choice and ':'}{choice}"
+        prefix, ending = str(folder / "_")[:-1], f".py{choice}"
+        if folder is _SHIPPED:  # by name alone
+            prefix, ending = "", choice
         if near := values.nearest(path.stem, files, prefix, ending):
             break
     return f"--config={name}: {path} does not exist{near}"
 
 
 def _module(path: Path) -> types.ModuleType:
-    """The file's module, whatever its name ends in."""
-    loader = importlib.machinery.SourceFileLoader(f"ard_jax_config_{path.stem}", str(path))
+    """The file's module, whatever its name ends in; it may import the package's from `.`."""
+    loader = importlib.machinery.SourceFileLoader(f"{configs.__name__}._{path.stem}", str(path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

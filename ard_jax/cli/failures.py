@@ -58,11 +58,11 @@ def _mistake(error: Exception) -> str:
             f"out of memory{cause and ': '}{cause}; lower config.batch_size or config.eval.batch_size, use a "
             "smaller network, or config.data.loader=grain for images that do not fit"
         )
-    return _missing_device()
+    return missing_device()
 
 
-def _missing_device() -> str:
-    """Why JAX has no device; "" if it has one."""
+def missing_device() -> str:
+    """Why JAX has no device, and the fix; "" if it has one."""
     try:
         jax.devices()
     except Exception as error:

@@ -1,10 +1,23 @@
-"""The flags of `python -m ard_jax.main`; importing them is light, so that --help answers at once."""
+"""The flags of all modes; importing them is light, so that --help answers at once."""
 
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
+# Mode -> what it does.
+MODES = {
+    "train": "Train one experiment, or continue it.",
+    "evaluate": "Evaluate a checkpoint again, under any attacks.",
+    "compare": "Train and compare methods over seeds, with shared teachers, ending in tables and a plot; "
+    "--config is e.g. compare_digits, a part of it --config.seeds='(0,1)' --config.methods=sat,rslad. Exit "
+    "code 1 when a run failed.",
+    "import": "Make a checkpoint of a published network.",
+    "export": "Write a checkpoint in other formats.",
+    "plan": "Say what --config would cost on --devices, on paper; exit code 1 when it does not fit.",
+    "show": "List the runs below a folder, their states and best numbers; of two runs, what differs.",
+    "doctor": "Check devices, packages, data, disk and caches; exit code 1 when something would stop a run.",
+}
 # Flag -> the modes that use it; in another mode it is refused.
 MODES_OF = {
     "checkpoint": ("evaluate", "export"),
@@ -26,6 +39,7 @@ MODES_OF = {
     "assume": ("plan",),
     "compile": ("plan",),
     "plan_json": ("plan",),
+    "runs": ("show",),
 }
 
 
@@ -36,7 +50,8 @@ def _define(define: Callable[..., Any], name: str, default: Any, text: str, **mo
 CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "Experiment file, e.g. configs/ciard_digits.py; --config.PATH=VALUE sets a value of it, such as "
+    "Experiment file, or the name of one that comes with the package: ciard_digits, digits:rslad, "
+    "configs/ciard_digits.py. --config.PATH=VALUE sets a value of it, such as "
     "--config.attack.steps=7 or --config.eps=8/255.",
 )
 OVERRIDES = flags.DEFINE_multi_string(
@@ -45,12 +60,8 @@ OVERRIDES = flags.DEFINE_multi_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "compare", "import", "export", "plan"],
-    "train: one experiment, or continue it. evaluate: a checkpoint again. compare: methods times seeds "
-    "with shared teachers, ending in tables and a plot; --config is e.g. configs/compare_digits.py, a part "
-    "of it --config.seeds='(0,1)' --config.methods=sat,rslad. Exit code of compare: 1 when "
-    "a run failed. import: a published network becomes a checkpoint. export: a checkpoint in other formats. "
-    "plan: what --config would cost on --devices, on paper; exit code 1 when it does not fit.",
+    list(MODES),
+    " ".join(f"{name}: {text}" for name, text in MODES.items()),
 )
 CHECKPOINT = _define(
     flags.DEFINE_string, "checkpoint", "",
@@ -114,3 +125,7 @@ COMPILE = _define(
     "also compile the step, for its memory and collectives.",
 )  # fmt: skip
 PLAN_JSON = _define(flags.DEFINE_string, "plan_json", "", "file to write the plan to.")
+RUNS = _define(
+    flags.DEFINE_list, "runs", ["runs"],
+    "folders, comma separated; or without the flag: --mode=show FOLDER.",
+)  # fmt: skip

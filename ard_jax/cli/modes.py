@@ -136,6 +136,22 @@ def plan(config: Any) -> int:
     )
 
 
+def show(config: Any) -> int:
+    """Prints runs, their states and numbers."""
+    from ard_jax.cli import show
+
+    if config is not None:
+        raise ValueError("--mode=show takes folders of runs, no --config: --mode=show runs")
+    return show.run([expand(folder) for folder in flags.RUNS.value])
+
+
+def doctor() -> int:
+    """Prints what a run would find on this machine."""
+    from ard_jax.cli import doctor
+
+    return doctor.run(flags.CONFIG.value, overrides())
+
+
 def _experiment(config: Any) -> Experiment | None:
     """The experiment of --config, with its compilation cache in use; None without --config."""
     if config is None:
@@ -155,4 +171,6 @@ BY_NAME = {
     "import": import_,
     "export": export,
     "plan": plan,
+    "show": show,
 }
+ALONE = (plan, show)  # they need neither devices nor other hosts

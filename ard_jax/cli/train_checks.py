@@ -1,7 +1,6 @@
 """What is checked of data, folders and overrides before anything is computed."""
 
 import functools
-import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
 from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
 from ard_jax.data import Splits, base
-from ard_jax.io.files import check_writable
+from ard_jax.io.files import check_writable, size_text
 from ard_jax.models import ModelBundle, described
 from ard_jax.reporting import record
 from ard_jax.runtime import sharding
@@ -188,8 +187,8 @@ def check_size(
     room, copies = sharding.memory(mesh)
     if room is not None and size * copies > room:
         raise NoRoomError(
-            f"config.student: parameters, teachers and optimisers take {_text(size)} on each of {copies} "
-            f"devices, but there are {_text(room)} of memory; use smaller networks, or fewer devices by "
+            f"config.student: parameters, teachers and optimisers take {size_text(size)} on each of {copies} "
+            f"devices, but there are {size_text(room)} of memory; use smaller networks, or fewer devices by "
             "config.run.devices"
         )
     # Two in best/ and two in last/; the first and the last epoch are always saved.
@@ -207,15 +206,10 @@ def _check_room(workdir: Path, size: int, kept: int) -> None:
     free = shutil.disk_usage(nearest).free
     if kept * size + _REPORT > free + there:
         raise NoRoomError(
-            f"config.workdir={workdir}: {_text(free)} are free there, but {kept} checkpoints of about "
-            f"{_text(size)} (student, teachers and optimisers) and the report need "
-            f"{_text(kept * size + _REPORT)}; make room, or choose another folder"
+            f"config.workdir={workdir}: {size_text(free)} are free there, but {kept} checkpoints of about "
+            f"{size_text(size)} (student, teachers and optimisers) and the report need "
+            f"{size_text(kept * size + _REPORT)}; make room, or choose another folder"
         )
-
-
-def _text(size: float) -> str:
-    unit = min(3, int(math.log(max(size, 1), 1000)))
-    return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB')[unit]}"
 
 
 def saved_experiment(path: str) -> Experiment:

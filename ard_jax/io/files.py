@@ -60,6 +60,12 @@ def expand(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
+def size_text(size: float) -> str:
+    """Formats a number of bytes: 12340 -> "12.3 kB"."""
+    unit = min(3, int(math.log(max(size, 1), 1000)))
+    return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB')[unit]}"
+
+
 def follow_umask(path: str | os.PathLike) -> None:
     """Gives a file the mode that a plain `open` would have made it with."""
     mask = os.umask(0)

@@ -63,6 +63,17 @@ def hold(
         yield True
 
 
+def held(folder: Path) -> bool:
+    """Whether a process works in the folder. Makes nothing, and asks no device."""
+    if fcntl is None:
+        return False
+    try:
+        with open(folder / ".lock") as file:
+            return not _taken(file)
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def try_hold(folder: Path) -> Iterator[bool]:
     """Holds `folder` (made if missing) for the block if nobody does; yields whether this process does."""

@@ -43,7 +43,7 @@ def load(name: str, data_dir: str | Path | None = None, reading: Reading = _MEMO
       DataError: not prepared while TensorFlow is not installed (the message has the command), or a
         file is missing or damaged.
     """
-    directory = _prepared_directory(name, _root(data_dir))
+    directory = _prepared_directory(name, root_of(data_dir))
     return _load(directory, {"train": "train", "test": "test"}, reading)
 
 
@@ -94,7 +94,7 @@ def _load(directory: Path, wanted: dict[str, str], reading: Reading) -> Splits:
         class_names = tuple(features["label"].names)
         shape = features["image"].shape
         if builder.name in NAMES:
-            again += f":\n  {_command(builder.name, directory.parents[1])}"
+            again += f":\n  {prepare_command(builder.name, directory.parents[1])}"
     except Exception as error:
         raise DataError(
             f"{directory}: dataset_info.json or features.json cannot be used, or lacks the features image "
@@ -118,7 +118,8 @@ def _load(directory: Path, wanted: dict[str, str], reading: Reading) -> Splits:
     return Splits(made["train"], None, made["test"])
 
 
-def _root(data_dir: str | Path | None) -> Path:
+def root_of(data_dir: str | Path | None) -> Path:
+    """The TFDS data directory: the one given, else TFDS's own."""
     if data_dir is not None:
         return Path(data_dir).expanduser()
     from tensorflow_datasets.core import constants
@@ -126,7 +127,7 @@ def _root(data_dir: str | Path | None) -> Path:
     return Path(constants.DATA_DIR).expanduser()
 
 
-def _command(name: str, root: Path) -> str:
+def prepare_command(name: str, root: Path) -> str:
     """The shell command that prepares the data set."""
     call = (
         f"tfds.builder({name!r}, data_dir={str(root)!r}, file_format='array_record')"
@@ -139,9 +140,9 @@ def _command(name: str, root: Path) -> str:
 
 def _prepared_directory(name: str, root: Path) -> Path:
     """The newest prepared version below `root`, prepared now if it can be."""
-    if (found := _find(name, root)) is not None:
+    if (found := find(name, root)) is not None:
         return found
-    command = _command(name, root)
+    command = prepare_command(name, root)
     if (root / "dataset_info.json").exists():
         raise DataError(
             f"data_dir {root} is one prepared data set; give the directory that contains {name}/, "
@@ -153,23 +154,24 @@ def _prepared_directory(name: str, root: Path) -> Path:
             f"data_dir {root}: {state}. Correct the path, or prepare it once, which needs "
             f"TensorFlow, by\n  {command}"
         )
-    if not root.is_dir() and root != _root(None):  # a mistyped path must not start a download
+    if not root.is_dir() and root != root_of(None):  # a mistyped path must not start a download
         raise DataError(
             f"data_dir {root}: there is no such directory. Correct the path, or make it "
             f"(mkdir -p {root}) to have {name} downloaded into it"
         )
     _prepare(name, root, command)
-    if (found := _find(name, root)) is None:
+    if (found := find(name, root)) is None:
         raise DataError(
             f"data_dir {root}: preparing {name} left no array_record files; try\n  {command}"
         )
     return found
 
 
-def _find(name: str, root: Path) -> Path | None:
+def find(name: str, root: Path) -> Path | None:
+    """The newest prepared version of `name` below a TFDS data directory; None where there is none."""
     found, other = [], {}
     for info in root.glob(f"{name}/*/dataset_info.json"):
-        kind = _format(info, f"prepare it again:\n  {_command(name, root)}")
+        kind = _format(info, f"prepare it again:\n  {prepare_command(name, root)}")
         if kind == "array_record":
             found.append(info.parent)
         else:
@@ -178,7 +180,7 @@ def _find(name: str, root: Path) -> Path | None:
         directory, kind = other.popitem()
         raise DataError(
             f"{directory} is prepared as {kind}, which cannot be read without TensorFlow; give "
-            f"another data_dir, or delete that directory and run\n  {_command(name, root)}"
+            f"another data_dir, or delete that directory and run\n  {prepare_command(name, root)}"
         )
 
     def version(path: Path) -> list[int]:
