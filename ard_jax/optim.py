@@ -99,13 +99,16 @@ class Optimizer:
 
     `lr` and `momentum` take the epoch, from 1, and the `opt_state`, at which only a schedule that changes at
     every update looks, and which may be left out. Without its last argument `update` takes the configured
-    momentum.
+    momentum. `epochs` is the length of the run that it is made for, 0 where that is not known; `updates`
+    likewise, of a schedule that changes at every update, and 0 for others.
     """
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     lr: Callable[..., jax.Array]
     momentum: Callable[..., Any]
+    epochs: int = 0
+    updates: int = 0
 
 
 class Counted(NamedTuple):
@@ -229,4 +232,4 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
             return config.momentum + one_cycle(position, config.warmup - 1, epochs - 1)[1]
         return config.momentum
 
-    return Optimizer(init, update, rate, momentum)
+    return Optimizer(init, update, rate, momentum, epochs, total if counted else 0)

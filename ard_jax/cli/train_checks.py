@@ -11,6 +11,7 @@ from ard_jax.checkpoints import manager, networks, resume
 from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
 from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
+from ard_jax.config.validate import radius_problems
 from ard_jax.data import Splits, base
 from ard_jax.io.files import check_writable
 from ard_jax.models import ModelBundle, described
@@ -161,6 +162,12 @@ def _trains_same(experiment: Experiment, folder: Path) -> bool:
         return False
     then, now = (without(to_dict(e), NOTHING, EVALUATION, CONTENT) for e in (saved, experiment))
     return then == now
+
+
+def check_radii(experiment: Experiment, splits: Splits) -> None:
+    """Raises ConfigError where a radius is beyond any of these images."""
+    if problems := radius_problems(experiment, splits.test.image_shape):
+        raise ConfigError(problems[0])
 
 
 def check_size(

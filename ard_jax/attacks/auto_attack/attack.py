@@ -224,7 +224,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
       ValueError: as `autoattack`.
     """
     images, labels = checks.check_inputs(images, labels)
-    threat = checks.checked_threat(eps, norm)
+    threat = checks.checked_threat(eps, norm, images.shape[1:])
     engine.check_shape(variables, images.shape[1:])
     before = engine.programs, engine.rows, engine.padded_rows
     key = jax.random.key(seed)
@@ -320,8 +320,11 @@ class AutoAttack(Attack):
         """Checks every field; `autoattack` checks the radius of what it runs more narrowly."""
         if not isinstance(self.suite, Suite):
             raise ValueError(f"suite is {type(self.suite).__name__}; give a versions.Suite")
-        ThreatModel(self.eps, self.norm)
+        self.threat  # noqa: B018 (for its checks)
         array_checks.count(self.seed, "seed", 0, array_checks.MOST_SEED)
+
+    def _warn_if_unmoved(self, *_: Any) -> None:
+        """Nothing: images that stay as they are withstood it, and `autoattack` warns itself."""
 
     def run(self, predict: Callable, images: Any, labels: Any, key: Any = None, **_: Any) -> Any:
         """Returns adversarial images [N,H,W,C], the clean one where none was found; `key` is not used.

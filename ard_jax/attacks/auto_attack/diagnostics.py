@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.losses import checks
@@ -33,13 +34,14 @@ def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.clip(images, 0, 1), np.float32), labels.astype(np.int32)
 
 
-def checked_threat(eps: Any, norm: str) -> ThreatModel:
-    """Returns the threat model, eps a Python number.
+def checked_threat(eps: Any, norm: str, shape: tuple[int, ...]) -> ThreatModel:
+    """Returns the threat model for images [H,W,C] of this shape, eps a Python number.
 
     Raises:
       ValueError: a radius that cannot be meant.
     """
-    ThreatModel(eps, norm)
+    threat_model.check_static(eps, "eps")
+    ThreatModel(eps, norm).check_reach(shape)
     if eps <= 0 or (norm == "linf" and eps >= 1):
         raise ValueError(f"eps={eps}: must be above 0 and, of images in [0,1], below 1")
     return ThreatModel(float(eps), norm)
