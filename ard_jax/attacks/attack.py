@@ -165,9 +165,7 @@ class Attack(abc.ABC):
         start, why = images, "it does nothing, or found nothing and gives the clean images back"
         if self.tileable:
             start = threat.cut(self.own_start(images, key, threat.eps), images)
-            why = (
-                "the gradient of predict is 0 (rounding, saturated or constant outputs, a cut graph?)"
-            )
+            why = "the gradient of predict is 0 (rounding, saturated or constant outputs, a cut graph?)"
         if np.array_equal(found, start):
             text = f"attack {self.name!r} moved no image from its start: {why}; its failure is no robustness"
             warnings.warn(text, stacklevel=3)

@@ -8,6 +8,7 @@ from absl import flags
 
 from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
+from ard_jax.io.files import output_is_lost
 
 _FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
 _EXPECTED = {"bool": "true or false", "int": "an integer"}
@@ -36,6 +37,9 @@ def parse(argv: list[str]) -> list[str]:
                 return left
         except flags.Error as error:
             problem = _bad_value(flags.FLAGS, str(error))
+        except (BrokenPipeError, SystemExit):  # of --help, which `| head` reads a part of
+            output_is_lost()
+            sys.exit(1)
     print(f"ERROR: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
 

@@ -59,8 +59,8 @@ def radius_problems(e: Experiment, shape: tuple[int, ...]) -> list[str]:
         return []
     if e.eps > widest:
         return [
-            f"config.eps={e.eps}: no two images of {e.data.name} are further apart than {widest:.4g} in L2, in "
-            "units of [0,1] pixels (128/255 = 0.502)"
+            f"config.eps={e.eps}: no two images of {e.data.name} are further apart than {widest:.4g} in L2, "
+            "in units of [0,1] pixels (128/255 = 0.502)"
         ]
     if over := [m for m in e.eval.eps_sweep if m * e.eps > widest]:
         return [

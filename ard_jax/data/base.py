@@ -100,7 +100,7 @@ class Splits:
       test: what is reported.
 
     Raises:
-      DataError: on construction, when classes or image shapes differ between splits.
+      DataError: on construction, for something that is no split, or when classes or image shapes differ.
     """
 
     train: ArrayDataset
@@ -108,7 +108,14 @@ class Splits:
     test: ArrayDataset
 
     def __post_init__(self) -> None:
-        """Compares the other splits with train."""
+        """Looks at what they are, and compares the other splits with train."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        for field, one in given.items():
+            if not (hasattr(one, "image_shape") or field == "validation" and one is None):
+                raise DataError(
+                    f"{field} is {type(one).__name__}; give an ArrayDataset(images, labels, class_names, "
+                    "name, split), or a split of data.load(...)"
+                )
         for other in filter(None, (self.validation, self.test)):
             if other.image_shape != self.train.image_shape:
                 raise DataError(

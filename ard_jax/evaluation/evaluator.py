@@ -296,8 +296,8 @@ class Evaluator:
           progress: called with "clean" or an attack's name before each is run on a batch.
 
         Raises:
-          ValueError: the network has not one output for each class, an attack has a radius beyond any image, or
-            its images are outside of what it declares.
+          ValueError: the network has not one output for each class, an attack has a radius beyond any image,
+            or its images are outside of what it declares.
         """
         classes = self.engine.check_shape(variables, dataset.image_shape)
         if classes != dataset.num_classes:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import numbers
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,19 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
 def expand(path: str) -> str:
     """A path with the home folder for ~ and values for $VARIABLES, as a shell that quotes leaves them."""
     return os.path.expanduser(os.path.expandvars(path))
+
+
+def output_is_lost() -> bool:
+    """Whether standard output cannot be written any more; then nothing more is tried, at the exit either."""
+    output = sys.stdout
+    if output is None:
+        return False
+    try:
+        print(file=output, flush=True)  # what failed before is no longer in its buffer
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return True
+    return False
 
 
 def follow_umask(path: str | os.PathLike) -> None:

@@ -341,4 +341,6 @@ def flag(value: Any, name: str) -> None:
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in (choices := tuple(choices)):
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(c or repr(c) for c in choices)}")
+        raise ValueError(
+            f"unknown {name} {value!r}; choose one of {', '.join(c or repr(c) for c in choices)}"
+        )

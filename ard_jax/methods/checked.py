@@ -187,7 +187,9 @@ def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
         raise ValueError(f"state is {type(state).__name__}; give that of init or of the last step")
     given = batch if isinstance(batch, Mapping) else {}
     views = ("view",) if method.views == 2 else ()
-    if missing := [n for n in ("image", "label", "epoch", *views, *method.columns) if n not in given]:
+    if missing := [
+        n for n in ("image", "label", "epoch", *views, *method.columns) if n not in given
+    ]:
         second = ", view, another augmentation of the images," if views else ""
         raise ValueError(
             f"the batch lacks {', '.join(missing)}: it has image [B,H,W,C] float32 in [0,1], label [B] int32"

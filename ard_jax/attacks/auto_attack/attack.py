@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack, create
 from ard_jax.attacks.auto_attack import diagnostics as checks
 from ard_jax.attacks.auto_attack.cascade import Cascade, Session
@@ -18,7 +19,6 @@ from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
 from ard_jax.attacks.auto_attack.versions import Member, Suite
 from ard_jax.attacks.checked_predict import changing_constants, traced_shape
-from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks as array_checks
 
@@ -168,6 +168,7 @@ def autoattack(
       ValueError: images outside [0,1] or not float, labels that are no class, NaN logits, an eps of 0
         or not below 1, a wrong output shape, too few classes for DLR, an unknown name.
     """
+    threat_model.check_static(eps, "eps")
     suite = create(Suite, "autoattack", {"version": "standard"} | options, label="AutoAttack")
     images = checks.check_inputs(images, labels)[0]
     chosen, version = suite.members, suite.version

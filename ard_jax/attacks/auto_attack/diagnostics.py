@@ -4,8 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.losses import checks
@@ -27,10 +27,13 @@ def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: one of them is not what AutoAttack takes; the message says the fix.
     """
-    images = np.asarray(checks.pixels(images))
+    images = checks.pixels(images)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; give [N,H,W,C]")
-    labels = np.asarray(checks.integer_labels(labels, len(images)))
+    labels = checks.integer_labels(labels, len(images))
+    if isinstance(images, Tracer) or isinstance(labels, Tracer):
+        raise ValueError("AutoAttack decides on the host what to do next; call it outside of jit")
+    images, labels = np.asarray(images), np.asarray(labels)
     return np.ascontiguousarray(np.clip(images, 0, 1), np.float32), labels.astype(np.int32)
 
 
@@ -40,7 +43,6 @@ def checked_threat(eps: Any, norm: str, shape: tuple[int, ...]) -> ThreatModel:
     Raises:
       ValueError: a radius that cannot be meant.
     """
-    threat_model.check_static(eps, "eps")
     ThreatModel(eps, norm).check_reach(shape)
     if eps <= 0 or (norm == "linf" and eps >= 1):
         raise ValueError(f"eps={eps}: must be above 0 and, of images in [0,1], below 1")
