@@ -647,7 +647,7 @@ SUSPICIONS = {
     "nothing done, called": (lambda: Mine(lambda x: x)(predict, X, Y), "'mine' moved no image"),
     "nothing done, training": (
         lambda: trains_with(lambda x: x),
-        "'mine' returned its images unchanged, so that the method would train on clean",
+        "'mine' returned its images unchanged, so that a method would train on clean",
     ),
     "no gradient, random start": (
         lambda: pgd(lambda x: predict(jnp.round(4 * x))),

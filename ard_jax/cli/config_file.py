@@ -179,7 +179,7 @@ def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
 
 def _experiments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Beginning of dotted names -> experiment: one, or the runs of a comparison."""
-    runs = config.get("runs")
+    runs: Any = config.get("runs")
     return {"": config} if runs is None else {f"runs.{name}.": runs[name] for name in runs}
 
 

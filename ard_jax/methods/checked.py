@@ -103,8 +103,8 @@ def attack(one: Attack, student: ModelBundle) -> None:
         found = jax.jit(run)(images)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise ValueError(
-            f"attack {one.name!r} reads the values of its images (NumPy, float(), if ...), so that no step can "
-            "train with it; write it with jax.numpy"
+            f"attack {one.name!r} reads the values of its images (NumPy, float(), if ...), so that no step "
+            "can train with it; write it with jax.numpy"
         ) from error
     except Exception as error:  # whatever a user's function raises
         text = (str(error).splitlines() or [""])[0]
@@ -117,7 +117,7 @@ def attack(one: Attack, student: ModelBundle) -> None:
     threat_model.check_excess(beyond, threat, one.name)
     if np.array_equal(found, images):
         warnings.warn(
-            f"attack {one.name!r} returned its images unchanged, so that the method would train on clean ones",
+            f"attack {one.name!r} returned its images unchanged, so that a method would train on clean ones",
             stacklevel=3,
         )
 
@@ -150,7 +150,8 @@ def lengths(parts: Any) -> None:
         if 0 < one.updates < updates:
             raise ValueError(
                 f"{name} is made for {one.updates} updates, but Parts has {parts.epochs} epochs of "
-                f"{parts.steps_per_epoch} steps; give optim.make(config, {parts.epochs}, {parts.steps_per_epoch})"
+                f"{parts.steps_per_epoch} steps; give optim.make(config, {parts.epochs}, "
+                f"{parts.steps_per_epoch})"
             )
 
 
@@ -220,7 +221,7 @@ def metrics(given: Mapping[str, Any], taken: Iterable[str] = OF_UPDATE) -> None:
     """Raises ValueError for a metric of a name that is `taken` by the update or by the log."""
     if twice := sorted(set(given) & set(taken)):
         raise ValueError(
-            f"a metric is called {', '.join(map(repr, twice))}, which an update or the log has of its own and "
+            f"a metric is called {', '.join(map(repr, twice))}, which an update or the log has of its own: "
             "one of the two would be lost; give it another name"
         )
 
@@ -243,8 +244,8 @@ def keys(what: str, batch: Mapping[str, Any], **others: Mapping[str, Any]) -> It
             for n, m in ({"the_batch_has": batch} | others).items()
         ]
         raise ValueError(
-            f"{what} finds no {error.args[0] if error.args else ''!r} in {place.filename}, line {place.lineno}: "
-            f"{place.line}; {', '.join(have)}"
+            f"{what} finds no {error.args[0] if error.args else ''!r} in {place.filename}, line "
+            f"{place.lineno}: {place.line}; {', '.join(have)}"
         ) from error
 
 
