@@ -99,6 +99,8 @@ def evaluate(
         results = dataclasses.replace(results, unmoved=())
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
     told += network
+    smallest = [] if suites else [min(float(spec.threat.eps) for spec in attacks.values())]
+    told += [text for radius in smallest for text in network_checks.radius_warnings(radius)]
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}
@@ -160,6 +162,10 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
         if eps not in (8 / 255, one.threat.eps):
             raise ValueError(
                 f"eps={eps} is for attacks given by name; attacks[{name!r}] has eps={one.threat.eps:g}"
+            )
+        if norm not in ("linf", one.threat.norm):
+            raise ValueError(
+                f"norm={norm!r} is for attacks given by name; attacks[{name!r}] has norm={one.threat.norm!r}"
             )
     return dict(attacks), []
 

@@ -10,6 +10,7 @@ import pytest
 
 from ard_jax import attacks, data, evaluate, losses, methods, models, optim
 from ard_jax.data.base import ArrayDataset
+from ard_jax.interop import safetensors_file, torch_export
 from ard_jax.methods import base
 from ard_jax.methods.options import Options
 from ard_jax.models import described
@@ -34,6 +35,10 @@ def numpy_predict(x):
 
 def pgd(f=predict, **options):
     return attacks.pgd(f, X, Y, KEY, **({"eps": 0.1, "steps": 1} | options))
+
+
+def pgd_on(images):
+    return attacks.pgd(predict, images, Y, KEY, eps=0.1, steps=1)
 
 
 def apgd(f=predict, **options):
@@ -564,11 +569,51 @@ OF_TRAINING = {
         lambda: data.Splits(PAIR, None, FIVE),
         "train is tuple; give an ArrayData",
     ),
-    "no test split": (lambda: data.Splits(FIVE, None, None), "test is NoneType; give an ArrayData"),
+    "no test split": (
+        lambda: data.Splits(dataclasses.replace(FIVE, split="train"), None, None),
+        "test is NoneType; give an ArrayData",
+    ),
     "an attack of a registration": (
         lambda: methods.Registration("a", Options, len, attack="foo"),
         "choose one of '', adaad_train",
     ),
+    "an epoch beyond the schedule": (
+        lambda: step(epoch=2),
+        "epoch=2: must be an integer from 1 to 1",
+    ),
+    "gradients of other arrays": (
+        lambda: OPTIM.update({"a": X}, OPTIM.init({"a": Z}), {"a": Z}, 0.1),
+        "grads are not those of params: their arrays have other shapes",
+    ),
+    "a complex loss": (
+        lambda: of_loss(lambda z, soft, batch: (1j * jnp.mean(z.nat), {})),
+        "the loss is .*complex.* real scalars",
+    ),
+    "a number for a metric's name": (
+        lambda: of_loss(lambda z, soft, batch: (jnp.mean(z.nat), {1: jnp.ones(())})),
+        "a metric is called 1; give a text",
+    ),
+    "splits in another order": (
+        lambda: data.Splits(FIVE, None, FIVE),
+        "train is the test split of five; is it meant",
+    ),
+    "another norm": (
+        lambda: evaluate(predict, PAIR, attacks.make("fgsm", eps=0.1), norm="l2"),
+        r"norm='l2' is for attacks given by name; attacks\['fgsm'\] has norm='linf'",
+    ),
+    "an attack that fails, evaluated": (
+        lambda: mine(lambda x: {}["eps"]),
+        "attack 'mine' fails: KeyError: 'eps'",
+    ),
+    "a description": (
+        lambda: torch_export.export(NET, NET.init(0), "nowhere", {"model": "small_cnn"}),
+        "lacks image_shape, kwargs, num_classes",
+    ),
+    "no JSON": (
+        lambda: safetensors_file.export(NET, NET.init(0), "nowhere", {"description": "foo"}),
+        "the description 'foo' is no JSON",
+    ),
+    "class names in no order": (lambda: named(set("abcde")), r"class_names=.*; give a tuple"),
     "a negative temperature": (
         lambda: losses.softened_kl(Z, Z, -1),
         "temperature=-1: must be above 0",
@@ -649,6 +694,16 @@ SUSPICIONS = {
         lambda: trains_with(lambda x: x),
         "'mine' returned its images unchanged, so that a method would train on clean",
     ),
+    "divided twice": (lambda: pgd(eps=8 / 255**2), "eps=0.000123 is less than a tenth of a grey"),
+    "divided twice, evaluate": (
+        lambda: evaluate(predict, PAIR, "fgsm", eps=8 / 255**2),
+        "eps=0.000123 is less than a tenth",
+    ),
+    "divided twice, AutoAttack": (lambda: autoattack(eps=8 / 255**2), "eps=0.000123 is less than"),
+    "rand without a key": (
+        lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="rand", steps=1, progress=False),
+        "version='rand' is for randomised networks, but predict takes no key",
+    ),
     "no gradient, random start": (
         lambda: pgd(lambda x: predict(jnp.round(4 * x))),
         "moved no image from its start",
@@ -703,6 +758,11 @@ def test_the_module_of_evaluate_is_the_function():
     assert evaluate(predict, PAIR, "fgsm", eps=0.1)["attacks"] == measure()["attacks"]
     with pytest.raises(ValueError, match="unknown attack 'nope'"):
         evaluate(predict, PAIR, "nope")
+
+
+def test_an_attack_is_a_constant_where_its_images_are_differentiated():
+    gradient = jax.grad(lambda x: pgd_on(x).sum())(jnp.asarray(X))
+    np.testing.assert_array_equal(gradient, 0)
 
 
 def test_a_radius_may_be_traced_in_functions():

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ard_jax.attacks import threat_model
+from ard_jax.attacks.auto_attack import diagnostics
 from ard_jax.attacks.checked_predict import look, traced_shape
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
@@ -147,6 +148,7 @@ class Attack(abc.ABC):
         if (
             self.bounded
             and checks.is_concrete(found)
+            and checks.is_concrete(images)
             and (logits is None or np.isfinite(logits).all())
         ):
             beyond = np.asarray(threat_model.excess(found, images, threat))
@@ -162,6 +164,8 @@ class Attack(abc.ABC):
             text = f"attack {self.name!r}: eps=0, so no image can change; is 8/255 meant, where 8//255 is 0?"
             warnings.warn(text, stacklevel=3)
             return
+        for text in diagnostics.radius_warnings(threat.eps, threat.clip_max - threat.clip_min):
+            warnings.warn(f"attack {self.name!r}: {text}", stacklevel=3)
         start, why = images, "it does nothing, or found nothing and gives the clean images back"
         if self.tileable:
             start = threat.cut(self.own_start(images, key, threat.eps), images)

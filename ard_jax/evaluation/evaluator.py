@@ -227,6 +227,11 @@ class Evaluator:
                     f"attack {spec.name!r} reads the values of its images (NumPy, float(), if ...); write it "
                     "with jax.numpy, or set pure = False in its class"
                 ) from error
+            except (KeyError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+                text = (str(error).splitlines() or [""])[0]
+                raise ValueError(
+                    f"attack {spec.name!r} fails: {type(error).__name__}: {text}"
+                ) from error
             threat_model.check_like(found, images, spec.name)
             return found
 

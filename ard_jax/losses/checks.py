@@ -167,7 +167,7 @@ def random_key(key: Any) -> Any:
         if not 0 <= key <= MOST_SEED:
             raise ValueError(f"key={key}: a seed must be from 0 to {MOST_SEED}")
         return jax.random.key(int(key))
-    shown = f"={key!r}"
+    shown = f"={key!r:.40}"
     if isinstance(key, jax.Array | np.ndarray):
         if (
             key.dtype == np.uint32

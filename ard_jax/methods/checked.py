@@ -219,6 +219,8 @@ def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
 
 def metrics(given: Mapping[str, Any], taken: Iterable[str] = OF_UPDATE) -> None:
     """Raises ValueError for a metric of a name that is `taken` by the update or by the log."""
+    if others := [name for name in given if not isinstance(name, str)]:
+        raise ValueError(f"a metric is called {others[0]!r}; give a text")
     if twice := sorted(set(given) & set(taken)):
         raise ValueError(
             f"a metric is called {', '.join(map(repr, twice))}, which an update or the log has of its own: "
@@ -282,9 +284,10 @@ def loss(function: Callable, student: ModelBundle, z: Any, soft: Any) -> None:
             f"the loss returned {type(found).__name__}; it must return (scalar, metrics)"
         )
     for name, value in {"the loss": found[0], **found[1]}.items():
-        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.number):
+        kind = jnp.floating if name == "the loss" else jnp.number
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, kind):
             raise ValueError(
-                f"{name} is {value}; the loss and its metrics are scalars, means of the batch"
+                f"{name} is {value}; the loss and its metrics are real scalars, means of the batch"
             )
     metrics(found[1], (*_OF_FROM_LOSS, *OF_LOG))
     reached: set[Any] = set(traced.jaxpr.invars[: len(jax.tree.leaves(z))])

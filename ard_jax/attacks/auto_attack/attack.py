@@ -189,6 +189,11 @@ def autoattack(
         engine, (), images, labels, chosen, version=version, eps=eps, norm=norm, seed=seed,
         session=Session(state_dir, progress),
     )  # fmt: skip
+    if version == "rand" and not takes_key:
+        found.warnings.append(
+            "version='rand' is for randomised networks, but predict takes no key: APGD-T, FAB and Square are "
+            "left out for nothing; use version='standard', or predict(images, key)"
+        )
     if not takes_key:
         found.warnings.extend(changing_constants(predict, images[:1]))
     for text in found.warnings:
@@ -235,7 +240,8 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     identity = fingerprint(settings, [images, labels, logits])
     about = {"version": version, "eps": threat.eps, "norm": norm, "images": len(images)}
     store = Store(session.state_dir, identity, about)
-    told = checks.image_warnings(images) + checks.output_warnings(logits, chosen)
+    told = checks.radius_warnings(eps) + checks.image_warnings(images)
+    told += checks.output_warnings(logits, chosen)
     told += checks.constant_warnings(images, logits) or _network_warnings(
         engine, variables, images, labels, logits, chosen, key
     )

@@ -18,6 +18,7 @@ SQUARE_GAIN = 0.002
 _SMALL_GRADIENT = 1e-6
 _SATURATED = 88  # exp(-88) is the smallest normal float32
 _LOGITS_DIFFER = 1e-4
+_LEAST_EPS = 0.1 / 255
 _DARK = 32 / 255  # a brightest pixel below it is rather one of another scale
 
 
@@ -165,6 +166,13 @@ def image_warnings(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> l
     return [] if brightest >= _DARK else [
         f"the brightest pixel is {255 * brightest:.3g} of 255; are the images scaled to 0 ... 255, or "
         "divided by 255 twice?"
+    ]  # fmt: skip
+
+
+def radius_warnings(eps: Any, width: float = 1.0) -> list[str]:
+    """Warnings out of a radius, of pixels whose range is so wide."""
+    return [] if eps / width >= _LEAST_EPS else [
+        f"eps={float(eps):.3g} is less than a tenth of a grey level; is 8/255 meant, divided by 255 once?"
     ]  # fmt: skip
 
 
