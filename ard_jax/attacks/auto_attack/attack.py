@@ -189,13 +189,8 @@ def autoattack(
         engine, (), images, labels, chosen, version=version, eps=eps, norm=norm, seed=seed,
         session=Session(state_dir, progress),
     )  # fmt: skip
-    if version == "rand" and not takes_key:
-        found.warnings.append(
-            "version='rand' is for randomised networks, but predict takes no key: APGD-T, FAB and Square are "
-            "left out for nothing; use version='standard', or predict(images, key)"
-        )
     if not takes_key:
-        found.warnings.extend(changing_constants(predict, images[:1]))
+        found.warnings.extend(_keyless_warnings(predict, images[:1], version))
     for text in found.warnings:
         warnings.warn(text, stacklevel=2)
     return found
@@ -304,6 +299,17 @@ def _takes_key(predict: Callable) -> bool:
     except (TypeError, ValueError):  # one argument, or nothing is known
         return False
     return True
+
+
+def _keyless_warnings(predict: Callable, image: np.ndarray, version: str) -> list[str]:
+    """Warnings of a predict that takes no key: it draws by other means, or not at all."""
+    found = changing_constants(predict, image)
+    if version == "rand":
+        found.append(
+            "version='rand' is for randomised networks, but predict takes no key: APGD-T, FAB and Square are "
+            "left out for nothing; use version='standard', or predict(images, key)"
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
