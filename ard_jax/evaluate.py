@@ -1,6 +1,13 @@
-"""Evaluates any JAX function from images to logits, for notebooks."""
+"""Evaluates any JAX function from images to logits, for notebooks.
 
+The module is the function too: after `from ard_jax import evaluate`, `evaluate(predict, dataset)` is
+`evaluate.evaluate(predict, dataset)`.
+"""
+
+import dataclasses
 import inspect
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -61,6 +68,7 @@ def evaluate(
       ValueError: unknown attack, impossible radius, data that cannot be used, or outputs that are not one for
         each class.
     """
+    threat_model.check_static(eps, "eps")
     attacks, suites = _chosen(attacks, eps, norm)
     names = [*attacks, *suites]
     checks.count(batch_size, "batch_size", 1)
@@ -83,11 +91,16 @@ def evaluate(
             autoattack.add_result(results, name, ran[0])
             records[name] = ran[1]
     summary = summarize(results, dataset.num_classes, names, autoattack=records)
-    found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
     first = np.asarray(dataset.images[:1], np.float32) / np.float32(255)
     drawn = changing_constants(predict, first)
     # Suites have given the others.
-    told += drawn if suites else _network_warnings(evaluator, dataset, drawn)
+    network = drawn if suites else _network_warnings(evaluator, dataset, drawn)
+    if network:  # which say why no image moved
+        results = dataclasses.replace(results, unmoved=())
+    found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
+    told += network
+    smallest = [] if suites else [min(float(spec.threat.eps) for spec in attacks.values())]
+    told += [text for radius in smallest for text in network_checks.radius_warnings(radius)]
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}
@@ -149,6 +162,10 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
         if eps not in (8 / 255, one.threat.eps):
             raise ValueError(
                 f"eps={eps} is for attacks given by name; attacks[{name!r}] has eps={one.threat.eps:g}"
+            )
+        if norm not in ("linf", one.threat.norm):
+            raise ValueError(
+                f"norm={norm!r} is for attacks given by name; attacks[{name!r}] has norm={one.threat.norm!r}"
             )
     return dict(attacks), []
 
@@ -223,3 +240,12 @@ def _as_dataset(predict: Any, pair: Any) -> ArrayDataset:
     classes = logits.shape[1]
     checks.labels_in_range(labels, classes)
     return ArrayDataset(images, labels, tuple(map(str, range(classes))), "the data", "test")
+
+
+class _Callable(types.ModuleType):
+    """A module that is called as its function is."""
+
+    __call__ = staticmethod(evaluate)
+
+
+sys.modules[__name__].__class__ = _Callable

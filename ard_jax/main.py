@@ -12,6 +12,8 @@ from absl import logging as absl_logging
 
 from ard_jax.cli import command_line, flags, modes
 
+_INTERRUPTED = 130  # what shells report after Ctrl-C
+
 
 def main(argv: list[str]) -> int:
     """Runs the mode; a user's mistake ends in one message and exit code 2."""
@@ -24,8 +26,12 @@ def main(argv: list[str]) -> int:
     try:
         return _run()
     except KeyboardInterrupt as error:
-        print(f"INTERRUPTED: {error}" if str(error) else "INTERRUPTED", file=sys.stderr, flush=True)
-        return 130  # what shells report after Ctrl-C
+        _tell_interrupted(error)
+        return _INTERRUPTED
+
+
+def _tell_interrupted(error: KeyboardInterrupt) -> None:
+    print(f"INTERRUPTED: {error}" if str(error) else "INTERRUPTED", file=sys.stderr, flush=True)
 
 
 def _run() -> int:
@@ -57,7 +63,10 @@ def _run() -> int:
         preemption.install()
         code = mode(config)
         print(end="", flush=True)  # of a full disk it is told here, not by Python as it ends
-        return code
+        return preemption.leave_interrupted() if code == _INTERRUPTED else code
+    except KeyboardInterrupt as error:
+        _tell_interrupted(error)
+        return preemption.leave_interrupted()
     except Exception as error:
         return failures.report(error)
 

@@ -99,13 +99,16 @@ class Optimizer:
 
     `lr` and `momentum` take the epoch, from 1, and the `opt_state`, at which only a schedule that changes at
     every update looks, and which may be left out. Without its last argument `update` takes the configured
-    momentum.
+    momentum. `epochs` is the length of the run that it is made for, 0 where that is not known; `updates`
+    likewise, of a schedule that changes at every update, and 0 for others.
     """
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     lr: Callable[..., jax.Array]
     momentum: Callable[..., Any]
+    epochs: int = 0
+    updates: int = 0
 
 
 class Counted(NamedTuple):
@@ -209,13 +212,16 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
     ):
         if jax.tree.structure(grads) != jax.tree.structure(params):
             raise ValueError("grads are not those of params: their trees have other leaves")
+        shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, params)]
+        if shapes[0] != shapes[1]:
+            raise ValueError("grads are not those of params: their arrays have other shapes")
         inner = opt_state.inner if counted else opt_state
         updates, inner = transform(momentum).update(grads, inner, params)
         params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
         return params, Counted(inner, opt_state.updates + 1) if counted else inner
 
     def rate(epoch: jax.Array, opt_state: Any = None):
-        if checks.is_concrete(epoch):
+        if isinstance(epoch, int) or checks.is_concrete(epoch):
             checks.count(int(epoch), "epoch", 1, epochs)
         if counted and opt_state is not None:
             return cycle(config, opt_state.updates / total)[0]
@@ -229,4 +235,4 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
             return config.momentum + one_cycle(position, config.warmup - 1, epochs - 1)[1]
         return config.momentum
 
-    return Optimizer(init, update, rate, momentum)
+    return Optimizer(init, update, rate, momentum, epochs, total if counted else 0)

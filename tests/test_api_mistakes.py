@@ -10,6 +10,7 @@ import pytest
 
 from ard_jax import attacks, data, evaluate, losses, methods, models, optim
 from ard_jax.data.base import ArrayDataset
+from ard_jax.interop import safetensors_file, torch_export
 from ard_jax.methods import base
 from ard_jax.methods.options import Options
 from ard_jax.models import described
@@ -34,6 +35,10 @@ def numpy_predict(x):
 
 def pgd(f=predict, **options):
     return attacks.pgd(f, X, Y, KEY, **({"eps": 0.1, "steps": 1} | options))
+
+
+def pgd_on(images):
+    return attacks.pgd(predict, images, Y, KEY, eps=0.1, steps=1)
 
 
 def apgd(f=predict, **options):
@@ -441,7 +446,180 @@ OF_THE_REST = {
         r"'adv' needs Parts\(attack=",
     ),
 }
-MISTAKES |= OF_ATTACKS | OF_THE_REST
+
+
+def wide(**options):
+    return {"eps": 9.0, "norm": "l2"} | options
+
+
+OF_RADII = {
+    "L2, PGD": (
+        lambda: pgd(**wide()),
+        r"eps=9.0: .* in \[0, 8\]; no two images of shape \(8, 8, 1\)",
+    ),
+    "L2, JAX": (lambda: pgd(**wide(eps=jnp.float32(9))), r"eps=9.0: .* in \[0, 8\]"),
+    "L2, APGD": (lambda: apgd(**wide()), r"eps=9.0: .* in \[0, 8\]"),
+    "L2, FAB": (lambda: attacks.fab(predict, X, Y, **wide()), r"eps=9.0: .* in \[0, 8\]"),
+    "L2, Square": (
+        lambda: attacks.square(predict, X, Y, KEY, **wide()),
+        r"eps=9.0: .* in \[0, 8\]",
+    ),
+    "L2, AutoAttack": (lambda: autoattack(**wide()), r"eps=9.0: .* in \[0, 8\]"),
+    "L2, evaluate": (
+        lambda: evaluate.evaluate(predict, PAIR, "fgsm", **wide()),
+        r"eps=9.0: .* in \[0, 8\]",
+    ),
+    "L2, an attack": (
+        lambda: evaluate.evaluate(predict, PAIR, Mine(lambda x: x, **wide())),
+        r"eps=9.0: .* in \[0, 8\]",
+    ),
+    "L2, a range": (lambda: pgd(**wide(eps=2041, clip_max=255.0)), "within .* but clip_max=255"),
+    "L2, a loop": (
+        lambda: attacks.pgd_loop(jnp.sum, X, X, step_size=0.1, steps=1, **wide()),
+        r"eps=9.0: .* in \[0, 8\]",
+    ),
+    "L2, training": (
+        lambda: parts(attack=attacks.make("sat_train", **wide())),
+        r"eps=9.0: .* in \[0, 8\]",
+    ),
+    "traced, make": (lambda: jax.jit(lambda e: attacks.make("fgsm", e))(0.1), "eps is a JAX array"),
+    "of JAX, APGD": (lambda: attacks.make("apgd_ce", jnp.float32(0.1)), "eps is a JAX array"),
+    "of JAX, FAT": (lambda: attacks.make("fat_train").with_eps(jnp.float32(0.1)), "is a JAX array"),
+    "of JAX, one's own": (lambda: mine(lambda x: x, eps=jnp.float32(0.1)), "'mine': eps is a JAX"),
+    "of JAX, a suite": (lambda: attacks.make("square100", jnp.float32(0.1)), "eps is a JAX array"),
+    "traced, AutoAttack": (lambda: jax.jit(lambda e: autoattack(eps=e))(0.1), "eps is a JAX array"),
+    "traced images, AutoAttack": (
+        lambda: jax.jit(lambda x: attacks.autoattack(predict, x, Y, eps=0.1))(X),
+        "AutoAttack decides on the host .* outside of jit",
+    ),
+    "traced, evaluate": (
+        lambda: jax.jit(lambda e: evaluate.evaluate(predict, PAIR, eps=e))(0.1),
+        "eps is a JAX array",
+    ),
+}
+
+
+def trains_with(result, **options):
+    return methods.create("sat", parts(attack=Mine(result, **options)))
+
+
+def of_metrics(**named):
+    return of_loss(lambda z, soft, batch: (jnp.mean(z.nat), named))
+
+
+def steps_on(key):
+    """A step of a loss that asks the batch for `key`."""
+    made = of_loss(lambda z, soft, batch: (jnp.mean(z.nat) + batch[key], {}))
+    return made.step(made.init(NET.init(0), {}), {"image": X, "label": Y, "epoch": 1}, KEY)
+
+
+def two_views(**batch):
+    made = methods.create("consistency_at", parts())
+    batch = {"image": X, "label": Y, "epoch": 1} | batch
+    return made.step(made.init(NET.init(0), {}), batch, KEY)
+
+
+CYCLIC = optim.make(optim.OptimConfig(schedule="cyclic"), 2)
+FIVE = ArrayDataset(*PAIR, tuple("abcde"), "five", "test")
+OF_TRAINING = {
+    "beyond the ball": (
+        lambda: trains_with(lambda x: jnp.clip(x + 0.2, 0, 1)),
+        "2 of 2 images outs",
+    ),
+    "beyond the range": (
+        lambda: trains_with(lambda x: x + 0.05),
+        r"outside of what .* in \[0, 1\]",
+    ),
+    "NumPy in training": (
+        lambda: trains_with(np.asarray),
+        "'mine' reads the values .* no step can",
+    ),
+    "an attack that fails": (
+        lambda: trains_with(lambda x: x.foo),
+        "fails in training: AttributeError",
+    ),
+    "an attack of another kind": (
+        lambda: methods.create("sat", parts(attack=Narrow(lambda x: x))),
+        "'mine' fails in training: TypeError",
+    ),
+    "a short schedule": (
+        lambda: parts(epochs=2),
+        r"student_optim is made for 1 epochs, but Parts has epochs=2; give optim.make\(config, 2\)",
+    ),
+    "a teacher's short schedule": (
+        lambda: parts(epochs=2, student_optim=CYCLIC, teacher_optims={"robust": OPTIM}),
+        r"teacher_optims\['robust'\] is made for 1 epochs",
+    ),
+    "a short cycle": (
+        lambda: parts(epochs=2, steps_per_epoch=5, student_optim=CYCLIC),
+        r"made for 2 updates, but Parts has 2 epochs of 5 steps; give optim.make\(config, 2, 5\)",
+    ),
+    "a metric called loss": (lambda: of_metrics(loss=jnp.ones(())), "a metric is called 'loss'"),
+    "metrics of the log": (
+        lambda: of_metrics(step=jnp.ones(()), lr=jnp.ones(())),
+        "called 'lr', 'step', which an update or the log has of its own",
+    ),
+    "a key of the batch": (
+        lambda: steps_on("foo"),
+        r"finds no 'foo' in .*test_api_mistakes.py, line \d+: .*the batch has image, label, epoch",
+    ),
+    "one view": (two_views, "the batch lacks view: .*view, another augmentation of the images,"),
+    "half a view": (lambda: two_views(view=X[:2]), r"view has shape \(2, 8, 8, 1\)"),
+    "splits of a pair": (
+        lambda: data.Splits(PAIR, None, FIVE),
+        "train is tuple; give an ArrayData",
+    ),
+    "no test split": (
+        lambda: data.Splits(dataclasses.replace(FIVE, split="train"), None, None),
+        "test is NoneType; give an ArrayData",
+    ),
+    "an attack of a registration": (
+        lambda: methods.Registration("a", Options, len, attack="foo"),
+        "choose one of '', adaad_train",
+    ),
+    "an epoch beyond the schedule": (
+        lambda: step(epoch=2),
+        "epoch=2: must be an integer from 1 to 1",
+    ),
+    "gradients of other arrays": (
+        lambda: OPTIM.update({"a": X}, OPTIM.init({"a": Z}), {"a": Z}, 0.1),
+        "grads are not those of params: their arrays have other shapes",
+    ),
+    "a complex loss": (
+        lambda: of_loss(lambda z, soft, batch: (1j * jnp.mean(z.nat), {})),
+        "the loss is .*complex.* real scalars",
+    ),
+    "a number for a metric's name": (
+        lambda: of_loss(lambda z, soft, batch: (jnp.mean(z.nat), {1: jnp.ones(())})),
+        "a metric is called 1; give a text",
+    ),
+    "splits in another order": (
+        lambda: data.Splits(FIVE, None, FIVE),
+        "train is the test split of five; is it meant",
+    ),
+    "another norm": (
+        lambda: evaluate(predict, PAIR, attacks.make("fgsm", eps=0.1), norm="l2"),
+        r"norm='l2' is for attacks given by name; attacks\['fgsm'\] has norm='linf'",
+    ),
+    "an attack that fails, evaluated": (
+        lambda: mine(lambda x: {}["eps"]),
+        "attack 'mine' fails: KeyError: 'eps'",
+    ),
+    "a description": (
+        lambda: torch_export.export(NET, NET.init(0), "nowhere", {"model": "small_cnn"}),
+        "lacks image_shape, kwargs, num_classes",
+    ),
+    "no JSON": (
+        lambda: safetensors_file.export(NET, NET.init(0), "nowhere", {"description": "foo"}),
+        "the description 'foo' is no JSON",
+    ),
+    "class names in no order": (lambda: named(set("abcde")), r"class_names=.*; give a tuple"),
+    "a negative temperature": (
+        lambda: losses.softened_kl(Z, Z, -1),
+        "temperature=-1: must be above 0",
+    ),
+}
+MISTAKES |= OF_ATTACKS | OF_THE_REST | OF_RADII | OF_TRAINING
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -510,6 +688,22 @@ SUSPICIONS = {
         lambda: attacks.bim(lambda x: predict(jnp.round(x)), X, Y, eps=0.1),
         "moved no image from its start",
     ),
+    "nothing done": (lambda: mine(lambda x: x), "mine returned every image unchanged"),
+    "nothing done, called": (lambda: Mine(lambda x: x)(predict, X, Y), "'mine' moved no image"),
+    "nothing done, training": (
+        lambda: trains_with(lambda x: x),
+        "'mine' returned its images unchanged, so that a method would train on clean",
+    ),
+    "divided twice": (lambda: pgd(eps=8 / 255**2), "eps=0.000123 is less than a tenth of a grey"),
+    "divided twice, evaluate": (
+        lambda: evaluate(predict, PAIR, "fgsm", eps=8 / 255**2),
+        "eps=0.000123 is less than a tenth",
+    ),
+    "divided twice, AutoAttack": (lambda: autoattack(eps=8 / 255**2), "eps=0.000123 is less than"),
+    "rand without a key": (
+        lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="rand", steps=1, progress=False),
+        "version='rand' is for randomised networks, but predict takes no key",
+    ),
     "no gradient, random start": (
         lambda: pgd(lambda x: predict(jnp.round(4 * x))),
         "moved no image from its start",
@@ -558,6 +752,24 @@ def test_an_attack_can_be_called():
     np.testing.assert_array_equal(made(predict, X, Y, KEY), pgd())
     found = evaluate.evaluate(predict, PAIR, made)
     assert list(found["attacks"]) == ["pgd_sat"]
+
+
+def test_the_module_of_evaluate_is_the_function():
+    assert evaluate(predict, PAIR, "fgsm", eps=0.1)["attacks"] == measure()["attacks"]
+    with pytest.raises(ValueError, match="unknown attack 'nope'"):
+        evaluate(predict, PAIR, "nope")
+
+
+def test_an_attack_is_a_constant_where_its_images_are_differentiated():
+    gradient = jax.grad(lambda x: pgd_on(x).sum())(jnp.asarray(X))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_radius_may_be_traced_in_functions():
+    found = jax.jit(lambda eps: attacks.pgd(predict, X, Y, KEY, eps=eps, steps=1))(0.1)
+    np.testing.assert_allclose(found, pgd(), atol=1e-6)
+    apgd_found = jax.jit(lambda eps: attacks.apgd(predict, X, Y, KEY, eps=eps, steps=1).best)(0.1)
+    assert abs(apgd_found - X).max() <= 0.1 + 1e-6
 
 
 def test_a_seed_is_a_key_of_initial_values():

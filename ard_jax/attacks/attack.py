@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ard_jax.attacks import threat_model
+from ard_jax.attacks.auto_attack import diagnostics
 from ard_jax.attacks.checked_predict import look, traced_shape
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
@@ -96,6 +97,7 @@ class Attack(abc.ABC):
         if getattr(self, "order", None) in threat_model.ORDERS:
             values["order"] = getattr(self, "order")  # noqa: B009 (of some)
         try:
+            threat_model.check_static(values["eps"], "eps")
             return ThreatModel(**values, **clip)
         except ValueError as error:
             raise ValueError(f"attack {name!r}: {error}") from None
@@ -125,11 +127,12 @@ class Attack(abc.ABC):
           ValueError: what `run` raises, or a result that is outside of what the attack declares.
         """
         threat, logits, told = self.threat, None, []
-        clip = threat.clip_min, threat.clip_max
-        images, labels, key = threat_model.check_batch(images, labels, key, *clip)
+        if rest.get("eps") is not None:
+            threat = dataclasses.replace(threat, eps=rest["eps"])
+        images, labels, key = threat_model.check_batch(images, labels, key, threat)
         stateless = rest.get("state") is None
         if stateless:
-            logits, told = look(predict, images, clip=clip)
+            logits, told = look(predict, images, clip=(threat.clip_min, threat.clip_max))
             predict = fast_on_cpu(predict, images) if self.pure else predict
         elif (
             not isinstance(pair := traced_shape(predict, images, rest["state"]), tuple)
@@ -141,11 +144,11 @@ class Attack(abc.ABC):
         result = self.run(predict, images, labels, key, **rest)
         found = result if stateless or not isinstance(result, tuple) else result[0]
         threat_model.check_like(found, images, self.name)
-        threat = threat if rest.get("eps") is None else dataclasses.replace(threat, eps=rest["eps"])
         # A network whose clean outputs are NaN has been told of, and makes NaN of its images.
         if (
             self.bounded
             and checks.is_concrete(found)
+            and checks.is_concrete(images)
             and (logits is None or np.isfinite(logits).all())
         ):
             beyond = np.asarray(threat_model.excess(found, images, threat))
@@ -160,15 +163,16 @@ class Attack(abc.ABC):
         if threat.eps == 0:
             text = f"attack {self.name!r}: eps=0, so no image can change; is 8/255 meant, where 8//255 is 0?"
             warnings.warn(text, stacklevel=3)
-        if not self.tileable or threat.eps == 0:
             return
-        start = self.own_start(images, key, threat.eps)
-        if np.array_equal(found, threat.cut(start, images)):
-            warnings.warn(
-                f"attack {self.name!r} moved no image from its start: the gradient of predict is 0 "
-                "(rounding, saturated or constant outputs, a cut graph?); its failure is no robustness",
-                stacklevel=3,
-            )
+        for text in diagnostics.radius_warnings(threat.eps, threat.clip_max - threat.clip_min):
+            warnings.warn(f"attack {self.name!r}: {text}", stacklevel=3)
+        start, why = images, "it does nothing, or found nothing and gives the clean images back"
+        if self.tileable:
+            start = threat.cut(self.own_start(images, key, threat.eps), images)
+            why = "the gradient of predict is 0 (rounding, saturated or constant outputs, a cut graph?)"
+        if np.array_equal(found, start):
+            text = f"attack {self.name!r} moved no image from its start: {why}; its failure is no robustness"
+            warnings.warn(text, stacklevel=3)
 
     @abc.abstractmethod
     def run(

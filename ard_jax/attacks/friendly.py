@@ -47,7 +47,7 @@ class FriendlyAttack(Attack):
 
     def __post_init__(self):
         """Checks every field."""
-        threat = ThreatModel(self.eps, self.norm)
+        threat = self.threat
         threat.check_length(self.step_size, "step_size")
         threat.check_length(self.sigma, "sigma")
         checks.count(self.steps, "steps", 1)
@@ -85,9 +85,10 @@ class FriendlyAttack(Attack):
         Raises:
           ValueError: a bad value, shape or dtype, or no key for random numbers.
         """
-        images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
+        threat = ThreatModel(self.eps, self.norm)
+        images, labels, key = threat_model.check_batch(images, labels, key, threat, labelled=True)
         patience = self.patience if patience is None else patience
-        threat = ThreatModel(self.eps, self.norm).astype(images.dtype)
+        threat = threat.astype(images.dtype)
 
         def counting(x: jax.Array, carried: Any):
             inner, wrong = carried

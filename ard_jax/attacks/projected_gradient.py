@@ -85,10 +85,7 @@ class PgdAttack(Attack):
         """Checks every field."""
         try:
             for name in ("eps", "step_size"):
-                if isinstance(getattr(self, name), jax.Array):
-                    raise ValueError(
-                        f"{name} is a JAX array; give a Python number, or pass it to run()"
-                    )
+                threat_model.check_static(getattr(self, name), name)
             threat = part_of(self, ThreatModel)
             threat.check_length(self.step_size, "step_size")
             threat.check_length(self.sigma, "sigma")
@@ -209,10 +206,8 @@ class PgdAttack(Attack):
         if step_size is None:
             step_size = self.step_size if eps is None else self._scaled_step(eps)
         eps = self.eps if eps is None else eps
-        images, labels, key = threat_model.check_batch(
-            images, labels, key, self.clip_min, self.clip_max
-        )
         threat = part_of(self, ThreatModel, eps=eps)
+        images, labels, key = threat_model.check_batch(images, labels, key, threat)
         threat.check_length(step_size, "step_size")
         self._check_combination(labels, state)
         given = create(objectives.References, self.name, references)

@@ -65,6 +65,16 @@ class ThreatModel:
         longest = self.clip_max - self.clip_min if self.norm == "linf" else math.inf
         checks.number(value, name, 0.0, longest, fix)
 
+    def check_reach(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError where a readable L2 radius is beyond any two images [H,W,C] of the range."""
+        if self.norm == "l2":
+            widest = (self.clip_max - self.clip_min) * math.sqrt(math.prod(shape))
+            fix = (
+                f"; no two images of shape {tuple(shape)} are further apart in L2, in pixel units of the "
+                "image (128/255 = 0.502)"
+            )
+            checks.number(self.eps, "eps", 0.0, widest, fix)
+
     def astype(self, dtype: Any) -> Self:
         """Returns the same with eps as an array of this type."""
         return dataclasses.replace(self, eps=jnp.asarray(self.eps, dtype))
@@ -80,6 +90,15 @@ class ThreatModel:
         if self.order != "range_only":
             x = project(x, center, self.eps, self.norm)
         return x if self.order == "range_at_end" else self.clip(x)
+
+
+def check_static(value: Any, name: str) -> None:
+    """Raises ValueError for an array of JAX, traced or not, where a program is made for a number."""
+    if isinstance(value, jax.Array):
+        raise ValueError(
+            f"{name} is a JAX array; give a Python number, such as float(eps), or pass it to the attack's "
+            "run() or function, which take traced ones"
+        )
 
 
 def per_image(value: jax.Array, like: jax.Array) -> jax.Array:
@@ -245,23 +264,24 @@ def check_batch(
     images: Any,
     labels: Any,
     key: Any,
-    lowest: float = 0.0,
-    highest: float = 1.0,
+    threat: ThreatModel,
     labelled: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Returns images, labels (None stays None unless `labelled`) and key: what every attack does first.
 
     Raises:
       ValueError: images that are not float32 [B,...] (or float64) in the pixel range, labels that are not
-        integers [B], or a key that is neither one nor one for each image. Values are looked at where they can
-        be read, outside of jit.
+        integers [B], a key that is neither one nor one for each image, or a radius beyond any image. Values
+        are looked at where they can be read, outside of jit.
     """
-    images = checks.pixels(images, lowest, highest)
+    highest = threat.clip_max
+    images = checks.pixels(images, threat.clip_min, highest)
     if highest > 2 and checks.is_concrete(images) and checks.extremes(images)[1] <= 1:
         raise ValueError(
             f"images are within [0, 1], but clip_max={highest:g}; give the range of the images, in "
             "whose unit eps is too"
         )
+    threat.check_reach(images.shape[1:])
     if labelled and labels is None:
         raise ValueError("labels are None; give class numbers [B]")
     labels = None if labels is None else checks.integer_labels(labels, images.shape[0])

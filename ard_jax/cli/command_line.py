@@ -10,6 +10,7 @@ from ard_jax.cli import flags as own_flags
 from ard_jax.cli import help_text
 from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
+from ard_jax.io.files import output_is_lost
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
@@ -42,6 +43,9 @@ def parse(argv: list[str]) -> list[str]:
                 return _with_runs(left)
         except flags.Error as error:
             problem = _bad_value(flags.FLAGS, str(error))
+        except (BrokenPipeError, SystemExit):  # of --help, which `| head` reads a part of
+            output_is_lost()
+            sys.exit(1)
     print(f"ERROR: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
 

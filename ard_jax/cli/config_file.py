@@ -48,10 +48,12 @@ def load(name: str, overrides: Iterable[str] = ()) -> Any:
     file, colon, choice = name.partition(":")
     config = _made(_path(file), name, (choice,) if colon else ())
     overrides = list(overrides)
-    types_ = _types(config) if overrides else {}
+    types_, former = (_types(config), _methods(config)) if overrides else ({}, {})
     problems = [problem for one in overrides if (problem := _apply(config, types_, one))]
     given = [one.partition("=")[0] for one in overrides]
-    problems = problems or _idle(config, given) or _foreign_attack(config, given, name)
+    problems = problems or _idle(config, given)
+    if overrides and not problems:
+        problems = _foreign(config, given, name, former)
     if problems:
         raise ConfigFileError(
             "\n  - ".join(["The command line sets what cannot be set:", *problems])
@@ -189,19 +191,42 @@ def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
     return []
 
 
-def _foreign_attack(config: ml_collections.ConfigDict, given: list[str], name: str) -> list[str]:
-    """Why a method that was set would train with the attack that the file has for another one."""
-    if "method.name" not in given or any(path.startswith("attack.") for path in given):
-        return []
-    method, attack = config.method.name, config.get("attack")
-    has = attack.get("name") if isinstance(attack, ml_collections.ConfigDict) else None
-    own = methods.ATTACKS.get(method)
-    if not own or has in (None, own):
-        return []
-    return [
-        f"config.method.name={method}: {name} has the attack {has}, that of {method} is "
-        f"{own}; use a config of {method}, such as configs/digits.py:{method}, or set config.attack.name too"
-    ]
+def _experiments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Beginning of dotted names -> experiment: one, or the runs of a comparison."""
+    runs: Any = config.get("runs")
+    return {"": config} if runs is None else {f"runs.{name}.": runs[name] for name in runs}
+
+
+def _methods(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Likewise -> name of the method."""
+    return {
+        prefix: one.get("method", {}).get("name") for prefix, one in _experiments(config).items()
+    }
+
+
+def _foreign(
+    config: ml_collections.ConfigDict, given: list[str], name: str, former: dict[str, Any]
+) -> list[str]:
+    """What would stay of the `former` methods of the file `name` where others were set."""
+    changed = {p: m for p, m in _methods(config).items() if m != former[p] and m in methods.ATTACKS}
+    found = []
+    for prefix, method in changed.items():
+        one, own = _experiments(config)[prefix], methods.ATTACKS[method]
+        set_, attack = f"config.{prefix}method.name={method}: {name} has", one.get("attack")
+        has = attack.get("name") if isinstance(attack, ml_collections.ConfigDict) else None
+        instead = f"use a config of {method}, such as configs/digits.py:{method}"
+        attack_given = any(path.startswith(f"{prefix}attack.") for path in given)
+        if own and has not in (None, own) and not attack_given:
+            found.append(
+                f"{set_} the attack {has}, that of {method} is {own}; {instead}, or set "
+                f"config.{prefix}attack.name too"
+            )
+        kept = [n for n in one.method if n != "name" and f"{prefix}method.{n}" not in given]
+        if kept:
+            values_ = ", ".join(f"{n}={one.method[n]}" for n in kept[:3])
+            more = ", ..." if kept[3:] else ""
+            found.append(f"{set_} {values_}{more} for {former[prefix]}; {instead}")
+    return found
 
 
 def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:

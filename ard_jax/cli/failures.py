@@ -7,6 +7,7 @@ import traceback
 
 import jax
 
+from ard_jax.io.files import output_is_lost
 from ard_jax.runtime import distributed, preemption
 from ard_jax.training.loop import TrainingDivergedError
 
@@ -50,7 +51,7 @@ def _mistake(error: Exception) -> str:
     if isinstance(error, ValueError | TrainingDivergedError):
         return str(error)
     if isinstance(error, OSError):  # a folder that cannot be written, a full disk
-        what = error.filename or ("standard output" if _lost_output() else "a file of this run")
+        what = error.filename or ("standard output" if output_is_lost() else "a file of this run")
         return f"{what}: {error.strerror or error}{_FIXES.get(error.errno or 0, '')}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         cause = str(error).partition("\n")[0]
@@ -72,16 +73,3 @@ def missing_device() -> str:
             f"{cause and ': '}{cause}; set JAX_PLATFORMS=cpu, or install what JAX needs for the device"
         )
     return ""
-
-
-def _lost_output() -> bool:
-    """Whether standard output cannot be written any more; then nothing more is tried, at the exit either."""
-    output = sys.stdout
-    if output is None:
-        return False
-    try:
-        print(file=output, flush=True)  # what failed before is no longer in its buffer
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-        return True
-    return False

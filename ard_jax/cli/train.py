@@ -43,6 +43,7 @@ def run(experiment: Experiment) -> Path:
         check_writable(experiment.teachers.cache, "config.teachers.cache")
     # What is wrong with data, settings or checkpoints is told before there is a folder.
     splits = build.load_data(experiment.data)
+    train_checks.check_radii(experiment, splits)
     mesh = build.make_mesh(experiment, splits)
     settings = build.training_settings(experiment)
     steps_per_epoch = run_lib.step_config(settings, splits).steps_per_epoch
@@ -216,6 +217,7 @@ def evaluate_checkpoint(
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
+    train_checks.check_radii(experiment, splits)
     train_checks.check_fits(meta["config"]["net"], folder, splits)
     if problem := train_checks.changed_data(meta, experiment, splits):
         raise teachers.TeacherError(

@@ -1,15 +1,17 @@
 """What is checked of data, folders and overrides before anything is computed."""
 
 import functools
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ard_jax.checkpoints import manager, networks, resume
 from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
 from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
+from ard_jax.config.validate import radius_problems
 from ard_jax.data import Splits, base
 from ard_jax.io.files import check_writable, size_text
 from ard_jax.models import ModelBundle, described
@@ -162,6 +164,12 @@ def _trains_same(experiment: Experiment, folder: Path) -> bool:
     return then == now
 
 
+def check_radii(experiment: Experiment, splits: Splits) -> None:
+    """Raises ConfigError where a radius is beyond any of these images."""
+    if problems := radius_problems(experiment, splits.test.image_shape):
+        raise ConfigError(problems[0])
+
+
 def check_size(
     experiment: Experiment,
     splits: Splits,
@@ -174,42 +182,86 @@ def check_size(
     Raises:
       NoRoomError: it does not.
     """
-    bundles = {}
+    bundles, trained = {}, []
     for teacher in wanted:
         if teacher.checkpoint:
             net = networks.describe_checkpoint(teacher.checkpoint)[0]
         else:
             net = teacher.describe(splits.train)
-        bundles[teacher.role] = described.from_description(net)
+        bundles[teacher.role] = bundle = described.from_description(net)
+        if recipe := teacher.recipe:
+            folder = teachers.kept_in(teacher, net, splits)[0]
+            arrays = run_lib.state_shapes(recipe, splits, bundle, {})
+            where = f"config.teachers.cache={teacher.cache}"
+            one = _stored(where, folder, arrays, recipe.epochs, f"of the {teacher.role} teacher")
+            trained += [] if (folder / "best").is_dir() else [one]
     settings = build.training_settings(experiment)
     arrays = run_lib.state_shapes(settings, splits, student, bundles)
-    size = sum(array.size * array.dtype.itemsize for array in arrays)
-    room, copies = sharding.memory(mesh)
+    size, (room, copies) = _bytes(arrays), sharding.memory(mesh)
     if room is not None and size * copies > room:
         raise NoRoomError(
             f"config.student: parameters, teachers and optimisers take {size_text(size)} on each of {copies} "
             f"devices, but there are {size_text(room)} of memory; use smaller networks, or fewer devices by "
             "config.run.devices"
         )
+    workdir, what = workdir_of(experiment), "(student, teachers and optimisers) and the report"
+    own = _stored(f"config.workdir={workdir}", workdir, arrays, experiment.epochs, what, _REPORT)
+    _check_room([own, *trained])
+
+
+class _Stored(NamedTuple):
+    """What a training writes.
+
+    Attributes:
+      where: the option that chose its folder.
+      folder: it.
+      size: bytes.
+      what: for the message.
+    """
+
+    where: str
+    folder: Path
+    size: int
+    what: str
+
+
+def _bytes(arrays: list[Any]) -> int:
+    return sum(array.size * array.dtype.itemsize for array in arrays)
+
+
+def _stored(
+    where: str, folder: Path, arrays: list[Any], epochs: int, what: str, beside: int = 0
+) -> _Stored:
     # Two in best/ and two in last/; the first and the last epoch are always saved.
-    size += _BESIDE + _BESIDE_ARRAY * len(arrays)
-    _check_room(workdir_of(experiment), size, 4 if experiment.epochs > 1 else 2)
+    kept, size = 4 if epochs > 1 else 2, _bytes(arrays) + _BESIDE + _BESIDE_ARRAY * len(arrays)
+    text = f"{kept} checkpoints of about {size_text(size)} {what}"
+    return _Stored(where, folder, kept * size + beside, text)
 
 
-def _check_room(workdir: Path, size: int, kept: int) -> None:
-    """Raises NoRoomError if so many checkpoints of so many bytes do not fit beside what the disk holds."""
-    folder = workdir.absolute()
-    nearest = next(p for p in (folder, *folder.parents) if p.exists())
-    there = sum(
-        p.stat().st_size for n in ("best", "last") for p in (workdir / n).rglob("*") if p.is_file()
-    )
-    free = shutil.disk_usage(nearest).free
-    if kept * size + _REPORT > free + there:
-        raise NoRoomError(
-            f"config.workdir={workdir}: {size_text(free)} are free there, but {kept} checkpoints of about "
-            f"{size_text(size)} (student, teachers and optimisers) and the report need "
-            f"{size_text(kept * size + _REPORT)}; make room, or choose another folder"
-        )
+def _check_room(wanted: list[_Stored]) -> None:
+    """Raises NoRoomError if a disk has no room for what it is to hold, beside what it holds of it."""
+    disks: dict[int, list[_Stored]] = {}
+    for one in wanted:
+        disks.setdefault(os.stat(_nearest(one.folder)).st_dev, []).append(one)
+    for group in disks.values():
+        there = sum(
+            p.stat().st_size
+            for one in group for name in ("best", "last") for p in (one.folder / name).rglob("*")
+            if p.is_file()
+        )  # fmt: skip
+        free, need = shutil.disk_usage(_nearest(group[0].folder)).free, sum(o.size for o in group)
+        if need > free + there:
+            options = " and ".join(dict.fromkeys(one.where for one in group))
+            raise NoRoomError(
+                f"{options}: {size_text(free)} are free there, but {', '.join(o.what for o in group)} need "
+                f"{size_text(need)}; make room, or choose another folder"
+            )
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or that in which it will be made."""
+    whole = folder.absolute()
+    return next(p for p in (whole, *whole.parents) if p.exists())
 
 
 def saved_experiment(path: str) -> Experiment:

@@ -49,12 +49,25 @@ def _data_problems(e: Experiment) -> list[str]:
         found.append(
             f"config.data.pad={d.pad}: must be less than the images' {min(shape[:2])} pixels"
         )
-    if shape and e.norm == "l2" and e.eps > (widest := math.sqrt(math.prod(shape))):
-        found.append(
-            f"config.eps={e.eps}: no two images of {d.name} are further apart than {widest:.4g} in L2, in "
-            "units of [0,1] pixels (128/255 = 0.502)"
-        )
-    return found
+    return found + (radius_problems(e, shape) if shape else [])
+
+
+def radius_problems(e: Experiment, shape: tuple[int, ...]) -> list[str]:
+    """Which radii are beyond any two images [H,W,C] of this shape; `schema` looks at those of Linf."""
+    widest = math.sqrt(math.prod(shape))
+    if e.norm != "l2":
+        return []
+    if e.eps > widest:
+        return [
+            f"config.eps={e.eps}: no two images of {e.data.name} are further apart than {widest:.4g} in L2, "
+            "in units of [0,1] pixels (128/255 = 0.502)"
+        ]
+    if over := [m for m in e.eval.eps_sweep if m * e.eps > widest]:
+        return [
+            f"config.eval.eps_sweep={e.eval.eps_sweep}: {over} times config.eps={e.eps:.4g} is more than "
+            f"{widest:.4g}, the distance of any two images in L2; multiples up to {widest / e.eps:.4g}"
+        ]
+    return []
 
 
 def _method_problems(e: Experiment) -> list[str]:

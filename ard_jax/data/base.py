@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class ArrayDataset:
     def __post_init__(self) -> None:
         """Checks everything that the class promises and makes the arrays read-only."""
         names = self.class_names
-        if isinstance(names, str) or not isinstance(names, Iterable):
+        if isinstance(names, str | Set) or not isinstance(names, Iterable):
             raise DataError(
                 f"{self.name}: class_names={names!r}; give a tuple of a name for each class"
             )
@@ -100,7 +100,7 @@ class Splits:
       test: what is reported.
 
     Raises:
-      DataError: on construction, when classes or image shapes differ between splits.
+      DataError: on construction, for something that is no split, or when classes or image shapes differ.
     """
 
     train: ArrayDataset
@@ -108,7 +108,19 @@ class Splits:
     test: ArrayDataset
 
     def __post_init__(self) -> None:
-        """Compares the other splits with train."""
+        """Looks at what they are, and compares the other splits with train."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        for field, one in given.items():
+            if not (hasattr(one, "image_shape") or field == "validation" and one is None):
+                raise DataError(
+                    f"{field} is {type(one).__name__}; give an ArrayDataset(images, labels, class_names, "
+                    "name, split), or a split of data.load(...)"
+                )
+            if one is not None and one.split != field:
+                raise DataError(
+                    f"{field} is the {one.split} split of {one.name}; is it meant? Then give it as "
+                    f"ArrayDataset(..., split={field!r})"
+                )
         for other in filter(None, (self.validation, self.test)):
             if other.image_shape != self.train.image_shape:
                 raise DataError(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ard_jax.data.base import check_classes, check_labels, check_split, positions
-from ard_jax.runtime import threads
+from ard_jax.runtime import once, threads
 
 LOADERS = ("memory", "grain")
 CLASS_ORDERS = ("text", "natural")
@@ -68,6 +68,10 @@ class Source(Protocol):
 
     def read(self, row: int) -> np.ndarray:
         """Image number `row`: uint8, of `shape`. DataError names the file that cannot be used."""
+        ...
+
+    def title(self, row: int) -> str:
+        """What to call image number `row` in messages."""
         ...
 
     def identity(self, rows: np.ndarray) -> int:
@@ -127,7 +131,7 @@ class LazyDataset:
     @property
     def images(self) -> "LazyImages":
         """The images, decoded by indexing; np.asarray decodes all."""
-        return LazyImages(self.source, self.rows)
+        return LazyImages(self.source, self.rows, f"{self.name} ({self.split})")
 
     def checksum(self) -> int:
         """CRC-32 of the labels and of the files' names and sizes, not of the pixels."""
@@ -147,6 +151,7 @@ class LazyImages:
 
     source: Source
     rows: np.ndarray
+    name: str
     dtype = np.dtype(np.uint8)
 
     def __len__(self) -> int:
@@ -174,6 +179,9 @@ class LazyImages:
             fill(range(len(rows)))
         else:
             list(threads.pool().map(fill, [range(t, len(rows), count) for t in range(count)]))
+        if (black := np.flatnonzero(~out.any(axis=(1, 2, 3)))).size:
+            text = f"{self.source.title(int(rows[black[0]]))} is all black, perhaps like others; is it whole?"
+            once.warn(f"black {self.name}", f"{self.name}: {text}")
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

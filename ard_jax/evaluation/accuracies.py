@@ -21,6 +21,7 @@ class ExampleResults:
       labels: int32 [N].
       others: further networks' results on the very same images, see `Evaluator.run`.
       suites: name -> AutoAttackResult, of those run as in `attacks.SUITES`.
+      unmoved: attacks that returned every image unchanged.
     """
 
     correct: dict[str, np.ndarray]
@@ -28,6 +29,7 @@ class ExampleResults:
     labels: np.ndarray
     others: dict[str, "ExampleResults"] = dataclasses.field(default_factory=dict)
     suites: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unmoved: tuple[str, ...] = ()
 
     def accuracy(self, name: str, first: int | None = None) -> float:
         """Share of correct predictions, of all images or of the `first` ones."""

@@ -32,6 +32,11 @@ def warnings(
         for name in names
         if results.accuracy(name) > results.accuracy("clean") + _ABOVE_CLEAN
     ]
+    if results.unmoved:
+        found.append(
+            f"{title}: {', '.join(results.unmoved)} returned every image unchanged, so that the accuracy is "
+            "the clean one: gradients that are 0, or an attack that does nothing?"
+        )
     if broken:
         found.append(
             f"{title}: outputs are NaN or infinite, which counts as wrong: {', '.join(broken)}"

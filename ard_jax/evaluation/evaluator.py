@@ -129,14 +129,17 @@ class Evaluator:
         whole[rows] = found
         return sharding.put_batch(self.mesh, {"image": whole})["image"]
 
-    def _excess(self, spec: Any, found: jax.Array, images: jax.Array) -> jax.Array:
-        """`threat_model.excess` of a batch, [B] on every device."""
+    def _looked_at(
+        self, spec: Any, found: jax.Array, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`threat_model.excess` of a batch and which images moved, [B] each on every device."""
         threat = spec.threat
         name = ("excess", dataclasses.replace(threat, eps=0.0))
         if name not in self._programs:
 
             def run(found: jax.Array, images: jax.Array, eps: jax.Array):
-                return threat_model.excess(found, images, dataclasses.replace(threat, eps=eps))
+                beyond = threat_model.excess(found, images, dataclasses.replace(threat, eps=eps))
+                return beyond, jnp.any(found != images, axis=(1, 2, 3))
 
             same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
             self._programs[name] = jax.jit(
@@ -224,6 +227,11 @@ class Evaluator:
                     f"attack {spec.name!r} reads the values of its images (NumPy, float(), if ...); write it "
                     "with jax.numpy, or set pure = False in its class"
                 ) from error
+            except (KeyError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+                text = (str(error).splitlines() or [""])[0]
+                raise ValueError(
+                    f"attack {spec.name!r} fails: {type(error).__name__}: {text}"
+                ) from error
             threat_model.check_like(found, images, spec.name)
             return found
 
@@ -293,8 +301,8 @@ class Evaluator:
           progress: called with "clean" or an attack's name before each is run on a batch.
 
         Raises:
-          ValueError: the network has not one output for each class, or the images of an attack are outside of
-            what it declares.
+          ValueError: the network has not one output for each class, an attack has a radius beyond any image,
+            or its images are outside of what it declares.
         """
         classes = self.engine.check_shape(variables, dataset.image_shape)
         if classes != dataset.num_classes:
@@ -302,19 +310,22 @@ class Evaluator:
                 f"{self.name} has {classes} outputs, but {dataset.name} has {dataset.num_classes} classes; "
                 "they must be as many"
             )
-        names = ["clean", *specs]
+        for spec in specs.values():
+            spec.threat.check_reach(dataset.image_shape)
+        names, moved = ["clean", *specs], dict.fromkeys(specs, False)
         nets = {"": (self, variables)} | dict(watch or {})
         predicted = {n: {a: np.zeros(len(dataset), np.int32) for a in names} for n in nets}
         unread: deque[tuple[str, np.ndarray, np.ndarray, dict[str, jax.Array], Any]] = deque()
 
         def read() -> None:
-            name, rows, mask, found, beyond = unread.popleft()
+            name, rows, mask, found, looked_at = unread.popleft()
             for net, classes in jax.device_get(found).items():
                 predicted[net][name][rows] = classes[mask]
-            if beyond is not None:  # of the images where the network is defined
+            if looked_at is not None:
+                beyond, changed = (array[mask] for array in jax.device_get(looked_at))
                 defined = predicted[""]["clean"][rows] != NOT_FINITE
-                beyond = jax.device_get(beyond)[mask][defined]
-                threat_model.check_excess(beyond, specs[name].threat, name)
+                threat_model.check_excess(beyond[defined], specs[name].threat, name)
+                moved[name] |= bool(changed.any())
 
         for number, (batch, host) in enumerate(self.batches(dataset), 1):
             rows, mask = host["index"][host["mask"]], host["mask"]
@@ -322,12 +333,12 @@ class Evaluator:
                 preemption.check("an evaluation")
                 if progress:
                     progress(f"{name} {number}/{math.ceil(len(dataset) / self.batch_size)}")
-                images, beyond = batch["image"], None
+                images, looked_at = batch["image"], None
                 if name != "clean":
                     images = self.attack(specs[name], variables, batch)
-                    beyond = self._excess(specs[name], images, batch["image"])
+                    looked_at = self._looked_at(specs[name], images, batch["image"])
                 found = {n: e._predict(v, images) for n, (e, v) in nets.items()}
-                unread.append((name, rows, mask, found, beyond))
+                unread.append((name, rows, mask, found, looked_at))
                 if len(unread) > _IN_FLIGHT:
                     read()
         while unread:
@@ -337,8 +348,8 @@ class Evaluator:
             net: ExampleResults({a: p == labels for a, p in by_name.items()}, by_name, labels)
             for net, by_name in predicted.items()
         }
-        main = results.pop("")
-        return dataclasses.replace(main, others=results)
+        main, still = results.pop(""), tuple(name for name in specs if not moved[name])
+        return dataclasses.replace(main, others=results, unmoved=still)
 
 
 def for_network(

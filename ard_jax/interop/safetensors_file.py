@@ -4,6 +4,7 @@ Arrays have our names and layouts ("params/conv1/kernel" [kh, kw, in, out], "bat
 header's metadata hold the network's description (architecture, options, normalisation, class names).
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ard_jax.models import ModelBundle
+from ard_jax.models import ModelBundle, described
 
 
 def export(
@@ -43,7 +44,14 @@ def export(
         raise ValueError(f"safetensors metadata must be text, but {wrong} are not; use json.dumps")
     if "description" not in metadata:
         raise ValueError('metadata lack "description", the JSON of the description of the network')
-    named = json.loads(metadata["description"])["model"]
+    try:
+        description = json.loads(metadata["description"])
+    except ValueError as error:
+        raise ValueError(f"the description {metadata['description']!r:.60} is no JSON") from error
+    described.check_fields(description, ("model",))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    named = description["model"]
     if named != bundle.name:
         raise ValueError(f"the description is of {named!r}, but the network is {bundle.name!r}")
     tensors = flatten(variables)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ard_jax.interop import torch_names
-from ard_jax.models import ModelBundle
+from ard_jax.models import ModelBundle, described
 from ard_jax.models.bundle import normalization_constants
 
 _ALIGNMENT = 64  # bytes; PyTorch starts every array at such an offset, for memory-mapped reading
@@ -65,6 +65,7 @@ def export(
 
 
 def _architecture(bundle: ModelBundle, description: Mapping[str, Any]) -> dict[str, Any]:
+    described.check_fields(description, ("model", "num_classes", "image_shape", "kwargs"))
     given = (description["model"], description["num_classes"], tuple(description["image_shape"]))
     ours = (bundle.name, bundle.num_classes, tuple(bundle.image_shape))
     if given != ours:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import numbers
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def size_text(size: float) -> str:
     """Formats a number of bytes: 12340 -> "12.3 kB"."""
     unit = min(3, int(math.log(max(size, 1), 1000)))
     return f"{size / 1000**unit:.3g} {('bytes', 'kB', 'MB', 'GB')[unit]}"
+
+
+def output_is_lost() -> bool:
+    """Whether standard output cannot be written any more; then nothing more is tried, at the exit either."""
+    output = sys.stdout
+    if output is None:
+        return False
+    try:
+        print(file=output, flush=True)  # what failed before is no longer in its buffer
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return True
+    return False
 
 
 def follow_umask(path: str | os.PathLike) -> None:

@@ -167,7 +167,7 @@ def random_key(key: Any) -> Any:
         if not 0 <= key <= MOST_SEED:
             raise ValueError(f"key={key}: a seed must be from 0 to {MOST_SEED}")
         return jax.random.key(int(key))
-    shown = f"={key!r}"
+    shown = f"={key!r:.40}"
     if isinstance(key, jax.Array | np.ndarray):
         if (
             key.dtype == np.uint32
@@ -301,9 +301,9 @@ def number(
 
 def positive(value: Any, name: str) -> None:
     """Raises ValueError unless a value that can be read is a finite number above 0."""
-    number(value, name)
+    number(value, name, -math.inf)
     if is_concrete(value) or isinstance(value, int | float):
-        if float(value) == 0:
+        if float(value) <= 0:
             raise ValueError(f"{name}={value}: must be above 0")
 
 
@@ -341,4 +341,6 @@ def flag(value: Any, name: str) -> None:
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in (choices := tuple(choices)):
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+        raise ValueError(
+            f"unknown {name} {value!r}; choose one of {', '.join(c or repr(c) for c in choices)}"
+        )

@@ -193,6 +193,8 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     if problems:
         raise ValueError("; ".join(problems))
     entry = _METHODS[name]
+    if entry.attack:
+        checked.attack(parts.attack, parts.student)
     made = entry.make(config, parts)
 
     def init(student: Any, teachers: dict[str, Any]):
@@ -200,8 +202,10 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
         return made.init(student, teachers)
 
     def step(state: RunState, batch: dict[str, Any], key: Any):
-        checked.step(parts.student, made.columns, state, batch)
-        return made.step(state, batch, checks.random_key(key))
+        checked.step(parts.student, made, state, batch)
+        groups = {"the_teachers_are": state.teachers, "the_method_has": state.method}
+        with checked.keys(f"method {name!r}", batch, **groups):
+            return made.step(state, batch, checks.random_key(key))
 
     return dataclasses.replace(
         made, init=init, step=step, name=name, teachers=entry.teachers,

@@ -144,9 +144,10 @@ class Parts:
         """Raises ValueError for something that is not what a method is built from."""
         checked.kinds(self, _KINDS)
         if self.attack is not None:
-            self.attack.threat.check_length(self.attack.eps, "eps")
+            self.attack.threat.check_reach(self.student.image_shape)
         checks.count(self.epochs, "epochs", 1)
         checks.count(self.steps_per_epoch, "steps_per_epoch", 0)
+        checked.lengths(self)
         checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
         checks.choice(self.attack_bn_stats, "attack_bn_stats", ("discard", "keep"))
 
@@ -335,6 +336,7 @@ def train_student(
         (loss, (metrics, *memory)), cotangents = jax.value_and_grad(
             loss_and_rest, tuple(range(len(inputs))), has_aux=True
         )(*logits)
+        checked.metrics(metrics)
         grads = [back(c) for back, c in zip(backward, cotangents, strict=True)]
         return add_trees(*grads), stats, {"loss": loss} | metrics, Passes(logits, *memory)
 
@@ -416,7 +418,8 @@ def from_loss(
 
         def loss_of(*logits: jax.Array):
             z = dict(zip(passes, logits, strict=True))
-            total, metrics = loss(_views(z), _views(soft), batch)
+            with checked.keys("the loss", batch):
+                total, metrics = loss(_views(z), _views(soft), batch)
             if added:
                 term = gradient_matching.term(added, soft, z)
                 metrics = metrics | {"loss_base": total, "loss_igdm": term}

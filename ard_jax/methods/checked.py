@@ -1,6 +1,10 @@
 """What a method is given, looked at before anything is computed with it."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -8,11 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
-from ard_jax.attacks import registry
+from ard_jax.attacks import registry, threat_model
+from ard_jax.attacks.attack import Attack
+from ard_jax.attacks.auto_attack.apgd import ApgdAttack
+from ard_jax.attacks.friendly import FriendlyAttack
+from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.io.options import Options
 from ard_jax.losses import checks
 from ard_jax.models.bundle import ModelBundle, check_variables
 from ard_jax.state import RunState
+
+_OURS = (PgdAttack, FriendlyAttack, ApgdAttack)
+# Metrics that a method's update and the log of a run have of their own.
+OF_UPDATE = ("loss", "lr")
+_OF_FROM_LOSS = (*OF_UPDATE, "accuracy", "robust_accuracy", "loss_base", "loss_igdm")
+OF_LOG = ("kind", "step", "epoch", "time", "images_per_second", "param_norm")
 
 
 def names(value: Any, what: str, choices: tuple[str, ...] = ()) -> None:
@@ -56,6 +70,58 @@ def kinds(parts: Any, wanted: dict[str, tuple[Any, str]]) -> None:
             raise ValueError(f"{name} is {type(value).__name__}; give {instead}")
 
 
+def attack(one: Attack, student: ModelBundle) -> None:
+    """Runs an attack of a user's once, as a step would, on two images and a linear function.
+
+    Warns of one that moves none of them.
+
+    Raises:
+      ValueError: it fails, or its images are outside of what it declares.
+    """
+    if type(one) in _OURS:  # which the tests hold to it
+        return
+    shape, classes = (2, *student.image_shape), student.num_classes
+    images = np.random.default_rng(0).random(shape, np.float32)
+    images[1] = np.round(images[1])  # both ends of the range
+
+    def predict(x: jax.Array):
+        flat = x.reshape(len(x), -1)
+        flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % classes)))
+        return jnp.mean(flat.reshape(len(x), -1, classes), axis=1)
+
+    labels = jnp.argmax(predict(jnp.asarray(images)), -1)
+
+    def run(images: jax.Array):
+        given: dict[str, Any] = {"teacher_logits": None, "state": None, "unroll": 1}
+        if one.needs_teacher == "logits":
+            given["teacher_logits"] = predict(images)
+        if one.needs_teacher == "network":
+            given["teacher"] = predict
+        return one.run(predict, images, labels, jax.random.key(0), **given)
+
+    try:
+        found = jax.jit(run)(images)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise ValueError(
+            f"attack {one.name!r} reads the values of its images (NumPy, float(), if ...), so that no step "
+            "can train with it; write it with jax.numpy"
+        ) from error
+    except Exception as error:  # whatever a user's function raises
+        text = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"attack {one.name!r} fails in training: {type(error).__name__}: {text}"
+        ) from error
+    threat_model.check_like(found, images, one.name)
+    threat = one.threat if one.bounded else dataclasses.replace(one.threat, order="range_only")
+    beyond = np.asarray(threat_model.excess(found, images, threat))
+    threat_model.check_excess(beyond, threat, one.name)
+    if np.array_equal(found, images):
+        warnings.warn(
+            f"attack {one.name!r} returned its images unchanged, so that a method would train on clean ones",
+            stacklevel=3,
+        )
+
+
 def passes(parts: Any, student: Any, teacher_at: Any, views: tuple[str, ...]) -> None:
     """Raises ValueError unless `parts` has what passes of the student and the teacher at `views` need."""
     if not hasattr(parts, "teacher_optims"):
@@ -68,6 +134,25 @@ def passes(parts: Any, student: Any, teacher_at: Any, views: tuple[str, ...]) ->
         raise ValueError(f"teacher_at={teacher_at!r}, but Parts has no teachers['robust']")
     if "adv" in (*student, *teacher_at) and parts.attack is None:
         raise ValueError("'adv' needs Parts(attack=attacks.make(...))")
+
+
+def lengths(parts: Any) -> None:
+    """Raises ValueError for an optimiser whose schedule ends before the run."""
+    named = {"student_optim": parts.student_optim}
+    named |= {f"teacher_optims[{role!r}]": one for role, one in parts.teacher_optims.items()}
+    updates = parts.epochs * parts.steps_per_epoch
+    for name, one in named.items():
+        if 0 < one.epochs < parts.epochs:
+            raise ValueError(
+                f"{name} is made for {one.epochs} epochs, but Parts has epochs={parts.epochs}; give "
+                f"optim.make(config, {parts.epochs})"
+            )
+        if 0 < one.updates < updates:
+            raise ValueError(
+                f"{name} is made for {one.updates} updates, but Parts has {parts.epochs} epochs of "
+                f"{parts.steps_per_epoch} steps; give optim.make(config, {parts.epochs}, "
+                f"{parts.steps_per_epoch})"
+            )
 
 
 def start(parts: Any, student: Any, teachers: Any, roles: tuple[str, ...]) -> None:
@@ -97,25 +182,30 @@ def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
     return [(jax.tree_util.keystr(path), np.shape(leaf)) for path, leaf in leaves]
 
 
-def step(student: ModelBundle, columns: tuple[str, ...], state: Any, batch: Any) -> None:
+def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
     """Raises ValueError unless a step can begin; inside of jit it looks at kinds and shapes alone."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is {type(state).__name__}; give that of init or of the last step")
     given = batch if isinstance(batch, Mapping) else {}
-    if missing := [n for n in ("image", "label", "epoch", *columns) if n not in given]:
+    views = ("view",) if method.views == 2 else ()
+    if missing := [
+        n for n in ("image", "label", "epoch", *views, *method.columns) if n not in given
+    ]:
+        second = ", view, another augmentation of the images," if views else ""
         raise ValueError(
-            f"the batch lacks {', '.join(missing)}: it has image [B,H,W,C] float32 in [0,1], label [B] int32 "
-            "and epoch int32, counted from 1"
+            f"the batch lacks {', '.join(missing)}: it has image [B,H,W,C] float32 in [0,1], label [B] int32"
+            f"{second} and epoch int32, counted from 1"
         )
     images = checks.pixels(batch["image"])
     if images.shape[1:] != student.image_shape:
         raise ValueError(
             f"the batch has images {list(images.shape)}, the student takes {student.image_shape}"
         )
-    if np.shape(batch.get("start_noise", images)) != images.shape:
-        raise ValueError(
-            f"start_noise has shape {np.shape(batch['start_noise'])}; give that of image, {images.shape}"
-        )
+    for name in ("start_noise", *views):
+        if np.shape(batch.get(name, images)) != images.shape:
+            raise ValueError(
+                f"{name} has shape {np.shape(batch[name])}; give that of image, {images.shape}"
+            )
     labels = checks.integer_labels(batch["label"], len(images))
     checks.labels_in_range(labels, student.num_classes)
     epoch = checks.array(batch["epoch"], "epoch")
@@ -125,6 +215,40 @@ def step(student: ModelBundle, columns: tuple[str, ...], state: Any, batch: Any)
         )
     if checks.is_concrete(epoch):
         checks.count(int(epoch), "epoch", 1)
+
+
+def metrics(given: Mapping[str, Any], taken: Iterable[str] = OF_UPDATE) -> None:
+    """Raises ValueError for a metric of a name that is `taken` by the update or by the log."""
+    if others := [name for name in given if not isinstance(name, str)]:
+        raise ValueError(f"a metric is called {others[0]!r}; give a text")
+    if twice := sorted(set(given) & set(taken)):
+        raise ValueError(
+            f"a metric is called {', '.join(map(repr, twice))}, which an update or the log has of its own: "
+            "one of the two would be lost; give it another name"
+        )
+
+
+@contextlib.contextmanager
+def keys(what: str, batch: Mapping[str, Any], **others: Mapping[str, Any]) -> Iterator[None]:
+    """Turns a KeyError of a user's function into a ValueError with the place, and with what there is.
+
+    Args:
+      what: the function.
+      batch: that it is given.
+      **others: further mappings that it is given, by name.
+    """
+    try:
+        yield
+    except KeyError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        have = [
+            f"{n.replace('_', ' ')} {', '.join(map(str, m)) or 'nothing'}"
+            for n, m in ({"the_batch_has": batch} | others).items()
+        ]
+        raise ValueError(
+            f"{what} finds no {error.args[0] if error.args else ''!r} in {place.filename}, line "
+            f"{place.lineno}: {place.line}; {', '.join(have)}"
+        ) from error
 
 
 def loss(function: Callable, student: ModelBundle, z: Any, soft: Any) -> None:
@@ -160,10 +284,12 @@ def loss(function: Callable, student: ModelBundle, z: Any, soft: Any) -> None:
             f"the loss returned {type(found).__name__}; it must return (scalar, metrics)"
         )
     for name, value in {"the loss": found[0], **found[1]}.items():
-        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.number):
+        kind = jnp.floating if name == "the loss" else jnp.number
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, kind):
             raise ValueError(
-                f"{name} is {value}; the loss and its metrics are scalars, means of the batch"
+                f"{name} is {value}; the loss and its metrics are real scalars, means of the batch"
             )
+    metrics(found[1], (*_OF_FROM_LOSS, *OF_LOG))
     reached: set[Any] = set(traced.jaxpr.invars[: len(jax.tree.leaves(z))])
     for equation in traced.jaxpr.eqns:
         if any(isinstance(v, Var) and v in reached for v in equation.invars):

@@ -1,6 +1,6 @@
 """Networks by their description: the plain record that is saved with every checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ard_jax import models
@@ -16,12 +16,7 @@ def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBu
     Raises:
       ValueError: not a description, unknown name, or options or image size that it cannot take.
     """
-    given = set(description) if isinstance(description, Mapping) else set()
-    if missing := sorted(_FIELDS - given):
-        raise ValueError(
-            f"{type(description).__name__} is no description of a network, which a checkpoint has: it lacks "
-            f"{', '.join(missing)}"
-        )
+    check_fields(description, _FIELDS)
     if not isinstance(description["kwargs"], Mapping):
         raise ValueError(f"kwargs={description['kwargs']!r}: must be option -> value")
     if description["model"] in _REMOVED:
@@ -39,6 +34,16 @@ def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBu
         bn_groups=bn_groups,
         **description["kwargs"],
     )
+
+
+def check_fields(description: Any, fields: Collection[str]) -> None:
+    """Raises ValueError unless a description has these fields."""
+    given = set(description) if isinstance(description, Mapping) else set()
+    if missing := sorted(set(fields) - given):
+        raise ValueError(
+            f"{type(description).__name__} is no description of a network, which a checkpoint has: it lacks "
+            f"{', '.join(missing)}"
+        )
 
 
 def in_float32(description: dict[str, Any]) -> ModelBundle:

@@ -2,18 +2,25 @@
 
 Nothing stops in the middle of a step. The work asks here between its parts, and all processes are told
 to stop at the same question, whichever of them was signalled: JAX's coordination service agrees on it.
+
+Ctrl-C raises KeyboardInterrupt where the main thread is. Where that is a callback of the garbage collector or
+of a weak reference, Python drops it; and where the main thread waits for a device, it comes late. So a single
+process notes it too: the next question raises it again, and some seconds later the process ends anyhow.
 """
 
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from typing import ClassVar
 
 import jax
 from jax.experimental import multihost_utils
 
-_KILLED = 128 + signal.SIGTERM  # what shells report after SIGTERM
+_REPORTED = 128  # what shells add to the number of the signal that ended a process
+_PATIENCE = 10.0  # seconds after Ctrl-C, for what is to be written
 _ONE_NOTICE = 1.0  # seconds; a launcher and the process group often signal the same stop twice
 
 
@@ -24,8 +31,8 @@ class PreemptedError(RuntimeError):
 class _State:
     """What this process knows."""
 
-    installed = signalled = stopping = False
-    since = 0.0
+    installed = stopping = False
+    since: ClassVar[dict[int, float]] = {}  # signal -> when it came first
     questions = 0
 
 
@@ -50,24 +57,52 @@ def install() -> None:
 
 
 def _listen(pipe: socket.socket) -> None:
-    while number := pipe.recv(1):
-        if number[0] != signal.SIGTERM:
+    while received := pipe.recv(1):
+        number, now = received[0], time.monotonic()
+        if number not in (signal.SIGTERM, signal.SIGINT):
             continue
-        if not _State.signalled:
-            _State.signalled, _State.since = True, time.monotonic()
-        elif time.monotonic() - _State.since > _ONE_NOTICE:
-            os._exit(_KILLED)
+        if number in _State.since and now - _State.since[number] > _ONE_NOTICE:
+            os._exit(_REPORTED + number)
+        if number == signal.SIGINT and number not in _State.since:
+            last = threading.Timer(_PATIENCE, _end)
+            last.daemon = True
+            last.start()
+        _State.since.setdefault(number, now)
+
+
+def _end() -> None:
+    print("INTERRUPTED: ended while the devices still compute", file=sys.stderr, flush=True)
+    os._exit(_REPORTED + signal.SIGINT)
+
+
+def leave_interrupted() -> int:
+    """Ends the process after Ctrl-C: Python's own end would wait for threads on a device, or crash them.
+
+    Returns:
+      The exit code, where there was none (or before `install`).
+    """
+    code = _REPORTED + signal.SIGINT
+    if signal.SIGINT in _State.since:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def requested() -> bool:
     """Whether to stop here; all processes must ask the same questions in the same order.
 
     True from the question on at which all processes are to stop; always False before `install`.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C, which was lost on its way here.
     """
     if not _State.installed:
         return False
+    if signal.SIGINT in _State.since:
+        raise KeyboardInterrupt
     if jax.process_count() == 1:
-        return _State.signalled
+        return signal.SIGTERM in _State.since
     if not _State.stopping:
         _State.questions += 1
         _State.stopping = multihost_utils.reached_preemption_sync_point(_State.questions)

@@ -148,13 +148,20 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def kept_in(settings: TeacherSettings, net: dict[str, Any], splits: Splits) -> tuple[Path, str]:
+    """(folder of the cache, identity) of a teacher that is trained by its recipe; net: its description."""
+    recipe = settings.recipe
+    assert recipe is not None
+    identity = _digest(recipe.comparable(net, splits))
+    name = f"{settings.role}-{net['model']}-{recipe.data.name}-{recipe.method}-{identity}"
+    return Path(settings.cache) / name, identity
+
+
 def _train(settings: TeacherSettings, splits: Splits, mesh: Any, network: run.Network):
     """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
     role, recipe, net = settings.role, settings.recipe, network.description
     assert recipe is not None  # there is no checkpoint
-    identity = _digest(recipe.comparable(net, splits))
-    name = f"{role}-{net['model']}-{recipe.data.name}-{recipe.method}-{identity}"
-    folder = Path(settings.cache) / name
+    folder, identity = kept_in(settings, net, splits)
     training = dataclasses.replace(
         run.make(f"{role} teacher", recipe, folder, splits, mesh, network, {}),
         long_note="To use a pretrained one instead, stop and add "

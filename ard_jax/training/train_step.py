@@ -11,6 +11,7 @@ import optax
 from ard_jax import rng
 from ard_jax.convolutions.cpu_conv import splits_batch
 from ard_jax.data import augment
+from ard_jax.methods import checked
 from ard_jax.methods.base import Method
 from ard_jax.runtime.compilation import TRACES
 from ard_jax.runtime.sharding import num_devices, put_replicated, replicated, split_batch
@@ -141,6 +142,7 @@ def _update(
     epoch = state.step // config.steps_per_epoch + 1
     seen = batch | views | {"epoch": epoch}
     new, metrics = method.step(state, seen, rng.stream(root, "attack", state.step))
+    checked.metrics(metrics, checked.OF_LOG)
     if state.ema is not None:
         new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))
     # A finite loss can have an infinite gradient: the norm shows it before the state is saved.

@@ -1,5 +1,6 @@
 """AutoAttack as a whole: what it returns, refuses, warns of, and what must not change its result."""
 
+import re
 from collections import Counter
 
 import jax
@@ -53,7 +54,7 @@ ENGINES = {}
 
 
 def attack(net, images, labels, *, batch_size=48, devices=1, parts=1, version="standard", names=None,
-           eps=0.08, norm="linf", steps=8, queries=60, state_dir=None, **more):  # fmt: skip
+           eps=0.08, norm="linf", steps=8, queries=60, state_dir=None, progress=False, **more):  # fmt: skip
     """`attacks.autoattack` on network(net), with programs that all tests share."""
     place = (batch_size, devices, parts)
     if place not in ENGINES:
@@ -64,7 +65,7 @@ def attack(net, images, labels, *, batch_size=48, devices=1, parts=1, version="s
         ]  # two sizes do: compiling is what takes time
     return run(
         ENGINES[place], weights(net), images, labels, members(version, names, steps=steps, queries=queries),
-        version=version, eps=eps, norm=norm, session=Session(state_dir, progress=False), **more,
+        version=version, eps=eps, norm=norm, session=Session(state_dir, progress), **more,
     )  # fmt: skip
 
 
@@ -121,6 +122,14 @@ def test_batch_size_changes_nothing(norm):
         attack(3, images, labels, batch_size=48, **arguments),
         attack(3, images, labels, batch_size=16, **arguments),
     )
+
+
+def test_the_last_line_of_square_has_its_result(capfd):
+    images, labels = data(network(3), 45)
+    found = attack(3, images, labels, version="custom", names=("square",), progress=True)
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert found.broken_counts()["square"]
+    assert re.search(r" (\d+)/\1 robust accuracy=" + f"{100 * found.accuracy:.2f}%", last), last
 
 
 @pytest.mark.multidevice

@@ -270,7 +270,7 @@ def test_the_card_tells_the_newest_measurement_of_this_step(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch"])
-def test_an_exported_file_says_what_it_is_when_imported_again(tmp_path, form):
+def test_an_exported_file_says_what_it_is_when_imported_again(tmp_path, form, capsys):
     description = {
         "model": "small_resnet",
         "kwargs": {"widths": [4, 8], "stem_stride": 2},
@@ -292,6 +292,7 @@ def test_an_exported_file_says_what_it_is_when_imported_again(tmp_path, form):
     again, restored, meta, _ = networks.load(str(tmp_path / "again"))
     net = meta["config"]["net"]
     assert net["kwargs"]["stem_stride"] == 2 and net["class_names"] == ["a", "b", "c"]
+    assert "3 classes (exported by ard_jax, as the file says)" in capsys.readouterr().out
     images = np.random.default_rng(0).random((4, 16, 16, 1), np.float32)
     jax.tree.map(np.testing.assert_array_equal, restored, variables)
     # Equal arrays in two places of memory: some processors' products round by how an array is aligned.

@@ -88,6 +88,8 @@ REFUSED = [
     (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: "
      "config.teachers.robust is None, so nothing in it can be set; methods with a robust teacher are absld"),
     (DIGITS, ["method.name=trades"], "digits.py:natural has the attack sat_train, that of trades is trades_"),
+    ("digits.py:trades", ["method.name=mart"], "has beta=6.0 for trades; use a config of mart"),
+    (SAT, ["norm=l2", "eps=2.5", "eval.eps_sweep=(1,4)"], "config.eval.eps_sweep=(1.0, 4.0): [4.0] times "),
     (CIARD, ["teachers.robust.recipe.epochs=0"], "config.teachers.robust.recipe.epochs=0: must be at least"),
     (CIARD, ["teachers.robust.recipe.seed=-1"], "config.teachers.robust.recipe.seed=-1: must be at least 0"),
     (CIARD, ["method.temp_rate=nan"], "config.method.temp_rate=nan: must be a finite number"),
@@ -179,6 +181,10 @@ def test_a_comparison_takes_the_same_values():
     for bad, message in (
         ("foo=1", "config has data_dir"),
         ("runs.foo.eps=1", "runs.foo.eps does not"),
+        (
+            "runs.sat.method.name=trades",
+            "runs.sat.method.name=trades: .* the attack sat_train, .* set config.runs.sat.attack.name",
+        ),
         ("runs.natural.eval.grid=5", "natural.eval.grid: not measured without config.full_reports"),
         (
             "runs.natural.seed=5",
@@ -365,6 +371,16 @@ def test_a_full_output_is_one_message():
         2,
         "ERROR: standard output: No space left on device; make room, or give another path\n",
     )
+
+
+@pytest.mark.multiprocess
+def test_help_may_be_read_in_part():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ard_jax.main", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.multiprocess

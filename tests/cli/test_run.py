@@ -145,6 +145,11 @@ def test_what_fits_neither_disk_nor_memory_is_refused_at_once(tmp_path):
     with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=10_000)):
         with pytest.raises(ValueError, match="run: 10 kB are free there, but 4 checkpoints"):
             train.run(experiment)
+    both = parse.to_experiment(tiny(tmp_path))
+    told = "run and config.teachers.cache=.*: 10 kB .* the report, 2 checkpoints .* of the robust teacher"
+    with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=10_000)):
+        with pytest.raises(ValueError, match=told):
+            train.run(both)
     with mock.patch.object(sharding, "memory", return_value=(1000, 1)):
         with pytest.raises(ValueError, match="config.student: .* take 3.28 kB on each of 1 dev"):
             train.run(experiment)

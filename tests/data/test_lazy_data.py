@@ -40,6 +40,16 @@ def test_same_images_as_in_memory(folder):
     np.testing.assert_array_equal(np.asarray(few.images, np.float32), memory.train.images[[4, 2]])
 
 
+def test_what_is_all_black_is_told_when_it_is_read(folder, caplog):
+    name = sorted((folder / "train" / "dog").iterdir())[1]
+    Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(name)
+    train = data.load("folder", folder, reading=GRAIN).train
+    assert not caplog.text
+    for _ in range(2):
+        np.asarray(train.images)
+    assert caplog.text.count(f"{name} is all black") == 1
+
+
 def test_held_out_test_split_and_gray_images_of_any_size(tmp_path, write_image):
     for name in "ab":
         for i in range(10):

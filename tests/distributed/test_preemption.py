@@ -1,6 +1,8 @@
 """A run that is asked to stop saves where it is, says so by its exit code, and loses nothing."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -69,6 +71,52 @@ def test_stops_at_many_questions_change_nothing(tmp_path, monkeypatch):
 def test_nothing_is_noticed_before_install():
     assert not preemption.requested()
     preemption.check("a test")
+
+
+def test_an_interrupt_that_was_lost_is_raised_again(monkeypatch):
+    monkeypatch.setattr(preemption._State, "installed", True)
+    monkeypatch.setitem(preemption._State.since, signal.SIGINT, 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        preemption.check("AutoAttack")
+
+
+AUTOATTACK = """
+import jax.numpy as jnp
+import numpy as np
+from absl import app
+from ard_jax import attacks, main
+from ard_jax.cli import command_line, modes
+
+def attack(_):
+    images, weights = np.random.default_rng(0).random((64, 8, 8, 3), np.float32), np.eye(192, 9)
+    print("ready", flush=True)
+    for shift in np.arange(1e6):
+        predict = lambda x: jnp.tanh(x.reshape(len(x), -1) - 0.5) @ weights + shift
+        labels = np.asarray(predict(images).argmax(-1))
+        attacks.autoattack(predict, images, labels, eps=0.002, progress=False, batch_size=32)
+
+modes.BY_NAME["train"] = attack
+app.run(main.main, flags_parser=command_line.parse)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("wait", [0.3, 1.5, 4.0, 9.0])  # tracing and compiling, then attacks
+def test_ctrl_c_in_autoattack_ends_the_process(wait):
+    process = subprocess.Popen(
+        [sys.executable, "-c", AUTOATTACK],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "INTERRUPTED" in told
 
 
 SUITES = {"eval.attacks": "('fgsm','square100')"}

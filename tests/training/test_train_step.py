@@ -18,7 +18,10 @@ def counting_method():
     def step(state, batch, key):
         params = {"w": state.student.params["w"] + 1.0}
         student = NetState(params, {"mean": state.student.batch_stats["mean"] + 2.0}, None)
-        metrics = {"drawn": jax.random.uniform(key), "epoch": batch["epoch"].astype(jnp.float32)}
+        metrics = {
+            "drawn": jax.random.uniform(key),
+            "seen_epoch": batch["epoch"].astype(jnp.float32),
+        }
         return state.replace(student=student), metrics
 
     return Method(lambda v, t: None, step)
@@ -65,7 +68,7 @@ def test_no_average_unless_asked():
 
 def test_epochs_count_from_one_and_seeds_differ():
     metrics = [m for _, m in run(7)]
-    assert [int(m["epoch"]) for m in metrics] == [1, 1, 1, 2, 2, 2, 3]
+    assert [int(m["seen_epoch"]) for m in metrics] == [1, 1, 1, 2, 2, 2, 3]
     drawn = [float(m["drawn"]) for m in metrics]
     assert len(set(drawn)) == 7
     assert [float(m["drawn"]) for _, m in run(7)] == drawn

@@ -257,11 +257,12 @@ def apgd(
     Raises:
       ValueError: a bad argument, logits of a wrong shape, or too few classes for the loss.
     """
-    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
+    threat = ThreatModel(eps, norm)
+    images, labels, key = threat_model.check_batch(images, labels, key, threat, labelled=True)
     start = None if start is None else checks.array(start, "start")
     chosen = create(ApgdOptions, "apgd", options)
     _check(images, labels, key, targets, start, chosen)
-    threat = ThreatModel(eps, norm).astype(images.dtype)
+    threat = threat.astype(images.dtype)
     predict = checked(predict, images, *((jax.random.key(0),) if chosen.eot > 1 else ()))
     evaluate = _evaluator(predict, labels, targets, key, chosen)
 
@@ -316,7 +317,7 @@ class ApgdAttack(Attack):
 
     def __post_init__(self):
         """Checks every field."""
-        ThreatModel(self.eps, self.norm)
+        self.threat  # noqa: B018 (for its checks)
         ApgdOptions(steps=self.steps)
         checks.choice(self.loss, "loss", LOSSES[:2])
 

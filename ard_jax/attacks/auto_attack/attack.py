@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack, create
 from ard_jax.attacks.auto_attack import diagnostics as checks
 from ard_jax.attacks.auto_attack.cascade import Cascade, Session
@@ -18,7 +19,6 @@ from ard_jax.attacks.auto_attack.engine import Engine
 from ard_jax.attacks.auto_attack.store import Store, fingerprint
 from ard_jax.attacks.auto_attack.versions import Member, Suite
 from ard_jax.attacks.checked_predict import changing_constants, traced_shape
-from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks as array_checks
 
@@ -168,6 +168,7 @@ def autoattack(
       ValueError: images outside [0,1] or not float, labels that are no class, NaN logits, an eps of 0
         or not below 1, a wrong output shape, too few classes for DLR, an unknown name.
     """
+    threat_model.check_static(eps, "eps")
     suite = create(Suite, "autoattack", {"version": "standard"} | options, label="AutoAttack")
     images = checks.check_inputs(images, labels)[0]
     chosen, version = suite.members, suite.version
@@ -189,7 +190,7 @@ def autoattack(
         session=Session(state_dir, progress),
     )  # fmt: skip
     if not takes_key:
-        found.warnings.extend(changing_constants(predict, images[:1]))
+        found.warnings.extend(_keyless_warnings(predict, images[:1], version))
     for text in found.warnings:
         warnings.warn(text, stacklevel=2)
     return found
@@ -224,7 +225,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
       ValueError: as `autoattack`.
     """
     images, labels = checks.check_inputs(images, labels)
-    threat = checks.checked_threat(eps, norm)
+    threat = checks.checked_threat(eps, norm, images.shape[1:])
     engine.check_shape(variables, images.shape[1:])
     before = engine.programs, engine.rows, engine.padded_rows
     key = jax.random.key(seed)
@@ -234,7 +235,8 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     identity = fingerprint(settings, [images, labels, logits])
     about = {"version": version, "eps": threat.eps, "norm": norm, "images": len(images)}
     store = Store(session.state_dir, identity, about)
-    told = checks.image_warnings(images) + checks.output_warnings(logits, chosen)
+    told = checks.radius_warnings(eps) + checks.image_warnings(images)
+    told += checks.output_warnings(logits, chosen)
     told += checks.constant_warnings(images, logits) or _network_warnings(
         engine, variables, images, labels, logits, chosen, key
     )
@@ -299,6 +301,17 @@ def _takes_key(predict: Callable) -> bool:
     return True
 
 
+def _keyless_warnings(predict: Callable, image: np.ndarray, version: str) -> list[str]:
+    """Warnings of a predict that takes no key: it draws by other means, or not at all."""
+    found = changing_constants(predict, image)
+    if version == "rand":
+        found.append(
+            "version='rand' is for randomised networks, but predict takes no key: APGD-T, FAB and Square are "
+            "left out for nothing; use version='standard', or predict(images, key)"
+        )
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class AutoAttack(Attack):
     """AutoAttack, or some of its members, under a name of the registry.
@@ -320,8 +333,11 @@ class AutoAttack(Attack):
         """Checks every field; `autoattack` checks the radius of what it runs more narrowly."""
         if not isinstance(self.suite, Suite):
             raise ValueError(f"suite is {type(self.suite).__name__}; give a versions.Suite")
-        ThreatModel(self.eps, self.norm)
+        self.threat  # noqa: B018 (for its checks)
         array_checks.count(self.seed, "seed", 0, array_checks.MOST_SEED)
+
+    def _warn_if_unmoved(self, *_: Any) -> None:
+        """Nothing: images that stay as they are withstood it, and `autoattack` warns itself."""
 
     def run(self, predict: Callable, images: Any, labels: Any, key: Any = None, **_: Any) -> Any:
         """Returns adversarial images [N,H,W,C], the clean one where none was found; `key` is not used.

@@ -154,17 +154,16 @@ class Cascade:
 
     def _square(self, member: Member, key: jax.Array, bar: Progress) -> None:
         for batch, rows in enumerate(self._batches()):
-            unit = f"{member.name}-0-{batch}"
-            result = self._store.load(unit, rows)
+            unit, whole = f"{member.name}-0-{batch}", len(rows) * (member.queries + 1)
+            result, before = self._store.load(unit, rows), self._done
             if result is None:
                 state = self._searched(member, rows, key, unit, bar)
                 result = self._verified(rows, state.images) | {"queries": state.queries}
                 self._store.save(unit, rows, result)
                 self._store.remove(f"{unit}-partial")
-            else:
-                self._advance(bar, len(rows) * (member.queries + 1))
             self.queries[rows] = result["queries"]
             self._apply(member, rows, result)
+            self._advance(bar, before + whole - self._done)  # with what this batch has lost
             preemption.check("AutoAttack; what it has done is kept")
 
     def _searched(
@@ -185,7 +184,6 @@ class Cascade:
             count = min(_CHUNK, member.queries - first)
             active = np.flatnonzero(state.margin > 0)
             if not len(active):
-                self._advance(bar, len(rows) * (member.queries - first))
                 break
             after = engine.square_run(
                 self._threat, self._variables, jax.tree.map(lambda a, i=active: a[i], state),
@@ -195,7 +193,8 @@ class Cascade:
             for part, new in zip(state, after, strict=True):
                 part[active] = new
             first += count
-            self._advance(bar, len(rows) * count)
+            if first < member.queries:
+                self._advance(bar, len(rows) * count)
             stop = preemption.requested()
             if stop or time.monotonic() - saved_at > _SAVE_SECONDS:
                 self._store.save(f"{unit}-partial", rows, state._asdict() | {"first": first})

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
 from ard_jax.attacks.threat_model import ThreatModel
@@ -17,6 +18,7 @@ SQUARE_GAIN = 0.002
 _SMALL_GRADIENT = 1e-6
 _SATURATED = 88  # exp(-88) is the smallest normal float32
 _LOGITS_DIFFER = 1e-4
+_LEAST_EPS = 0.1 / 255
 _DARK = 32 / 255  # a brightest pixel below it is rather one of another scale
 
 
@@ -26,20 +28,23 @@ def check_inputs(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: one of them is not what AutoAttack takes; the message says the fix.
     """
-    images = np.asarray(checks.pixels(images))
+    images = checks.pixels(images)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; give [N,H,W,C]")
-    labels = np.asarray(checks.integer_labels(labels, len(images)))
+    labels = checks.integer_labels(labels, len(images))
+    if isinstance(images, Tracer) or isinstance(labels, Tracer):
+        raise ValueError("AutoAttack decides on the host what to do next; call it outside of jit")
+    images, labels = np.asarray(images), np.asarray(labels)
     return np.ascontiguousarray(np.clip(images, 0, 1), np.float32), labels.astype(np.int32)
 
 
-def checked_threat(eps: Any, norm: str) -> ThreatModel:
-    """Returns the threat model, eps a Python number.
+def checked_threat(eps: Any, norm: str, shape: tuple[int, ...]) -> ThreatModel:
+    """Returns the threat model for images [H,W,C] of this shape, eps a Python number.
 
     Raises:
       ValueError: a radius that cannot be meant.
     """
-    ThreatModel(eps, norm)
+    ThreatModel(eps, norm).check_reach(shape)
     if eps <= 0 or (norm == "linf" and eps >= 1):
         raise ValueError(f"eps={eps}: must be above 0 and, of images in [0,1], below 1")
     return ThreatModel(float(eps), norm)
@@ -161,6 +166,13 @@ def image_warnings(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> l
     return [] if brightest >= _DARK else [
         f"the brightest pixel is {255 * brightest:.3g} of 255; are the images scaled to 0 ... 255, or "
         "divided by 255 twice?"
+    ]  # fmt: skip
+
+
+def radius_warnings(eps: Any, width: float = 1.0) -> list[str]:
+    """Warnings out of a radius, of pixels whose range is so wide."""
+    return [] if eps / width >= _LEAST_EPS else [
+        f"eps={float(eps):.3g} is less than a tenth of a grey level; is 8/255 meant, divided by 255 once?"
     ]  # fmt: skip
 
 

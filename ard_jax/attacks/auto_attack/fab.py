@@ -206,9 +206,9 @@ def fab(
     Raises:
       ValueError: a bad argument, or logits of a wrong shape.
     """
-    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
+    threat = ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
+    images, labels, key = threat_model.check_batch(images, labels, key, threat, labelled=True)
     chosen = create(FabOptions, "fab", options)
-    ThreatModel(eps, norm)  # for its checks: the walk is not cut to the ball
     targets = _check(labels, key, targets, chosen)
     predict = checked(predict, images)
     logits = predict(images)

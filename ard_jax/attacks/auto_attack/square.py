@@ -71,7 +71,7 @@ def _checked(
 ) -> tuple[jax.Array, jax.Array, jax.Array, SquareOptions]:
     """Returns images, labels, key and the options, with keys for every image."""
     chosen = create(SquareOptions, "square", options)
-    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
+    images, labels, key = threat_model.check_batch(images, labels, key, threat, labelled=True)
     if images.ndim != 4:
         raise ValueError(f"images have shape {images.shape}; Square needs [B,H,W,C]")
     if key is None and chosen.draws is None:
@@ -228,7 +228,9 @@ def square(
       ValueError: a bad argument, or logits of a wrong shape.
     """
     checks.count(queries, "queries", 0)
-    images, labels, key = threat_model.check_batch(images, labels, key, labelled=True)
+    images, labels, key = threat_model.check_batch(
+        images, labels, key, ThreatModel(eps, norm), labelled=True
+    )
     look(predict, images)
     state = square_start(predict, images, labels, key, eps=eps, norm=norm, **options)
     state = square_run(

@@ -38,11 +38,15 @@ class Files:
     resized: bool
     rgb: bool
 
+    def title(self, row: int) -> str:
+        """See `Source`."""
+        return str(self.root / os.fsdecode(bytes(self.names[row])))
+
     def read(self, row: int) -> np.ndarray:
         """See `Source`."""
-        path = self.root / os.fsdecode(bytes(self.names[row]))
+        path = self.title(row)
         image = image_decoding.decode(
-            path, str(path), self.rgb, self.shape[0] if self.resized else 0
+            Path(path), path, self.rgb, self.shape[0] if self.resized else 0
         )
         if image.shape != self.shape:
             raise DataError(

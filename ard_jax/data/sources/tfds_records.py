@@ -49,10 +49,13 @@ class Records:
         """Without the open files, which every process opens for itself."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def title(self, row: int) -> str:
+        """See `lazy_dataset.Source`."""
+        return f"example number {self.order[row]} of the {self.split} split in {self.directory}"
+
     def read(self, row: int) -> np.ndarray:
         """See `lazy_dataset.Source`."""
-        number = int(self.order[row])
-        name = f"example number {number} of the {self.split} split in {self.directory}"
+        number, name = int(self.order[row]), self.title(row)
         try:
             stored = self._examples[number]["image"]
         except Exception as error:  # array_record's own errors do not name the file
