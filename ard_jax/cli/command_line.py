@@ -32,7 +32,10 @@ def parse(argv: list[str]) -> list[str]:
         an option that was removed.
     """
     if _HELP & set(argv[1:]):
-        print(help_text.text(), flush=True)
+        try:
+            print(help_text.text(), flush=True)
+        except BrokenPipeError:  # `| head` reads a part of it
+            output_is_lost()
         sys.exit(0)
     problem = "; ".join(removed.on_command_line(argv[1:]))
     if not problem:
@@ -43,9 +46,6 @@ def parse(argv: list[str]) -> list[str]:
                 return _with_runs(left)
         except flags.Error as error:
             problem = _bad_value(flags.FLAGS, str(error))
-        except (BrokenPipeError, SystemExit):  # of --help, which `| head` reads a part of
-            output_is_lost()
-            sys.exit(1)
     print(f"ERROR: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
 

@@ -225,7 +225,7 @@ def _size(paths: Iterable[Path]) -> int:
 
 def experiment(config: str, overrides: Sequence[str]) -> Iterator[Finding]:
     """The configuration of --config, its data and the checkpoints of its teachers."""
-    from ard_jax.cli import config_file
+    from ard_jax.cli import config_file, train_checks
     from ard_jax.config import build, parse
     from ard_jax.data import DataError
     from ard_jax.data.sources import tfds
@@ -234,6 +234,7 @@ def experiment(config: str, overrides: Sequence[str]) -> Iterator[Finding]:
 
     try:
         made = parse.to_experiment(config_file.load(config, overrides))
+        train_checks.check_mirrors(made)
     except ValueError as error:
         yield Finding("config", config, str(error), stops=True)
         return

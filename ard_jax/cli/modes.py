@@ -149,7 +149,14 @@ def doctor() -> int:
     """Prints what a run would find on this machine."""
     from ard_jax.cli import doctor
 
-    return doctor.run(flags.CONFIG.value, overrides())
+    try:
+        return doctor.run(flags.CONFIG.value, overrides())
+    except Exception as error:
+        from ard_jax.cli import (
+            failures,
+        )  # which imports JAX: whether it is there has been told by now
+
+        return failures.report(error)
 
 
 def _experiment(config: Any) -> Experiment | None:

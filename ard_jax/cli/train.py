@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from ard_jax.evaluation.evaluator import for_network
 from ard_jax.evaluation.full import EvaluatedNetwork, RunFacts
 from ard_jax.io.cache_folder import cache_dir
 from ard_jax.io.files import check_writable, write_text_atomic
-from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
+from ard_jax.io.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from ard_jax.methods import TEACHERS
 from ard_jax.models import described
 from ard_jax.reporting import record, run_page
@@ -37,6 +38,7 @@ def run(experiment: Experiment) -> Path:
     if (done := _report_of_finished(experiment, workdir)) is not None:
         return done
     check_writable(workdir, "config.workdir")
+    train_checks.check_mirrors(experiment)
     roles = TEACHERS[experiment.method.name]
     wanted = [build.teacher_settings(experiment, role) for role in roles]
     if any(settings.recipe for settings in wanted):
@@ -130,7 +132,10 @@ def _evaluate(
         timing=_timing(training, result),
     )
     state_dir = workdir / "autoattack"
-    path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir)
+    mirrors = functools.partial(
+        MetricWriter, workdir, training.tensorboard, lead=is_lead(), tracking=training.tracking
+    )
+    path = full.evaluate_and_save(settings, test, networks, facts, workdir, state_dir, mirrors)
     tell(f"Report: {path}\nCheckpoints: {workdir / 'best'} and {workdir / 'last'}")
     return path
 

@@ -1,6 +1,7 @@
 """What is checked of data, folders and overrides before anything is computed."""
 
 import functools
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterable
@@ -54,6 +55,21 @@ def _is_of(evaluation: record.Evaluation, experiment: Experiment) -> bool:
     except ValueError:
         return False
     return saved == of_results(experiment)
+
+
+def check_mirrors(experiment: Experiment) -> None:
+    """Checks that the packages are there of the places that metrics are also written to.
+
+    Raises:
+      ConfigError: one is not.
+    """
+    run = experiment.run
+    for name, value in (("wandb", run.wandb), ("mlflow", run.mlflow)):
+        if value and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"config.run.{name}={value}: {name} is not installed; pip install 'ard_jax[{name}]', or "
+                "leave it out"
+            )
 
 
 def check_finished(experiments: Iterable[Experiment], splits: Splits) -> None:

@@ -344,6 +344,8 @@ class RunConfig(Options):
         default=5, description="Epochs between checkpoints (evaluated epochs are always saved)."
     )
     tensorboard: bool = Field(default=True, description="Also write TensorBoard files.")
+    wandb: str = Field(default="", description="Project of Weights & Biases; empty for none.")
+    mlflow: str = Field(default="", description="Experiment of MLflow; empty for none.")
     compilation_cache: Folder = Field(
         default="",
         description="XLA's folder; empty for xla in $ARD_CACHE_DIR or ~/.cache/ard_jax, `off` for none.",

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ard_jax.evaluation import autoattack, diagnostics, noise
 from ard_jax.evaluation.accuracies import ExampleResults, summarize
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.io.files import write_text_atomic
-from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
+from ard_jax.io.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from ard_jax.io.progress import Progress
 from ard_jax.models import ModelBundle
 from ard_jax.reporting import record, run_page, tables
@@ -74,8 +75,11 @@ def evaluate_and_save(
     facts: RunFacts,
     folder: Path,
     state_dir: Path | None,
+    mirrors: Callable[[], MetricWriter] | None = None,
 ) -> Path:
     """Evaluates as `evaluate_all` does, prints the table, and saves it with example images to `folder`.
+
+    What `mirrors` makes gets the accuracies, as "test/NETWORK/ATTACK", and the images too.
 
     Returns:
       The report's path.
@@ -88,9 +92,25 @@ def evaluate_and_save(
         if settings.eval.grid:
             grid = example_images(settings, dataset, networks[0], results[networks[0].title])
         path = save(folder, evaluation, results, grid)
+    if mirrors is not None:
+        with mirrors() as writer:
+            _mirror(writer, evaluation, grid)
     if state_dir is not None:
         autoattack.forget_state(state_dir, results.values())
     return path
+
+
+def _mirror(
+    writer: MetricWriter, evaluation: record.Evaluation, grid: dict[str, np.ndarray] | None
+) -> None:
+    step = 0
+    for title, net in evaluation.nets.items():
+        values = {"clean": net.clean} | {name: a.accuracy for name, a in net.attacks.items()}
+        step = net.step or step
+        writer.mirror({"kind": "test", "net": title, "step": step} | values)
+    if grid:  # clean images above the attacked ones
+        rows = [np.concatenate(list(grid[name]), axis=1) for name in ("clean", "adversarial")]
+        writer.image("examples", np.round(255 * np.concatenate(rows)).astype(np.uint8), step)
 
 
 def evaluate_all(

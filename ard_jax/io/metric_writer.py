@@ -1,4 +1,4 @@
-"""Where a run writes what it measures: metrics.jsonl and TensorBoard.
+"""Where a run writes what it measures: metrics.jsonl, and its mirrors (TensorBoard and others).
 
 Only the lead process writes; elsewhere every method does nothing. The record fields are plain
 Python numbers by then: this module needs no JAX, and waits for no device.
@@ -8,17 +8,18 @@ import contextlib
 import json
 import logging
 import os
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ard_jax.io import mirrors
 from ard_jax.io.files import from_plain, to_plain, write_text_atomic
+from ard_jax.io.mirrors import Mirror, Tracking
 
 METRICS_FILE = "metrics.jsonl"
-_NOT_SCALARS = ("step", "epoch", "time")  # the axes of a record, not values to plot
-_FLUSH_SECONDS = 10  # of TensorBoard's file
+_NO_TRACKING = Tracking()
 
 
 def _parse_lines(path: Path) -> list[tuple[str, dict]]:
@@ -66,14 +67,13 @@ def _is_after(record: dict, step: int | None) -> bool:
 
 
 class MetricWriter(contextlib.AbstractContextManager):
-    """Appends records to `workdir/metrics.jsonl` and mirrors their numbers to TensorBoard.
+    """Appends records to `workdir/metrics.jsonl` and mirrors their numbers, e.g. to TensorBoard.
 
     A record is a flat dict with "kind" ("train", "eval" or "event"), "step", and values; evaluation
     records also name their "net" and "split". NaN and infinities are written as the strings "nan",
     "inf", "-inf", so that every line is valid JSON.
 
-    TensorBoard tags are kind/net/name without the parts a record does not have; the split comes
-    before the name of an evaluation ("eval/student/validation/clean"). Events are not mirrored.
+    Events are not mirrored; `mirrors.numbers` says how the numbers are called there.
 
     Args:
       workdir: folder of the run; made when missing.
@@ -82,6 +82,7 @@ class MetricWriter(contextlib.AbstractContextManager):
         folder). Train and eval records of later steps are removed, since the run will write them
         again; events stay as the history of the run. None: keep everything.
       lead: False makes every method do nothing, for all processes but one.
+      tracking: further mirrors, and what they and TensorBoard are told of the run.
 
     Raises:
       ValueError: metrics.jsonl is damaged anywhere but in its last line.
@@ -93,9 +94,10 @@ class MetricWriter(contextlib.AbstractContextManager):
         tensorboard: bool = True,
         resume_step: int | None = None,
         lead: bool = True,
+        tracking: Tracking = _NO_TRACKING,
     ):
         """See the class."""
-        self._file = self._summary = None
+        self._file, self._mirrors = None, list[Mirror]()
         if not lead:
             return
         workdir = Path(workdir)
@@ -104,9 +106,9 @@ class MetricWriter(contextlib.AbstractContextManager):
         kept = [line for line, rec in _parse_lines(path) if not _is_after(rec, resume_step)]
         write_text_atomic(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        if tensorboard:
-            with self._mirroring(workdir / "tensorboard"):
-                self._summary = _TensorBoard(workdir / "tensorboard", resume_step)
+        for where, make in mirrors.wanted(workdir, tensorboard, tracking, resume_step):
+            with self._mirroring(where):
+                self._mirrors.append(make())
 
     def write(self, record: dict) -> None:
         """Writes one record and flushes it: a kill later cannot take it back."""
@@ -118,80 +120,41 @@ class MetricWriter(contextlib.AbstractContextManager):
             self._file.flush()
         except OSError as error:  # which does not say of which file
             raise OSError(error.errno, error.strerror, self._file.name) from error
-        if self._summary is not None and plain.get("kind") != "event":
-            with self._mirroring(self._summary.folder):
-                self._summary.write(plain)
+        if plain.get("kind") != "event":
+            self.mirror(plain)
+
+    def mirror(self, record: dict) -> None:
+        """Writes the numbers of a record to the mirrors alone."""
+        for one in tuple(self._mirrors):
+            with self._mirroring(one.where, one):
+                one.write(record)
+
+    def image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Writes an image, uint8 [H,W,C], to the mirrors."""
+        for one in tuple(self._mirrors):
+            with self._mirroring(one.where, one):
+                one.image(name, pixels, step)
 
     @contextlib.contextmanager
-    def _mirroring(self, folder: Path) -> Iterator[None]:
-        """Goes on without TensorBoard where it cannot be written: metrics.jsonl holds all of it."""
+    def _mirroring(self, where: str, mirror: Mirror | None = None) -> Iterator[None]:
+        """Goes on without a mirror that fails: metrics.jsonl holds all of it."""
         try:
             yield
         except OSError as error:
-            logging.warning(
-                "%s cannot be written (%s): going on without it", folder, error.strerror
-            )
-            if self._summary is not None:
+            logging.warning("%s cannot be written (%s): going on without it", where, error.strerror)
+            if mirror is not None:
+                self._mirrors.remove(mirror)
                 with contextlib.suppress(OSError):
-                    self._summary.close()
-            self._summary = None
+                    mirror.close()
 
     def __exit__(self, *exc_info: Any) -> None:
-        """Closes the files, also after an exception."""
+        """Closes all, also after an exception."""
         self.close()
 
     def close(self) -> None:
-        """Closes both files; may be called twice. Later writes do nothing."""
-        for file in (self._file, self._summary):
-            if file is not None:
+        """Closes the file and the mirrors; may be called twice. Later writes do nothing."""
+        for one in (self._file, *self._mirrors):
+            if one is not None:
                 with contextlib.suppress(OSError):  # told when it was written
-                    file.close()
-        self._file = self._summary = None
-
-
-class _TensorBoard:
-    """A TensorBoard file that the caller's thread writes: a SummaryWriter's own dies of a full disk."""
-
-    def __init__(self, folder: Path, resume_step: int | None):
-        # Imported late: slow, and optional in use.
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.record_writer import RecordWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        messages: Any = event_pb2  # no stub: protobuf makes its classes
-        self.folder, self._event, self._flushed = folder, messages.Event, time.monotonic()
-        # Not by the second alone: a quick restart would overwrite it.
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
-        self._file = RecordWriter(str(folder / name))
-        self._add(file_version="brain.Event:2")
-        if resume_step is not None:
-            # TensorBoard hides older points from this step on, itself included.
-            step = {"step": resume_step + 1}
-            self._add(file_version="brain.Event:2", **step)
-            self._add(session_log=messages.SessionLog(status=messages.SessionLog.START), **step)
-
-    def write(self, record: dict) -> None:
-        """Writes the numbers of a record.
-
-        Raises:
-          OSError: the disk is full.
-        """
-        from tensorboardX.summary import scalar
-
-        prefix = [str(record[key]) for key in ("kind", "net", "split") if key in record]
-        at = {"step": record.get("step"), "wall_time": record.get("time") or time.time()}
-        for name, value in record.items():
-            value = from_plain(value)
-            if name not in _NOT_SCALARS and isinstance(value, (int, float)):
-                self._add(summary=scalar("/".join([*prefix, name]), float(value)), **at)
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._file.flush()
-            self._flushed = time.monotonic()
-
-    def _add(self, **fields: Any) -> None:
-        event = self._event(**{"wall_time": time.time()} | fields)
-        self._file.write(event.SerializeToString())
-
-    def close(self) -> None:
-        """Writes what is left. OSError: the disk is full."""
-        self._file.close()
+                    one.close()
+        self._file, self._mirrors = None, []

@@ -25,6 +25,7 @@ from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
 from ard_jax.io.metric_writer import MetricWriter
+from ard_jax.io.mirrors import Tracking
 from ard_jax.io.progress import Progress
 from ard_jax.methods.base import Method
 from ard_jax.runtime import preemption
@@ -73,6 +74,7 @@ class TrainingRun:
       mesh: devices.
       log_every: steps between train records.
       tensorboard: also write TensorBoard files.
+      tracking: further places for its numbers: see `mirrors.Tracking`.
       on_device: "auto", "on" or "off": see `schema.DataConfig`.
       columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
       long_note: printed with the time estimate when it takes over ten minutes.
@@ -97,6 +99,7 @@ class TrainingRun:
     mesh: Any
     log_every: int = 10
     tensorboard: bool = True
+    tracking: Tracking = Tracking()
     long_note: str = ""
     on_device: str = "auto"
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -188,7 +191,11 @@ class _Loop:
         self.runner.restore(start, self.meta.get("data"))
         lead, step = is_lead(), start
         writer = MetricWriter(
-            training.workdir, tensorboard=training.tensorboard, resume_step=start, lead=lead
+            training.workdir,
+            training.tensorboard,
+            resume_step=start,
+            lead=lead,
+            tracking=training.tracking,
         )
         self.progress = Progress(
             training.total,

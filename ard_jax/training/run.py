@@ -11,6 +11,7 @@ from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, Splits, base, batching
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.evaluation.monitor import monitor, score
+from ard_jax.io.mirrors import Tracking
 from ard_jax.models import ModelBundle
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
@@ -109,8 +110,20 @@ def make(
         mesh=mesh,
         log_every=s.run.log_every,
         tensorboard=s.run.tensorboard,
+        tracking=_tracking(s, title),
         on_device=s.data.on_device,
         columns=columns,
+    )
+
+
+def _tracking(settings: TrainingSettings, title: str) -> Tracking:
+    s, metrics = settings, ("clean", settings.select_attack.name)
+    return Tracking(
+        name=f"{s.recorded['name']}-seed{s.seed}, {title}",
+        config=s.recorded,
+        metrics=tuple(f"eval/student/{s.select_on}/{name}" for name in metrics),
+        wandb=s.run.wandb,
+        mlflow=s.run.mlflow,
     )
 
 

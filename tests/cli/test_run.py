@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
     """A tiny CIARD run, its folder, and how often each program was traced."""
     folder = tmp_path_factory.mktemp("finished")
     compilation.TRACES.clear()
-    experiment = parse.to_experiment(tiny(folder))
+    experiment = parse.to_experiment(tiny(folder, run__tensorboard=True))
     report = train.run(experiment)
     return experiment, report, dict(compilation.TRACES)
 
@@ -156,6 +156,14 @@ def test_what_fits_neither_disk_nor_memory_is_refused_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_for_metrics_without_its_package_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_checks.importlib.util, "find_spec", lambda name: None)
+    experiment = parse.to_experiment(tiny(tmp_path, "natural", run__mlflow="robust"))
+    with pytest.raises(ValueError, match=r"config.run.mlflow=robust: .*; pip install 'ard_jax\[ml"):
+        train.run(experiment)
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_names_the_checkpoint(tmp_path, monkeypatch, capsys):
     real, experiment = StepRunner.advance, parse.to_experiment(tiny(tmp_path, "natural"))
 
@@ -169,6 +177,13 @@ def test_ctrl_c_names_the_checkpoint(tmp_path, monkeypatch, capsys):
     assert main.main(["main"]) == 130
     told = f"INTERRUPTED: student at step 7 of 10; the same command continues from {tmp_path}/run/last/5\n"
     assert capsys.readouterr().err.endswith(told)
+
+
+def test_mirrors_get_the_final_numbers_and_examples(finished):
+    files = (finished[1].parent / "tensorboard").iterdir()
+    written = b"".join(file.read_bytes() for file in files)
+    tags = "test/student_best/pgd_sat test/clean_teacher/clean examples student_optim.lr"
+    assert all(tag.encode() in written for tag in tags.split())
 
 
 def test_metrics_hold_each_step_once_and_every_loss_term(finished):

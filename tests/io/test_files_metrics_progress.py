@@ -10,6 +10,7 @@ import pytest
 
 from ard_jax.io import files, progress
 from ard_jax.io.metric_writer import MetricWriter, read_metrics
+from ard_jax.io.mirrors import Tracking
 from ard_jax.io.progress import Progress
 
 
@@ -170,6 +171,23 @@ def test_tensorboard_mirror_and_purge(tmp_path):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     assert purges == [2]
     assert found["train/loss", 1] == 0.5 and np.isnan(found["train/loss", 2])
+
+
+def test_tensorboard_has_hyper_parameters_and_images(tmp_path):
+    told = Tracking(
+        config={"eps": 0.5, "data": {"name": "digits", "pads": [1, 2]}}, metrics=("eval/x",)
+    )
+    with MetricWriter(tmp_path, resume_step=0, tracking=told) as writer:
+        writer.image("examples", np.zeros((4, 6, 1), np.uint8), 3)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    parts = b"eps data.name digits data.pads [1, 2] eval/x _hparams_/session_start_info".split()
+    assert all(part in file.read_bytes() for part in parts)
+    assert ("examples", 3) in _scalars(tmp_path / "tensorboard")[0]
+    size = file.stat().st_size
+    with MetricWriter(tmp_path, resume_step=5, tracking=told):  # goes on: they are there
+        pass
+    later = max((tmp_path / "tensorboard").iterdir(), key=lambda path: path.name[-19:])
+    assert b"hparams" not in later.read_bytes() and later.stat().st_size < size
 
 
 def test_a_full_disk_ends_tensorboard_alone(tmp_path, monkeypatch, caplog):
