@@ -25,8 +25,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 def pytest_configure():
     """Has XLA generate the code of programs that are not optimised by its older way, in a third of the time.
 
-    No public setting for it spares `optimised_programs`. A JAX without this function, or without
-    the older way (0.12), compiles everything by the newer one.
+    No public setting for it spares `optimised_programs`. A JAX without this function, or without the older
+    way (0.12), compiles everything by the newer one.
     """
     import jax
     from jax._src import compiler
