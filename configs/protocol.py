@@ -38,6 +38,7 @@ RECIPES = {
     "kd": _ARD,  # ARD's paper has such a row, without its settings
     "sat": _RICE,
     "fgsm_rs": (15, {"lr": 0.2, "schedule": "cyclic", "weight_decay": 5e-4}),
+    "free": (10, {"lr": 0.04, "schedule": "cyclic", "weight_decay": 5e-4}),
     "n_fgsm": (30, {"lr": 0.2, "schedule": "cyclic", "weight_decay": 5e-4}),
     "fat": (120, {"schedule": "multistep", "boundaries": (60, 90)}),
     "consistency_at": _RICE,
