@@ -7,10 +7,11 @@ from absl import flags
 
 # Flag -> the modes that use it; in another mode it is refused.
 MODES_OF = {
-    "checkpoint": ("evaluate", "export"),
+    "checkpoint": ("evaluate", "export", "teacher"),
     "attacks": ("evaluate",),
     "transfer_from": ("evaluate",),
-    "out": ("evaluate", "import", "export"),
+    "students": ("teacher",),
+    "out": ("evaluate", "import", "export", "teacher"),
     "source": ("import",),
     "file": ("import",),
     "model": ("import",),
@@ -45,8 +46,9 @@ OVERRIDES = flags.DEFINE_multi_string(
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "compare", "import", "export", "plan"],
-    "train: one experiment, or continue it. evaluate: a checkpoint again. compare: methods times seeds "
+    ["train", "evaluate", "teacher", "compare", "import", "export", "plan"],
+    "train: one experiment, or continue it. evaluate: a checkpoint again. teacher: will this checkpoint help "
+    "as a robust teacher. compare: methods times seeds "
     "with shared teachers, ending in tables and a plot; --config is e.g. configs/compare_digits.py, a part "
     "of it --config.seeds='(0,1)' --config.methods=sat,rslad. Exit code of compare: 1 when "
     "a run failed. import: a published network becomes a checkpoint. export: a checkpoint in other formats. "
@@ -64,9 +66,14 @@ TRANSFER = _define(
     flags.DEFINE_string, "transfer_from", "",
     "another run, whose attacks are tried on this one.",
 )  # fmt: skip
+STUDENTS = _define(
+    flags.DEFINE_list, "students", [],
+    "runs of reference students, comma separated: what the teacher says where they are attacked.",
+)  # fmt: skip
 OUT = _define(
     flags.DEFINE_string, "out", "",
-    "folder to make; defaults: <run>/evaluations/<number> of evaluate, <run>/export of export.",
+    "folder to make; defaults: <run>/evaluations/<number> of evaluate, <run>/teacher/<number> of teacher, "
+    "<run>/export of export.",
 )  # fmt: skip
 SOURCE = _define(
     flags.DEFINE_string, "source", "file",
