@@ -60,6 +60,8 @@ RECIPES = {
     "ard": _ARD,
     "iad1": _ARD,  # the paper's teacher has the student's size
     "iad2": _ARD,
+    "icml26": _ARD,
+    "icml26_at": _ARD,
     "rslad": _RSLAD,
     "fair_rslad": (300, {"schedule": "multistep", "boundaries": (216, 261, 286), "nesterov": True}),
     "absld": _RSLAD,
