@@ -8,6 +8,7 @@ Data, eps and attack (config.eval.select_attack) are those of --config, or of th
 
 import datetime
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from ard_jax.models import described
 from ard_jax.reporting import record, tables, teacher_tables
 from ard_jax.runtime import sharding
 from ard_jax.runtime.distributed import barrier, is_lead, tell
+
+_SEED = re.compile(r"seed\d+")
 
 
 class _Loaded(NamedTuple):
@@ -97,7 +100,9 @@ def run(experiment: Experiment, path: str, students: list[str], out: str = "") -
 
 def _titles(students: list[str]) -> dict[str, str]:
     """Short and different titles of these step folders -> the folders."""
-    names = [Path(folder).parent.parent.name for folder in students]
+    runs = [Path(folder).parent.parent for folder in students]
+    # The runs of a comparison are METHOD/seedN.
+    names = [f"{r.parent.name}/{r.name}" if _SEED.fullmatch(r.name) else r.name for r in runs]
     short = len(set(names)) == len(names)
     return dict(zip(names if short else students, students, strict=True))
 

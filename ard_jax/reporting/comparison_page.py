@@ -142,9 +142,8 @@ def warnings(record: ComparisonRecord, done: dict[tuple[str, int], Evaluation]) 
         found.append(f"{left} of {len(record.runs)} runs are not finished: the tables are partial.")
     for (method, seed), evaluation in done.items():
         where = f"{method}, seed {seed}"
-        shared = {
-            t.role or n: t for n, t in record.teachers.items() if method in (*t.methods, method)
-        }
+        teachers = record.teachers.items()
+        shared = {t.role or n: t for n, t in teachers if not t.methods or method in t.methods}
         for role, teacher in evaluation.teachers.items():
             now = shared.get(role, ComparedTeacher()).identity
             if now and teacher.identity not in ("", now):
