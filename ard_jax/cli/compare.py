@@ -6,8 +6,9 @@ The configuration has `name`, `workdir` ("" for runs/<name>), `seeds`, `methods`
 order of the table), `runs` (name -> a whole experiment), `main_attack`, and optionally `data_dir` (replaces
 data.dir of every run) and `full_reports`: True gives each run the report of a single run, with its teachers,
 transfer attacks, eps sweep and examples, as its own `eval` says; otherwise these are left out of the runs,
-and the teachers are evaluated once. `published` has the papers' numbers (`Comparison.published`), which the
-report shows beside the measured ones.
+and the teachers are evaluated once. `teachers` (name -> checkpoint) makes every run with a robust teacher
+once with each of them, as <method>-<name>. `published` has the papers' numbers (`Comparison.published`),
+which the report shows beside the measured ones.
 
 Each run lies in <workdir>/<method>/seed<k> and is a run like any other: it can be continued, evaluated and
 looked at alone. The order is seed by seed. A finished run is not repeated, an unfinished one is continued, a

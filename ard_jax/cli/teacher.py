@@ -68,6 +68,7 @@ def run(experiment: Experiment, path: str, students: list[str], out: str = "") -
     teacher = loaded.pop("teacher")
     attack = build.evaluation_attack(experiment.eval.select_attack, experiment)
     test = base.first(splits.test, experiment.eval.max_examples)
+    tell(f"measuring {path} on {len(test)} images under {attack.label}")
     quality = teacher_quality.judge(
         teacher_quality.measure(
             teacher.evaluator, teacher.variables, test, attack,
