@@ -30,10 +30,11 @@ ALWAYS = {"FLOPs": 0.02, "FLOPs of the attack": 0.02, "traces": 0.0}
 
 def cases():
     """Name -> Case."""
-    from benchmarks.step_cases import WORK, Case
+    from benchmarks.step_cases import COUNTED, WORK, Case
 
     small = {"batch": 8, "size": 16}
-    found = {method: Case(method, steps=2, **small, **TINY) for method in WORK}
+    found = {method: Case(method, steps=2, **small, **TINY) for method in (*WORK, *COUNTED)}
+    found["adaad, igdm"] = Case("adaad", steps=2, igdm=1.0, **small, **TINY)
     found["ciard, 10 attack steps"] = Case("ciard", steps=10, **small, **TINY)
     for student in ("resnet18", "mobilenetv2"):
         found[f"ciard, {student}"] = Case("ciard", steps=2, **small, **TINY | {"student": student})

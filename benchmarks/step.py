@@ -99,9 +99,11 @@ def prepare(args, folder):
 
 def cases(args):
     """One case for each method and network that was asked for."""
-    from benchmarks.step_cases import PRECISIONS, WORK, Case
+    from benchmarks.step_cases import COUNTED, PRECISIONS, WORK, Case
 
     names = list(WORK) if args.method == "all" else args.method.split(",")
+    if alone := [name for name in names if name in COUNTED]:
+        raise SystemExit(f"--method={','.join(alone)}: no contender has it; see benchmarks.counts")
     precision = PRECISIONS.get(args.precision, args.precision)
     try:
         return [

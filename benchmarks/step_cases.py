@@ -45,8 +45,25 @@ WORK = {
     "ciard": Work("ciard_train", 2, ("clean", "clean"), ("robust",)),
     "dard": Work("dpgd", 2, ("robust", "robust")),
 }
+# Methods whose steps are counted alone, with no contender beside them -> attack.
+COUNTED = {
+    "adaad": "adaad_train",
+    "saad": "saad_train",
+    "dgad": "adaad_train",
+    "adr": "adr_train",
+    "adr_trades": "adr_trades_train",
+    "lbgat": "trades_train",
+    "peeraid": "rslad_train",
+    "hat": "hat_train",
+    "dkl": "dkl_train",
+    "free": "fgsm",
+}
+# Which of a case's teachers has the network of a partner.
+_PARTNERS = {"guide": "clean", "peer": "robust"}
 # CIARD trains its robust teacher in five sixths of its epochs; these steps are of those.
 _OPTIONS = {"ciard": {"itt_start": 1}}
+# BatchNorm in the attack, where it is not eval.
+_MODES = dict.fromkeys(("adr", "adr_trades"), {"attack_bn": "train", "attack_bn_stats": "keep"})
 
 
 def network(text: str) -> tuple[str, dict[str, Any]]:
@@ -73,13 +90,14 @@ class Case:
     """One measurement.
 
     Attributes:
-      method: one of WORK.
+      method: one of WORK or COUNTED.
       student, robust, clean: networks, see `network`; the teachers count where the method has them.
       batch: images per step.
       steps: of the attack.
       precision: "float32" or "bfloat16".
       classes: of all networks.
       size: height and width of the images.
+      igdm: weight of gradient matching.
     """
 
     method: str
@@ -91,6 +109,7 @@ class Case:
     precision: str = "float32"
     classes: int = 10
     size: int = 32
+    igdm: float = 0.0
 
     def __post_init__(self):
         """Checks names and numbers.
@@ -98,14 +117,23 @@ class Case:
         Raises:
           ValueError: names the value and what to give.
         """
-        if self.method not in WORK:
+        if self.method not in (*WORK, *COUNTED):
             raise ValueError(f"--method={self.method}: choose among {', '.join(WORK)}")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"--precision={self.precision}: choose float32 or bf16")
         if self.batch < 2 or self.steps < 1:
             raise ValueError(f"batch={self.batch}, attack steps={self.steps}: at least 2 and 1")
         for role in self.roles:
-            network(getattr(self, role))
+            network(self.network_of(role))
+
+    def network_of(self, role: str) -> str:
+        """The network of the student, a teacher or a partner, see `network`."""
+        return getattr(self, _PARTNERS.get(role, role))
+
+    @property
+    def attack(self) -> str:
+        """Name of the method's inner attack, "" for none."""
+        return WORK[self.method].attack if self.method in WORK else COUNTED[self.method]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -114,8 +142,8 @@ class Case:
 
     def describe(self) -> str:
         """For people."""
-        nets = ", ".join(f"{role} {getattr(self, role)}" for role in self.roles)
-        attack = f", {self.steps} attack steps" if WORK[self.method].attack else ""
+        nets = ", ".join(f"{role} {self.network_of(role)}" for role in self.roles)
+        attack = f", {self.steps} attack steps" if self.attack else ""
         shape = f"{self.size}x{self.size}x3, {self.classes} classes"
         return f"{self.method}: {nets}; batch {self.batch} of {shape}{attack}, {self.precision}"
 
@@ -186,18 +214,21 @@ def build(case: Case) -> Built:
     """Networks and method; weights are made when they are first asked for."""
     nets = {}
     for role in case.roles:
-        name, options = network(getattr(case, role))
+        name, options = network(case.network_of(role))
         shape = (case.size, case.size, 3)
         nets[role] = models.create(name, case.classes, shape, dtype=case.precision, **options)
-    attack = WORK[case.method].attack
+    length = {} if case.attack == "fgsm" else {"steps": case.steps}
     parts = methods.Parts(
         student=nets["student"],
         student_optim=optim.make(STUDENT_SGD, 300),
-        attack=attacks.make(attack, eps=EPS, steps=case.steps) if attack else None,
+        attack=attacks.make(case.attack, eps=EPS, **length) if case.attack else None,
         teachers={role: nets[role] for role in case.roles[1:]},
         teacher_optims={"robust": optim.make(TEACHER_SGD, 300)},
         epochs=300,
         steps_per_epoch=390,
+        batch_size=case.batch,
+        igdm=methods.Igdm(weight=case.igdm) if case.igdm else None,
+        **_MODES.get(case.method, {}),
     )
     method = methods.create(case.method, parts, **_OPTIONS.get(case.method, {}))
     return Built(case, nets, parts, method)

@@ -41,6 +41,14 @@ def test_the_baseline_traces_every_program_once_and_holds_all_cases():
     assert set(found["traces"].values()) == {1}
     assert {"student train_step", "robust teacher train_step"} <= set(found["traces"])
     assert set(found) == {*counts.cases(), "ciard, 2 devices", "traces"}
+    # AdaAD asks its teacher in every attack step, SAAD in none; gradient matching changes no attack.
+    attack = {
+        name: counted["FLOPs of the attack"]
+        for name, counted in found.items()
+        if name in counts.cases()
+    }
+    assert attack["saad"] < 1.02 * attack["rslad"] < 0.5 * attack["adaad"]
+    assert attack["adaad, igdm"] == attack["adaad"]
     # Memory does not grow with attack steps.
     memory = "temporary, compiled, bytes"
     assert found["ciard"][memory] == found["ciard, 10 attack steps"][memory]

@@ -1,6 +1,7 @@
 """Means over seeds, tables and plot of a comparison, from made-up evaluations."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -209,6 +210,43 @@ def test_published_numbers_stand_beside_ours(three_seeds):
     assert table.titles == ["method", "clean", "PGD_sat"] and "sat, our_method: A." in table.note
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.cells()}
     assert texts["sat, paper"] == ["", "49.00"] and texts["our_method, paper"] == ["88.87", ""]
+
+
+def test_both_checkpoints_stand_side_by_side_and_papers_beside_theirs(three_seeds):
+    rows = {
+        "sat": {"source": "A", "pgd_sat": 43.0, "checkpoint": "last"},
+        "our_method": {"source": "A", "pgd_sat": 44.0, "checkpoint": "last", "net": "SWA"},
+    }
+    record = make_record(three_seeds, published=PUBLISHED | {"rows": rows})
+    *_, both, beside = comparison_page.result_tables(record)
+    assert both.titles == ["method", "clean, best", "clean, last", "PGD_sat, best", "PGD_sat, last"]
+    assert [cell.text for cell in both.cells()[0]] == [
+        "sat", "90.00 ± 0.00", "90.00 ± 0.00", "52.00 ± 2.00", "42.00 ± 2.00",
+    ]  # fmt: skip
+    assert [[cell.text for cell in row] for row in beside.cells()] == [
+        ["sat (last)", "42.00 ± 2.00"],
+        ["sat, paper (last)", "43.00"],
+        ["our_method (SWA, last)", "-"],  # no average was kept here
+        ["our_method, paper (SWA, last)", "44.00"],
+    ]
+
+
+def test_a_run_learned_from_its_own_named_teacher(three_seeds):
+    """Of two named ones; a warning tells only of another than that."""
+    told = {
+        key: Evaluation.from_json(
+            e.to_json() | {"teachers": {"robust": {"identity": f"of {key[0]}"}}}
+        )
+        for key, e in three_seeds.items()
+    }
+    record = make_record(told)
+    assert sum("learned from another robust teacher" in w for w in record.warnings) == 6
+    named = {
+        name: ComparedTeacher(role="robust", methods=(name,), identity=f"of {name}")
+        for name in ("sat", "our_method")
+    }
+    again = comparison_page.summarize(dataclasses.replace(record, teachers=named), told)
+    assert not any("learned from" in warning for warning in again.warnings)
 
 
 LINES = (
