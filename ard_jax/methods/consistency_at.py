@@ -36,10 +36,11 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
         labels = jnp.repeat(batch["label"], 2)
         pairs = jnp.stack([batch["image"], batch["view"]], axis=1)
         images = pairs.reshape(-1, *pairs.shape[2:])
-        attacked = base.attack(parts, state, {"image": images, "label": labels}, key)
+        twice = {"image": images, "label": labels, "epoch": batch["epoch"]}
+        attacked = base.attack(parts, state, twice, key)
 
         def loss_of(z: jax.Array):
-            ce = jnp.mean(losses.cross_entropy(z, labels))
+            ce = jnp.mean(losses.cross_entropy(z, jnp.repeat(base.targets(batch), 2, axis=0)))
             js = jnp.mean(losses.jensen_shannon(z[::2], z[1::2], config.temperature))
             return ce + config.weight * js, {"loss_ce": ce, "loss_js": js}
 
@@ -52,4 +53,10 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
     return base.Method(init, step, views=2)
 
 
-REGISTRATION = base.Registration("consistency_at", ConsistencyAtConfig, make)
+REGISTRATION = base.Registration(
+    "consistency_at",
+    ConsistencyAtConfig,
+    make,
+    cross_entropy=lambda _: True,
+    needs_labels=lambda _: "compares two views of one image",
+)

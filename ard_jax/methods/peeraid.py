@@ -102,5 +102,11 @@ def make(config: PeeraidConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = base.Registration(
-    "peeraid", PeeraidConfig, make, ("peer",), "rslad_train", trained_teachers=("peer",)
+    "peeraid",
+    PeeraidConfig,
+    make,
+    ("peer",),
+    "rslad_train",
+    trained_teachers=("peer",),
+    cross_entropy=lambda config: config.hard + config.peer_hard > 0,
 )
