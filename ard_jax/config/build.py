@@ -336,8 +336,7 @@ def own_settings(experiment: Experiment) -> dict[str, Any]:
         owner, kept = experiment, raw
         for group in groups:
             owner, kept = getattr(owner, group), kept[group]
-        unused = name == "extra_fraction" and not experiment.data.extra
-        if unused or getattr(owner, name) == type(owner).model_fields[name].default:
+        if getattr(owner, name) == type(owner).model_fields[name].default:
             del kept[name]
     if not experiment.igdm.weight:
         del raw["igdm"]
@@ -393,7 +392,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         label_smoothing=0.0,
         awp=AwpConfig(),
         igdm=methods.Igdm(),
-        data=d.replace(augment=augment.plain(d.augment, d.flip), **unused),
+        data=d.replace(augment=augment.plain(d.augment, d.mirrors), **unused),
         student=teacher.net,
         student_optim=recipe.optim,
         # Unused; fixed, so that the identity is too.

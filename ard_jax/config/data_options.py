@@ -40,10 +40,10 @@ class DataConfig(Options):
         description="Random augmentation of the student's training images, see `augment.augment`. Teachers "
         "that a run trains have the plain crop under the last five.",
     )
-    flip: bool = Field(
-        default=True,
+    flip: Literal["auto", "on", "off"] = Field(
+        default="auto",
         description="Whether the last five kinds of `augment` mirror images too, as `crop_flip` always does "
-        "and `crop` never.",
+        "and `crop` never; `auto`: not the digits, which have no mirror images.",
     )
     pad: Count = Field(default=4, description="Zero padding of the random crop, pixels.")
     extra: Folder = Field(
@@ -94,6 +94,11 @@ class DataConfig(Options):
         "are the same, bit for bit.",
         json_schema_extra=NOTHING,
     )
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the stronger kinds of `augment` mirror images."""
+        return self.name != "digits" if self.flip == "auto" else self.flip == "on"
 
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""

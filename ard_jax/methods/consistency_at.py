@@ -33,14 +33,16 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
 
     def step(state: RunState, batch: base.Batch, key: jax.Array):
         # The views of an image are neighbours, so that they stay on one device and in one group of BatchNorm.
-        labels = jnp.repeat(batch["label"], 2)
+        labels = targets = jnp.repeat(batch["label"], 2)
+        if "soft_label" in batch:
+            targets = jnp.repeat(base.targets(batch), 2, axis=0)
         pairs = jnp.stack([batch["image"], batch["view"]], axis=1)
         images = pairs.reshape(-1, *pairs.shape[2:])
         twice = {"image": images, "label": labels, "epoch": batch["epoch"]}
         attacked = base.attack(parts, state, twice, key)
 
         def loss_of(z: jax.Array):
-            ce = jnp.mean(losses.cross_entropy(z, jnp.repeat(base.targets(batch), 2, axis=0)))
+            ce = jnp.mean(losses.cross_entropy(z, targets))
             js = jnp.mean(losses.jensen_shannon(z[::2], z[1::2], config.temperature))
             return ce + config.weight * js, {"loss_ce": ce, "loss_js": js}
 

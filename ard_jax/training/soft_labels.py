@@ -108,7 +108,7 @@ def _program(settings: TrainingSettings, teacher: Any, mesh: Any, kind: str):
     def run(variables: Any, batch: dict[str, jax.Array], number: jax.Array):
         images = augment(
             rng.stream(root, "label view", number), batch["image"], kind, pad=settings.data.pad,
-            flip=settings.data.flip,
+            flip=settings.data.mirrors,
         )  # fmt: skip
 
         def predict(x: jax.Array):
