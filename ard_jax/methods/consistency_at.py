@@ -24,8 +24,8 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
     they are equal. Attack: PGD on CE on both, start x + U(-eps, eps) clipped, eval mode, nothing updated.
     Then one train-mode pass on the 2B images together: one update of the running statistics.
     A step costs what two of `sat` do. Schedule: 200 epochs, rate 0.1, times 0.1 at 50 % and 75 %, weight
-    decay 5e-4. Source: alinlab/consistency-adversarial. Its AutoAugment, switched on late in one variant, is
-    another augmentation and not offered here.
+    decay 5e-4. Source: alinlab/consistency-adversarial. Its AutoAugment is
+    `config.data.augment`; that one variant switches it on late is not offered.
     """
 
     def init(student_variables: dict, teacher_variables: dict):

@@ -349,6 +349,17 @@ def test_switches_of_the_recipe_that_cannot_be(tmp_path, variant, values, lines)
     )
 
 
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_takes_the_switches(name):
+    raw = importlib.import_module("configs.cifar10").get_config(name)
+    raw.data.update(augment="idbh_strong", extra="x.npz", extra_fraction=0.5)
+    raw.update(swa_start=2, average_bn="recomputed")
+    raw.awp.gamma = 0.005
+    if name in methods.ATTACKING and name != "dkl":  # whose radius grows already
+        raw.attack.eps_ramp = raw.epochs
+    assert parse.to_experiment(raw).average_bn == "recomputed"
+
+
 def test_the_recipe_leaves_teachers_alone(tmp_path):
     """They are those of the plain run, so that students with and without it can be compared."""
     plain = parse.to_experiment(tiny(tmp_path))

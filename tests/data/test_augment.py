@@ -164,6 +164,18 @@ def test_the_policy_of_autoaugment_uses_magnitudes_of_torchvision():
     assert minus[5].tolist() == pytest.approx([-0.3 * 7 / 9, 5.0])
 
 
+@pytest.mark.multidevice
+def test_cutmix_is_one_of_no_device_count():
+    given = jax.random.uniform(jax.random.key(1), (8, 6, 6, 1))
+    labels = jax.nn.one_hot(jnp.arange(8), 8)
+    mesh, mix = sharding.make_mesh(4), jax.jit(aug.cutmix)
+    split = jax.device_put((given, labels), sharding.split_batch(mesh))
+    for one, other in zip(
+        mix(jax.random.key(0), given, labels), mix(jax.random.key(0), *split), strict=True
+    ):
+        assert (np.asarray(one) == np.asarray(other)).all()
+
+
 def test_cutmix_labels_count_pixels():
     """The share of an image that comes from each of the two is the share of its label."""
     count, size = 8, 10
