@@ -6,6 +6,8 @@ np.savez_compressed): then images are read from where they lie in it, those of a
 """
 
 import dataclasses
+import math
+import mmap
 import os
 import zipfile
 from pathlib import Path
@@ -191,9 +193,13 @@ def _map_member(path: Path, file: zipfile.ZipFile, member: zipfile.ZipInfo) -> n
     with path.open("rb") as raw:
         raw.seek(member.header_offset + 26)
         name, more = np.frombuffer(raw.read(4), "<u2")
+        mapped = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(shape) > 2 and hasattr(mmap, "MADV_RANDOM"):  # of images only those that are read
+        mapped.madvise(mmap.MADV_RANDOM)
     offset = member.header_offset + 30 + int(name) + int(more) + header
-    order = "F" if by_columns else "C"
-    return np.memmap(path, dtype, "r", offset, shape, order)
+    if offset + dtype.itemsize * math.prod(shape) > len(mapped):
+        raise ValueError(f"{member.filename} ends early")
+    return np.ndarray(shape, dtype, mapped, offset, order="F" if by_columns else "C")
 
 
 def _problems(arrays: dict[str, np.ndarray], train: ArrayDataset | LazyDataset) -> list[str]:

@@ -255,13 +255,14 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
         raise ValueError("; ".join(problems))
     entry = _METHODS[name]
     made = entry.make(config, parts)
+    needed = (*made.columns, "soft_label") if parts.soft_labels else made.columns
 
     def init(student: Any, teachers: dict[str, Any]):
         checked.start(parts, student, teachers, entry.teachers)
         return made.init(student, teachers)
 
     def step(state: RunState, batch: dict[str, Any], key: Any):
-        checked.step(parts.student, made.columns, state, batch)
+        checked.step(parts.student, needed, state, batch)
         return made.step(state, batch, checks.random_key(key))
 
     return dataclasses.replace(

@@ -25,7 +25,7 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
     Then one train-mode pass on the 2B images together: one update of the running statistics.
     A step costs what two of `sat` do. Schedule: 200 epochs, rate 0.1, times 0.1 at 50 % and 75 %, weight
     decay 5e-4. Source: alinlab/consistency-adversarial. Its AutoAugment is
-    `config.data.augment`; that one variant switches it on late is not offered.
+    `config.data.augment`; one variant switches it on late, which is not offered.
     """
 
     def init(student_variables: dict, teacher_variables: dict):

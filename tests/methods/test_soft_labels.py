@@ -56,6 +56,14 @@ def test_labels_reach_what_is_registered(name):
         assert ("label" in of_student) == bool(needs)
 
 
+def test_a_batch_without_the_labels_that_were_promised_is_refused():
+    parts = make_parts("sat", soft_labels=True)
+    method = methods.create("sat", parts)
+    batch = {"image": CLEAN, "label": LABELS, "epoch": jnp.int32(1)}
+    with pytest.raises(ValueError, match="the batch lacks soft_label"):
+        method.step(begin(method, parts), batch, jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("name", "attack", "smoothing", "mixing", "words"),
     [
