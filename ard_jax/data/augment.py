@@ -24,7 +24,8 @@ KINDS = (*PLAIN, *STRONG)
 PADDED = ("crop_flip", "crop", "cutmix", "autoaugment")  # kinds that begin with a random crop
 # Largest shift of CropShift as a part of the side: 10 of CIFAR's 32 pixels.
 _SHIFT = 10 / 32
-# IDBH: operation, smallest and largest value, whether its sign is random; each is as likely as the others.
+# IDBH: operation, smallest and largest value, whether its sign is random; each is as likely as the others. A
+# shear is along either axis, from the top or the left.
 _IDBH = (
     ("color", 0.1, 1.9, False),
     ("brightness", 0.5, 1.9, False),
