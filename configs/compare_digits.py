@@ -9,7 +9,8 @@ of two other seeds (`:search` runs that; `configs/protocol.py` holds what it fou
 numbers, with epochs scaled to the length. `:all` compares all the methods there are; those outside this
 list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which
 takes longer; started in the folder of a finished comparison it only evaluates again. `:newer`: methods of
-2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack.
+2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack. `:recipe`: what each
+part of the training recipe (docs/recipe.md) adds to sat and rslad, and all together, with AutoAttack.
 """
 
 from . import common, protocol
@@ -21,6 +22,15 @@ NEWER = (
     "trades", "hat", "dkl", "adr", "rslad", "adaad", "adaad:igdm", "saad", "dgad", "lbgat", "peeraid",
     "ciard",
 )  # fmt: skip
+
+# Part of the recipe -> values; averages and AWP begin after the same shares of the run as in their papers.
+RECIPE = {
+    "augment": {"data.augment": "cropshift"},
+    "awp": {"awp.gamma": 0.005, "awp.start": 3},
+    "ema": {"ema_decay": 0.99, "average_bn": "copied"},
+    "swa": {"swa_start": 20, "average_bn": "recomputed"},
+}
+RECIPE["all"] = RECIPE["augment"] | RECIPE["awp"] | RECIPE["swa"]
 
 
 def run(choice: str, autoattack: bool = False):
@@ -50,13 +60,18 @@ def get_config(variant: str = ""):
         config.name = "compare_digits_newer"
         runs = {choice.replace(":", "_"): run(choice, autoattack=True) for choice in NEWER}
         config.runs, config.methods = common.config_dict(**runs), tuple(runs)
+    elif variant == "recipe":
+        config.name = "compare_digits_recipe"
+        runs = recipes(("sat", "rslad"))
+        config.runs, config.methods = common.config_dict(**runs), tuple(runs)
     elif variant == "search":
         config.name, config.seeds = "search_digits", (10, 11)  # not those of the table
         config.runs = common.config_dict(**searched())
         config.methods = tuple(config.runs)
     elif variant not in ("", "autoattack"):
         raise ValueError(
-            f"configs/compare_digits.py has no variant {variant!r}: all, autoattack, newer, search"
+            f"configs/compare_digits.py has no variant {variant!r}: all, autoattack, newer, recipe, "
+            "search"
         )
     return config
 
@@ -69,4 +84,15 @@ def searched():
             config = found[f"{name}_lr{rate * 100:03.0f}"] = protocol.digits(name)
             config.student_optim.lr = rate
             config.eval.attacks = ("pgd_sat",)
+    return found
+
+
+def recipes(names: tuple[str, ...]):
+    """Each method as it is, and with each part of `RECIPE`."""
+    found = {}
+    for name in names:
+        found[name] = run(name, autoattack=True)
+        for part, values in RECIPE.items():
+            config = found[f"{name}_{part}"] = run(name, autoattack=True)
+            config.update_from_flattened_dict(values)
     return found

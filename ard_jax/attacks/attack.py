@@ -56,6 +56,7 @@ class Attack(abc.ABC):
       targeted: whether it moves images towards a class, so that it may put a wrong answer right.
       keys_per_image: whether `run` and `own_start` also take keys [B], one for each image; without it random
         numbers, and so results, depend on how an evaluation cuts the images into batches.
+      needs_labels: whether `run` looks at the labels.
       needs_teacher: "" nothing, "logits" `teacher_logits`, "network" `teacher`.
     """
 
@@ -67,6 +68,7 @@ class Attack(abc.ABC):
     tileable = False
     takes_state = False
     bounded = True
+    needs_labels = True
     needs_teacher = ""
     keys_per_image = False
     targeted = False

@@ -1,7 +1,6 @@
 """Friendly PGD (Zhang et al. 2020, ICML, arXiv 2002.11242): an image stops soon after it is misclassified."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +44,11 @@ class FriendlyAttack(Attack):
     takes_state = True
     keys_per_image = True
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Radius and step size."""
+        return {"eps": self.eps, "step_size": self.step_size}
+
     def __post_init__(self):
         """Checks every field."""
         threat = self.threat
@@ -61,12 +65,13 @@ class FriendlyAttack(Attack):
         labels: jax.Array | None,
         key: jax.Array | None = None,
         *,
+        eps: float | jax.Array | None = None,
+        step_size: float | jax.Array | None = None,
         start: jax.Array | None = None,
         patience: int | jax.Array | None = None,
         unroll: int | bool | None = None,
-        teacher_logits: jax.Array | None = None,
-        teacher: Callable[[jax.Array], jax.Array] | None = None,
         state: Any = None,
+        **ignored: Any,
     ) -> jax.Array | tuple[jax.Array, Any]:
         """Runs the attack; arguments and result as of `Attack.run`, but for these.
 
@@ -75,19 +80,21 @@ class FriendlyAttack(Attack):
           images: see `Attack.run`.
           labels: [B] int.
           key: needed for a random start and for the noise.
+          eps: another radius; may be traced.
+          step_size: another step size; may be traced.
           start: first iterate [B,H,W,C] in place of the random one.
           patience: another one, scalar; may be traced.
           unroll: see `Attack.run`.
-          teacher_logits: not looked at.
-          teacher: not looked at.
           state: see `Attack.run`.
+          **ignored: what other attacks need of a teacher.
 
         Raises:
           ValueError: a bad value, shape or dtype, or no key for random numbers.
         """
-        threat = ThreatModel(self.eps, self.norm)
+        threat = ThreatModel(self.eps if eps is None else eps, self.norm)
         images, labels, key = threat_model.check_batch(images, labels, key, threat, labelled=True)
         patience = self.patience if patience is None else patience
+        step_size = self.step_size if step_size is None else step_size
         threat = threat.astype(images.dtype)
 
         def counting(x: jax.Array, carried: Any):
@@ -108,12 +115,12 @@ class FriendlyAttack(Attack):
         def one_step(carry: tuple[jax.Array, Any], i: jax.Array):
             z, carried = carry
             gradient, carried = jax.lax.stop_gradient(jax.grad(total, has_aux=True)(z, carried))
-            moved = z + self.step_size * threat_model.ascent_direction(gradient, self.norm)
+            moved = z + step_size * threat_model.ascent_direction(gradient, self.norm)
             moved = threat.cut(moved + self._noise(key, i, z), images)
             frozen = threat_model.per_image(carried[1] > patience, z)
             return (jnp.where(frozen, z, moved), carried), None
 
-        first = self._first(key, images) if start is None else jnp.asarray(start, images.dtype)
+        first = self._first(key, images, eps) if start is None else jnp.asarray(start, images.dtype)
         if first.shape != images.shape:
             raise ValueError(f"start of shape {first.shape} for images of shape {images.shape}")
         (z, (state, _)), _ = jax.lax.scan(
@@ -122,10 +129,10 @@ class FriendlyAttack(Attack):
         )  # fmt: skip
         return z if state is None else (z, state)
 
-    def _first(self, key: Any, images: jax.Array) -> jax.Array:
+    def _first(self, key: Any, images: jax.Array, eps: float | jax.Array) -> jax.Array:
         key = None if key is None else rng.fold_in(key, self.steps)  # the steps have those before
         return threat_model.random_start(
-            self.start, key, images, self.eps, norm=self.norm, sigma=self.sigma, clip=(0.0, 1.0)
+            self.start, key, images, eps, norm=self.norm, sigma=self.sigma, clip=(0.0, 1.0)
         )
 
     def _noise(self, key: Any, step: jax.Array, like: jax.Array) -> jax.Array | float:

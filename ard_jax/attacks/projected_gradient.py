@@ -127,6 +127,11 @@ class PgdAttack(Attack):
         return self.loss == "least_likely"
 
     @property
+    def needs_labels(self) -> bool:
+        """Whether `run` looks at the labels."""
+        return self.loss not in objectives.WITHOUT_LABELS or self.restarts > 1
+
+    @property
     def needs_teacher(self) -> str:
         """What `run` needs of a teacher: "" nothing, "logits" teacher_logits, "network" teacher."""
         return part_of(self, objectives.Loss).needs_teacher

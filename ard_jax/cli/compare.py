@@ -40,6 +40,7 @@ from ard_jax.reporting import comparison_page
 from ard_jax.reporting.record import ComparedTeacher, ComparisonRecord, Evaluation, Run
 from ard_jax.runtime import locks
 from ard_jax.runtime.distributed import everywhere, is_lead, tell
+from ard_jax.training import run as run_lib
 from ard_jax.training import teachers
 from ard_jax.training.loop import TrainingDivergedError
 
@@ -69,6 +70,7 @@ def run(comparison: Comparison) -> int:
         interrupted = True
         with contextlib.suppress(KeyboardInterrupt):
             _check_kept(comparison)
+            _check_extra(comparison)
             found = _teachers(comparison)
             for key in _unfinished(comparison):
                 errors |= _run_one(comparison, key, found)
@@ -104,6 +106,19 @@ def _check_kept(comparison: Comparison) -> None:
     if done:
         with contextlib.suppress(data.DataError):  # told by the next run, if there is one
             train_checks.check_finished(done, build.load_data(done[0].data))
+
+
+def _check_extra(comparison: Comparison) -> None:
+    """Raises DataError for further images that a run cannot use, before the first run."""
+    left = {
+        json.dumps([e.data.extra, e.data.extra_fraction]): e
+        for e in comparison.experiments.values()
+        if e.data.extra and train_checks.finished(e) is None
+    }
+    splits = None
+    for experiment in left.values():
+        splits = splits or build.load_data(experiment.data)
+        run_lib.extra_images(build.training_settings(experiment), splits)
 
 
 def _unfinished(comparison: Comparison) -> Iterator[tuple[str, int]]:

@@ -21,6 +21,7 @@ from ard_jax import configs, methods
 from ard_jax.cli import values
 from ard_jax.config.comparison import SHORTENED, ComparisonConfig
 from ard_jax.config.schema import Experiment
+from ard_jax.data.augment import PADDED, PLAIN
 from ard_jax.io import options
 
 # A file of one method, as there was for each: configs/rslad_cifar10.py is configs/cifar10.py:rslad.
@@ -186,9 +187,21 @@ def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
     """Which of the values that were set are never read, beside the others, and why."""
     if "runs" in config:
         return [text for path in dict.fromkeys(given) if (text := _idle_run(config, path))]
-    if "data.pad" in given and config.data.get("augment") == "none":
-        return ["config.data.pad is of random crops: leave it out with config.data.augment=none"]
-    return []
+    kind, found = config.data.get("augment"), []
+    if "data.pad" in given and kind not in PADDED:
+        found.append(
+            f"config.data.pad is of random crops: leave it out with config.data.augment={kind}"
+        )
+    if "data.flip" in given and kind in PLAIN:
+        found.append(
+            f"config.data.flip is of the stronger augmentations: leave it out with "
+            f"config.data.augment={kind}; crop_flip mirrors, crop does not"
+        )
+    if "data.extra_fraction" in given and not config.data.get("extra"):
+        found.append(
+            "config.data.extra_fraction is of config.data.extra: give that file, or leave it out"
+        )
+    return found
 
 
 def _experiments(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -341,7 +341,7 @@ def _parts(t: Traced) -> dict[str, int]:
     pixels = math.prod(train.image_shape)
     # As `step_runner.on_device` decides on the fleet.
     small = len(train) * pixels <= step_runner.MAX_BYTES
-    auto = d.loader == "memory" and t.fleet.hosts == 1 and small
+    auto = d.loader == "memory" and not d.extra and t.fleet.hosts == 1 and small
     if d.on_device == "on" or (d.on_device == "auto" and auto):
         parts["training set and soft labels"] = _bytes(t.examples(len(train)))
         parts["batch"] = t.batch * (pixels + 4)  # with its labels

@@ -49,6 +49,7 @@ def run(experiment: Experiment) -> Path:
     mesh = build.make_mesh(experiment, splits)
     settings = build.training_settings(experiment)
     steps_per_epoch = run_lib.step_config(settings, splits).steps_per_epoch
+    run_lib.extra_images(settings, splits)
     _, suites = build.split_names(experiment.eval.attacks)
     autoattack.check_defined(suites, splits.test.num_classes)
     teachers.check_checkpoints(wanted, splits)

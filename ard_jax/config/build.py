@@ -27,12 +27,16 @@ from ard_jax.config.schema import (
     TeacherConfig,
     TeachersConfig,
 )
-from ard_jax.data import Splits
+from ard_jax.data import Splits, augment
 from ard_jax.data.base import ArrayDataset
 from ard_jax.losses import checks
 from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
 
+# Fields that came later: a run of an earlier version is one with their defaults.
+_LATER = (
+    "bn_groups", "average_bn", "label_smoothing", "attack.eps_ramp", "data.flip", "data.extra_fraction",
+)  # fmt: skip
 # Attacks whose images are transferred from the teachers, as the authors' black-box evaluation does.
 _TRANSFER = ("pgd_trades", "cw_inf")
 _SWEEP = "pgd_sat"  # the attack of accuracies over a range of eps
@@ -121,8 +125,8 @@ class TrainingSettings:
     """What one training is, before its data and networks are at hand.
 
     Attributes:
-      seed, epochs, batch_size, bn_groups, ema_decay, swa_start, select_on, data, eval, run: as in
-        `schema.Experiment`.
+      seed, epochs, batch_size, bn_groups, ema_decay, swa_start, average_bn, label_smoothing, select_on, data,
+        eval, run: as in `schema.Experiment`.
       method: name of the method.
       options: its options that are given.
       attack: the inner attack.
@@ -141,6 +145,8 @@ class TrainingSettings:
     bn_groups: int
     ema_decay: float
     swa_start: int
+    average_bn: str
+    label_smoothing: float
     select_on: str
     data: DataConfig
     eval: EvalConfig
@@ -189,7 +195,8 @@ def training_settings(experiment: Experiment) -> TrainingSettings:
     e = experiment
     return TrainingSettings(
         seed=e.seed, epochs=e.epochs, batch_size=e.batch_size, bn_groups=e.bn_groups,
-        ema_decay=e.ema_decay, swa_start=e.swa_start, select_on=e.select_on,
+        ema_decay=e.ema_decay, swa_start=e.swa_start, average_bn=e.average_bn,
+        label_smoothing=e.label_smoothing, select_on=e.select_on,
         data=e.data, eval=e.eval, run=e.run, method=e.method.name, options=e.method.options,
         attack=training_attack(e.attack, e),
         select_attack=evaluation_attack(e.eval.select_attack, e),
@@ -237,9 +244,11 @@ def make_mesh(experiment: Experiment, splits: Splits) -> Any:
     recipes = [
         t.recipe.batch_size for t in teachers if isinstance(t, TeacherConfig) and not t.checkpoint
     ]
-    sizes = {experiment.batch_size, *recipes}
+    sizes, rests = {experiment.batch_size, *recipes}, {*recipes}
+    if not experiment.data.extra:  # which fills the last batch
+        rests.add(experiment.batch_size)
     if experiment.data.last_batch == "keep":
-        sizes |= {len(splits.train) % size for size in sizes}
+        sizes |= {len(splits.train) % size for size in rests}
     return sharding.make_mesh(experiment.run.devices, sizes)
 
 
@@ -298,10 +307,17 @@ def make_method(
         batch_size=e.batch_size,
         attack_bn=e.attack.bn,
         attack_bn_stats=e.attack.bn_stats,
+        eps_ramp=e.attack.eps_ramp,
+        soft_labels=has_soft_labels(e),
         awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
         igdm=e.igdm if e.igdm.weight else None,
     )
     return methods.create(e.method.name, parts, **e.method.options)
+
+
+def has_soft_labels(experiment: Experiment) -> bool:
+    """Whether every batch of the student's has soft labels."""
+    return experiment.label_smoothing > 0 or experiment.data.augment == "cutmix"
 
 
 def comparable(
@@ -318,9 +334,14 @@ def comparable(
 def own_settings(experiment: Experiment) -> dict[str, Any]:
     """The part of `comparable` that the configuration alone tells."""
     raw = parse.without(parse.to_dict(experiment), NOTHING, EVALUATION, CONTENT)
-    if raw["bn_groups"] == 1:  # as for checkpoints from before there were groups
-        del raw["bn_groups"]
-    if not experiment.igdm.weight:  # likewise
+    for path in _LATER:
+        *groups, name = path.split(".")
+        owner, kept = experiment, raw
+        for group in groups:
+            owner, kept = getattr(owner, group), kept[group]
+        if getattr(owner, name) == type(owner).model_fields[name].default:
+            del kept[name]
+    if not experiment.igdm.weight:
         del raw["igdm"]
     return raw
 
@@ -352,8 +373,15 @@ def extension_problem(experiment: Experiment, epochs: int) -> str:
 
 
 def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig) -> Experiment:
-    """A teacher's recipe as an experiment of its own, whose "student" is the teacher."""
-    recipe = teacher.recipe
+    """A teacher's recipe as an experiment of its own, whose "student" is the teacher.
+
+    It has the plain augmentation and the data set's own images: what lifts the student must not change its
+    teacher, or two students could not be compared.
+    """
+    recipe, d = teacher.recipe, experiment.data
+    unused = {
+        name: DataConfig.model_fields[name].default for name in ("flip", "extra", "extra_fraction")
+    }
     options = {"beta": recipe.beta} if recipe.method == "trades" else {}
     return experiment.replace(
         name=f"{role}_teacher",
@@ -363,8 +391,11 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         batch_size=recipe.batch_size,
         ema_decay=0.0,
         swa_start=0,
+        average_bn="averaged",
+        label_smoothing=0.0,
         awp=AwpConfig(),
         igdm=methods.Igdm(),
+        data=d.replace(augment=augment.plain(d.augment, d.mirrors), **unused),
         student=teacher.net,
         student_optim=recipe.optim,
         # Unused; fixed, so that the identity is too.

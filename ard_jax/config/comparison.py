@@ -12,11 +12,14 @@ from ard_jax import attacks
 from ard_jax.config import parse
 from ard_jax.config.parse import ConfigError, of_results, to_dict
 from ard_jax.config.schema import PARTNERS, Experiment, Folder
+from ard_jax.data import augment
 from ard_jax.io.options import Options, Seed, read
 from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
 # Groups that every run must agree on, beside the teachers that it uses.
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
+# Of data: what may differ all the same. Teachers have the plain kind of the augmentation, which may not.
+_OF_STUDENT = ("augment", "flip", "extra", "extra_fraction")
 # Of which run it is, not how it trains; teachers are of the protocol.
 _NO_SETTING = ("name", "seed", "teachers")
 # What runs without `full_reports` are set to.
@@ -284,7 +287,11 @@ def _protocol(experiment: Experiment, named: bool) -> dict[str, Any]:
     raw = to_dict(experiment)
     roles = [r for r in TEACHERS[experiment.method.name] if not (named and r == "robust")]
     teachers = {name: raw["teachers"][name] for name in (*roles, *(("cache",) if roles else ()))}
-    return _flat({name: raw[name] for name in _PROTOCOL} | {"teachers": teachers})
+    shared = {name: raw[name] for name in _PROTOCOL}
+    shared["data"] = {k: v for k, v in raw["data"].items() if k not in _OF_STUDENT}
+    d = experiment.data
+    shared["data"]["augment"] = augment.plain(d.augment, d.mirrors)
+    return _flat(shared | {"teachers": teachers})
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
@@ -293,7 +300,9 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
         unused.add("attack")
     if "robust" not in TRAINED_TEACHERS[experiment.method.name]:
         unused.add("robust_teacher_optim")
-    return _flat({k: v for k, v in of_results(experiment).items() if k not in unused})
+    raw = of_results(experiment)
+    kept = {k: v for k, v in raw.items() if k not in unused}
+    return _flat(kept | {"data": {k: v for k, v in raw["data"].items() if k in _OF_STUDENT}})
 
 
 def _disagreements(built: dict[str, Experiment], named: set[str]) -> list[str]:

@@ -8,107 +8,19 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from ard_jax.data import MAX_SIDE
-from ard_jax.io.files import expand
+from ard_jax.config.data_options import DataConfig
+from ard_jax.config.marks import CONTENT, EVALUATION, NOTHING, Folder
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
 from ard_jax.methods.base import PARTNERS
 from ard_jax.methods.igdm import Igdm
+from ard_jax.methods.options import BelowOne
 from ard_jax.optim import OptimConfig
-
-# What a field changes, where it is not the training.
-NOTHING: dict[str, Any] = {"changes": "nothing"}
-EVALUATION: dict[str, Any] = {"changes": "evaluation"}  # what is measured at the end
-# By what is found there; its checksum or identity is compared instead.
-CONTENT: dict[str, Any] = {"changes": "content"}
 
 # Arguments of `models.create` that are no options of an architecture.
 _OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalization", "bn_groups"}
 _LEAST_EPS = 0.1 / 255
-
-Folder = Annotated[str, AfterValidator(expand)]
-
-
-class DataConfig(Options):
-    """Dataset, split and augmentation."""
-
-    name: str = Field(description="One of `data.names()`.")
-    dir: str = Field(
-        default="",
-        description="Folder or file of the data; empty for datasets that come with a package.",
-        json_schema_extra=CONTENT,
-    )
-    holdout: NotNegative = Field(
-        default=0.0,
-        description="Validation images taken from the training set: a share (< 1) or a number; 0 for none.",
-    )
-    split_seed: Seed = Field(
-        default=0,
-        description="Which images are held out; not the run's seed: no teacher may train on them either.",
-    )
-    augment: Literal["none", "crop_flip", "crop"] = Field(
-        default="crop_flip", description="Random augmentation of the training images."
-    )
-    pad: Count = Field(default=4, description="Zero padding of the random crop, pixels.")
-    last_batch: Literal["drop", "keep"] = Field(
-        default="keep",
-        description="Drop the epoch's last, smaller batch, or keep it (compiles the step twice).",
-    )
-    loader: Literal["memory", "grain"] = Field(
-        default="memory",
-        description="`memory` decodes all images at the start; `grain` reads them from disk as they are "
-        "needed, for data that does not fit: see `data.Reading`. Both give the same batches.",
-        json_schema_extra=NOTHING,
-    )
-    image_size: Annotated[int, Field(ge=0, le=MAX_SIDE)] = Field(
-        default=0,
-        description="Side in pixels that the images of `folder` and `tfds` are cropped and scaled to; 0: as "
-        "they are.",
-        json_schema_extra=CONTENT,
-    )
-    class_order: Literal["text", "natural"] = Field(
-        default="text",
-        description="Of the class names of `folder`, and so their labels: `text` sorts `10` before `2`, as "
-        "torchvision does, `natural` after it.",
-        json_schema_extra=CONTENT,
-    )
-    workers: Count = Field(
-        default=0,
-        description="Of `grain`: processes that decode; 0 for this one's threads.",
-        json_schema_extra=NOTHING,
-    )
-    prefetch: AtLeastOne = Field(
-        default=4,
-        description="Of `grain`: batches decoded ahead, by each worker.",
-        json_schema_extra=NOTHING,
-    )
-    on_device: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="The whole training split kept in the memory of each device, from where a step takes its "
-        "batch; `auto`: on in a single process for at most 1 GiB of images in memory. The trained parameters "
-        "are the same, bit for bit.",
-        json_schema_extra=NOTHING,
-    )
-
-    def conflicts(self) -> list[str]:
-        """See `Options.conflicts`."""
-        found = []
-        if self.holdout >= 1 and (self.holdout != int(self.holdout) or self.holdout == 1):
-            found.append(
-                f"holdout={self.holdout}: a share below 1, or a whole number of images from 2 on"
-            )
-        if self.name == "digits" and self.dir:
-            found.append(
-                f"dir={self.dir!r}: digits come with a package and are read from nowhere else; leave it out, "
-                "or choose another config.data.name, such as folder or npz"
-            )
-        if self.on_device == "on" and self.loader == "grain":
-            found.append(
-                "on_device='on' with config.data.loader='grain': what is kept on device has to be in memory "
-                "first; use config.data.loader=memory, or config.data.on_device=off"
-            )
-        return found
 
 
 class NetConfig(Options):
@@ -166,9 +78,23 @@ class AttackConfig(Options):
         default="discard",
         description="Of bn=`train`: what becomes of the statistics that the attack leaves.",
     )
+    eps_ramp: Count = Field(
+        default=0,
+        description="Epochs over which radius and step size grow: e/eps_ramp of theirs in epoch e; 0: they "
+        "do not.",
+    )
     options: dict[str, Any] = Field(
         default={}, description="Further fields of `attacks.PgdAttack`, such as DPGD's `dice`."
     )
+
+
+def _late(epochs: dict[str, int], name: str, last: int) -> list[str]:
+    """One sentence for each name -> epoch behind the last one of a run."""
+    return [
+        f"{what}={epoch}: must be at most {name}={last}"
+        for what, epoch in epochs.items()
+        if epoch > last
+    ]
 
 
 class RecipeConfig(Options):
@@ -190,7 +116,8 @@ class RecipeConfig(Options):
 
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""
-        return [f"optim.{text}" for text in self.optim.misfits(self.epochs)]
+        found = [f"optim.{text}" for text in self.optim.misfits(self.epochs)]
+        return found + _late({"attack.eps_ramp": self.attack.eps_ramp}, "epochs", self.epochs)
 
 
 class TeacherConfig(Options):
@@ -403,6 +330,17 @@ class Experiment(Options):
     swa_start: Count = Field(
         default=0, description="First epoch of the student's stochastic weight average; 0 for none."
     )
+    average_bn: Literal["averaged", "copied", "recomputed"] = Field(
+        default="averaged",
+        description="Running statistics of BatchNorm in the student's average. `averaged`: like its "
+        "parameters. `copied`: the student's own. `recomputed`: by a pass over the training images, "
+        "augmented, after every epoch that is evaluated or saved.",
+    )
+    label_smoothing: BelowOne = Field(
+        default=0.0,
+        description="Share of each label that is spread evenly over all classes, in the cross-entropy of the "
+        "method, not of its attack.",
+    )
     awp: AwpConfig = Field(default=AwpConfig(), description="Adversarial weight perturbation.")
     igdm: Igdm = Field(
         default=Igdm(), description="Gradient matching, an add-on to some distillation methods."
@@ -441,10 +379,14 @@ class Experiment(Options):
             found.append(f"name={self.name!r}: names a folder, so without / and \\")
         if self.ema_decay and self.swa_start:
             found.append("ema_decay and config.swa_start are both set: choose one average")
+        if self.average_bn != "averaged" and not (self.ema_decay or self.swa_start):
+            found.append(
+                f"average_bn={self.average_bn!r} is of an average of the student: set config.ema_decay or "
+                "config.swa_start, or leave it out"
+            )
         starts = {"swa_start": self.swa_start, "awp.start": self.awp.start if self.awp.gamma else 0}
-        for name, first in starts.items():
-            if first > self.epochs:
-                found.append(f"{name}={first}: must be at most config.epochs={self.epochs}")
+        starts["attack.eps_ramp"] = self.attack.eps_ramp
+        found += _late(starts, "config.epochs", self.epochs)
         if self.select_on == "validation" and not self.data.holdout > 0:
             found.append(
                 "data.holdout=0 leaves no validation images to select on; hold some out, or set "

@@ -9,6 +9,7 @@ import jax
 from ard_jax import attacks, data, methods, models
 from ard_jax.config import build
 from ard_jax.config.schema import ROLES, AttackConfig, Experiment, NetConfig, TeacherConfig
+from ard_jax.data import augment
 
 # Attacks that an evaluation may make unasked: those of transfer, and of accuracy over radii.
 _ALWAYS_MADE = ("pgd_trades", "cw_inf", "pgd_sat")
@@ -45,7 +46,7 @@ def _data_problems(e: Experiment) -> list[str]:
         d.name, data.Reading(d.loader, d.image_size, d.workers, d.prefetch, d.class_order)
     )
     shape = data.known_shape(d.name, d.image_size)
-    if shape and d.augment != "none" and d.pad >= min(shape[:2]):
+    if shape and d.augment in augment.PADDED and d.pad >= min(shape[:2]):
         found.append(
             f"config.data.pad={d.pad}: must be less than the images' {min(shape[:2])} pixels"
         )
@@ -77,6 +78,7 @@ def _method_problems(e: Experiment) -> list[str]:
         return [f"config.method: {error}"]
     roles = methods.TEACHERS[e.method.name]
     found += _attack_problems("config.attack", e.attack, e, options=options)
+    found += [] if options is None else _label_problems(e, options)
     found += [f"config.{text}" for text in methods.igdm_problems(e.method.name, e.igdm)]
     found += _natural_teacher_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:
@@ -94,8 +96,21 @@ def _method_problems(e: Experiment) -> list[str]:
         elif teacher is not None and not getattr(teacher, "checkpoint", ""):
             found += _net_problems(f"{where}.net", teacher.net, e)
             if isinstance(teacher, TeacherConfig):
-                found += _attack_problems(f"{where}.recipe.attack", teacher.recipe.attack, e, False)
+                found += _attack_problems(
+                    f"{where}.recipe.attack", teacher.recipe.attack, e, teacher.recipe.method
+                )
     return found
+
+
+def _label_problems(e: Experiment, options: Any) -> list[str]:
+    """Why the method cannot learn from the labels that smoothing or mixing makes."""
+    try:
+        attack = build.training_attack(e.attack, e)
+    except ValueError:  # told already
+        return []
+    mixing = e.data.augment == "cutmix"
+    found = methods.label_problems(e.method.name, options, attack, e.label_smoothing, mixing)
+    return [f"config.{text}" for text in found]
 
 
 def _natural_teacher_problems(e: Experiment) -> list[str]:
@@ -134,20 +149,24 @@ def _is_huge(value: Any) -> bool:
 
 
 def _attack_problems(
-    where: str, attack: AttackConfig, e: Experiment, of_method: bool = True, options: Any = None
+    where: str, attack: AttackConfig, e: Experiment, recipe: str = "", options: Any = None
 ) -> list[str]:
-    """Why there is no such attack, or why the method with these options cannot train with it."""
+    """Why there is no such attack, or why the method with these options cannot train with it.
+
+    `recipe`: method of a teacher's recipe, whose attack it is; "" for the student's.
+    """
     if attack.name not in (known := attacks.training_names()):
         return _choices({f"{where}.name={attack.name!r}": attack.name}, known)
     try:
         spec = build.training_attack(attack, e)
     except ValueError as error:
         return [f"{where}: {error}"]
-    told = (
-        methods.attack_problems(e.method.name, spec, attack.bn_stats, attack.bn, options)
-        if of_method
-        else []
-    )
+    told = methods.ramp_problems(recipe or e.method.name, spec, attack.eps_ramp, options)
+    if not recipe:
+        told += methods.attack_problems(
+            e.method.name, spec, attack.bn_stats, attack.bn, options,
+            soft_labels=build.has_soft_labels(e),
+        )  # fmt: skip
     return [f"{where}: {text}" for text in told]
 
 

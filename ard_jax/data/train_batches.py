@@ -1,13 +1,14 @@
 """Training batches in order, from memory or read ahead from disk; the same ones either way."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from ard_jax.data import batching
 from ard_jax.data.base import DataError
-from ard_jax.data.lazy_dataset import LazyDataset
+from ard_jax.data.extra import ExtraImages, batch_rows, real_rows
+from ard_jax.data.lazy_dataset import LazyDataset, Reading
 
 Batch = dict[str, np.ndarray]
 
@@ -21,16 +22,31 @@ class HostBatch:
     seed: int
     last_batch: str
     process: tuple[int, int]
+    extra: ExtraImages | None = None
 
     def __call__(self, step: int) -> Batch:
-        """As `batching.get_batch`."""
-        return batching.get_batch(self.dataset, self.indices(step))
+        """As `batching.get_batch`; "index" is -1 for images of `extra`."""
+        rows = self.indices(step)
+        if self.extra is None:
+            return batching.get_batch(self.dataset, rows)
+        own = rows >= 0
+        batch = batching.get_batch(self.dataset, rows[own])
+        further = self.extra.take(-1 - rows[~own])
+        joined = {"index": np.where(own, rows, -1).astype(np.int32)}
+        for name, other in zip(("image", "label"), further, strict=True):
+            joined[name] = np.empty((len(rows), *other.shape[1:]), other.dtype)
+            joined[name][own], joined[name][~own] = batch[name], other
+        return joined
 
     def indices(self, step: int) -> np.ndarray:
-        """int64 [B], this host's part of the examples of a step."""
-        indices = batching.batch_indices(
-            len(self.dataset), self.batch_size, self.seed, step, self.last_batch
-        )
+        """int64 [B], this host's part of the examples of a step; -1 - row for those of `extra`."""
+        count, size = len(self.dataset), self.batch_size
+        if self.extra is None:
+            indices = batching.batch_indices(count, size, self.seed, step, self.last_batch)
+        else:
+            epoch, i = divmod(step, batching.steps_per_epoch(count, size, self.last_batch))
+            real = real_rows(count, size - self.extra.per_batch, self.seed, epoch, i)
+            indices = batch_rows(self.extra, real, size, self.seed, step)
         return batching.host_slice(indices, *self.process)
 
 
@@ -46,6 +62,7 @@ class TrainBatches:
       last_batch: "drop" or "keep".
       total: steps of the run, after which nothing is read ahead.
       process: (index of this host, number of hosts).
+      extra: further images, which are read ahead too; None for none.
     """
 
     def __init__(
@@ -57,9 +74,10 @@ class TrainBatches:
         last_batch: str,
         total: int,
         process: tuple[int, int] = (0, 1),
+        extra: ExtraImages | None = None,
     ):
         """Reads nothing yet."""
-        self._load = HostBatch(dataset, batch_size, seed, last_batch, process)
+        self._load = HostBatch(dataset, batch_size, seed, last_batch, process, extra)
         self._total, self._next, self._stream = total, 0, None
 
     def state(self) -> dict[str, int]:
@@ -87,8 +105,8 @@ class TrainBatches:
           DataError: a file is damaged; the message names it. None is passed over, as that would change
             every batch after it.
         """
-        lazy = isinstance(self._load.dataset, LazyDataset)
-        batch = self._from_stream(step) if lazy else self._load(step)
+        ahead = isinstance(self._load.dataset, LazyDataset) or self._load.extra is not None
+        batch = self._from_stream(step) if ahead else self._load(step)
         self._next = step + 1
         return batch
 
@@ -113,7 +131,7 @@ class TrainBatches:
         if step != self._next:
             self._seek(step)
         if self._stream is None:
-            reading = cast(LazyDataset, self._load.dataset).reading
+            reading = getattr(self._load.dataset, "reading", Reading())
             self._stream = grain_loader.read_ahead(
                 self._load, step, self._total, reading.prefetch, reading.workers
             )

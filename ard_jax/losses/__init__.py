@@ -4,6 +4,7 @@ from ard_jax.losses.consistency import jensen_shannon
 from ard_jax.losses.decoupled import soft_cross_entropy, weighted_mse
 from ard_jax.losses.dice import DICE_FORMS, DICE_KINDS, dice_loss, dpgd_objective, soft_dice
 from ard_jax.losses.distill import (
+    as_logits,
     balance_temperatures,
     balance_weights,
     corrected_logits,
@@ -32,6 +33,7 @@ from ard_jax.losses.robust import (
 __all__ = [
     "DICE_FORMS",
     "DICE_KINDS",
+    "as_logits",
     "balance_temperatures",
     "balance_weights",
     "boosted_cross_entropy",

@@ -114,11 +114,11 @@ def negative_entropy(
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy with integer labels.
+    """Cross-entropy with labels.
 
     Args:
       logits: [B,K] float.
-      labels: [B] int.
+      labels: [B] int, or [B,K] float, a distribution for each row.
 
     Returns:
       [B] float32, nats.
@@ -126,9 +126,18 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit.
     """
+    if jnp.ndim(labels) == 2 and jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+        checks.probabilities(labels, "labels")
+        logits, labels = checks.same_logits(logits, labels, "cross_entropy")
+        return -jnp.sum(labels * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
     logits, labels = checks.logits_and_labels(logits, labels)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+
+
+def as_logits(probabilities: jax.Array) -> jax.Array:
+    """Logits [B,K] whose softmax are these, [B,K], as an attack takes them: finite where one is 0."""
+    return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
 
 
 def balance_temperatures(

@@ -70,11 +70,18 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
 
 
 def attack_problems(
-    name: str, attack: Any, bn_stats: str = "discard", bn: str = "eval", config: Any = None
+    name: str,
+    attack: Any,
+    bn_stats: str = "discard",
+    bn: str = "eval",
+    config: Any = None,
+    *,
+    soft_labels: bool = False,
 ) -> list[str]:
     """Why the method cannot train with this `attacks.Attack` (or None); empty when it can.
 
-    `config` is the method's option record, None where there is none to look at.
+    `config` is the method's option record, None where there is none to look at; `soft_labels`: whether
+    batches have soft labels, which an attack may take in place of a teacher's logits.
 
     Raises:
       ValueError: unknown method or BatchNorm mode.
@@ -89,7 +96,7 @@ def attack_problems(
         return [f"method {name!r} needs an attack of attacks.make(...){kind}"]
     if config is not None and (told := entry.refuses(config, attack)):
         found.append(f"attack {attack.name!r} {told}")
-    own = entry.soft_labels and attack.needs_teacher == "logits"
+    own = (entry.soft_labels or soft_labels) and attack.needs_teacher == "logits"
     if attack.needs_teacher and not {*ASKED} & {*entry.teachers} and not own:
         found.append(
             f"attack {attack.name!r} maximises a loss that needs a robust teacher, but "
@@ -112,6 +119,56 @@ def attack_problems(
             "use bn_stats='discard'"
         )
     return found
+
+
+def label_problems(
+    name: str, config: Any, attack: Any, smoothing: float = 0.0, mixing: bool = False
+) -> list[str]:
+    """Why the method cannot learn from soft labels; empty when it can.
+
+    Args:
+      name: of the method.
+      config: its option record.
+      attack: `attacks.Attack`.
+      smoothing: share of a label that is spread over all classes.
+      mixing: whether labels are those of two images at once.
+    """
+    entry, found = _METHODS[name], []
+    if smoothing and not entry.cross_entropy(config):
+        found.append(
+            f"label_smoothing={smoothing}: method {name!r} has no cross-entropy with the labels under these "
+            "options; use 0"
+        )
+    if not mixing:
+        return found
+    if reason := entry.needs_labels(config):
+        found.append(
+            f"data.augment='cutmix': method {name!r} {reason}, which labels of two images at once do not "
+            "allow; use another augmentation"
+        )
+    if entry.attack and attack.needs_labels:
+        found.append(
+            f"data.augment='cutmix': attack {attack.name!r} needs labels that are one class; use one that "
+            "takes soft labels, such as attack.name=adr_train, or another augmentation"
+        )
+    return found
+
+
+def ramp_problems(name: str, attack: Any, epochs: int, config: Any) -> list[str]:
+    """Why the radius of this attack cannot grow over so many epochs with this method; empty when it can."""
+    if not epochs:
+        return []
+    if not _METHODS[name].attack:
+        return [f"eps_ramp={epochs}: method {name!r} has no attack whose radius could grow; use 0"]
+    if isinstance(attack, Attack) and not attack.numbers:
+        return [
+            f"eps_ramp={epochs}: attack {attack.name!r} has a fixed radius; use a PGD attack, or 0"
+        ]
+    if getattr(config, "eps_ramp", False):
+        return [
+            f"eps_ramp={epochs}: the radius of method {name!r} grows already; use 0, or method.eps_ramp=False"
+        ]
+    return []
 
 
 def igdm_problems(name: str, igdm: Igdm | None) -> list[str]:
@@ -193,7 +250,11 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
         raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
     config, problems = read_options(name, options)
     problems += _teacher_problems(name, parts)
-    problems += attack_problems(name, parts.attack, parts.attack_bn_stats, parts.attack_bn, config)
+    problems += attack_problems(
+        name, parts.attack, parts.attack_bn_stats, parts.attack_bn, config,
+        soft_labels=parts.soft_labels,
+    )  # fmt: skip
+    problems += ramp_problems(name, parts.attack, parts.eps_ramp, config)
     problems += igdm_problems(name, parts.igdm)
     if problems:
         raise ValueError("; ".join(problems))
@@ -201,13 +262,14 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     if entry.attack:
         checked.attack(parts.attack, parts.student)
     made = entry.make(config, parts)
+    needed = (*made.columns, "soft_label") if parts.soft_labels else made.columns
 
     def init(student: Any, teachers: dict[str, Any]):
         checked.start(parts, student, teachers, entry.teachers)
         return made.init(student, teachers)
 
     def step(state: RunState, batch: dict[str, Any], key: Any):
-        checked.step(parts.student, made, state, batch)
+        checked.step(parts.student, needed, state, batch)
         groups = {"the_teachers_are": state.teachers, "the_method_has": state.method}
         with checked.keys(f"method {name!r}", batch, **groups):
             return made.step(state, batch, checks.random_key(key))
@@ -232,9 +294,11 @@ __all__ = [
     "attack_problems",
     "create",
     "igdm_problems",
+    "label_problems",
     "make_config",
     "names",
     "needs_robust_teacher",
+    "ramp_problems",
     "read_options",
     "updates_per_step",
 ]

@@ -150,4 +150,11 @@ def make(config: AbsldConfig, parts: base.Parts) -> base.Method:
     return base.Method(init, step)
 
 
-REGISTRATION = base.Registration("absld", AbsldConfig, make, ("robust",), "rslad_train")
+REGISTRATION = base.Registration(
+    "absld",
+    AbsldConfig,
+    make,
+    ("robust",),
+    "rslad_train",
+    needs_labels=lambda _: "has temperatures for each class",
+)

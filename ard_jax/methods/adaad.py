@@ -109,7 +109,7 @@ def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
         trust = a if config.variant == "paper" else 1.0
         distill = jnp.mean(trust * losses.softened_kl(soft.adv, z.adv, config.temperature))
         own = jnp.mean((1 - a) * losses.trades_kl(z.nat, z.adv))
-        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        ce = jnp.mean(losses.cross_entropy(z.nat, base.targets(batch)))
         total = config.alpha * (distill + own) + (1 - config.alpha) * ce
         values = {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
         return total, values | {"reliability": jnp.mean(a)}
@@ -127,5 +127,14 @@ def make_adaiad(config: AdaiadConfig, parts: base.Parts) -> base.Method:
 
 REGISTRATION = (
     base.Registration("adaad", AdaadConfig, make, ("robust",), "adaad_train", igdm=_IGDM),
-    base.Registration("adaiad", AdaiadConfig, make_adaiad, ("robust",), "adaad_train", igdm={}),
+    base.Registration(
+        "adaiad",
+        AdaiadConfig,
+        make_adaiad,
+        ("robust",),
+        "adaad_train",
+        igdm={},
+        cross_entropy=lambda config: config.alpha < 1,
+        needs_labels=lambda _: "weighs by the teacher's probability of the label",
+    ),
 )

@@ -95,11 +95,6 @@ def soft_labels(
     return soft, values | {"label_share_used": jnp.mean(shares)}
 
 
-def as_logits(soft: jax.Array) -> jax.Array:
-    """Logits [B,K] whose softmax are these labels, as an attack takes them: finite where a label is 0."""
-    return jnp.log(jnp.maximum(soft, jnp.finfo(soft.dtype).tiny))
-
-
 def cross_entropy(logits: jax.Array, soft: jax.Array) -> jax.Array:
     """Batch mean of the cross-entropy of logits [B,K] with labels [B,K]; float32 scalar, nats."""
     return -jnp.mean(jnp.sum(soft * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1))
@@ -143,7 +138,7 @@ def make(config: AdrConfig, parts: base.Parts) -> base.Method:
 
     def step(state: RunState, batch: base.Batch, key: jax.Array):
         soft, values = soft_labels(config, parts, state, batch)
-        attacked = base.attack(parts, state, batch, key, teacher_logits=as_logits(soft))
+        attacked = base.attack(parts, state, batch, key, teacher_logits=losses.as_logits(soft))
         student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats, (attacked.images,),
             lambda z: (cross_entropy(z, soft), values), batch["epoch"],
@@ -179,7 +174,12 @@ def make_trades(config: AdrTradesConfig, parts: base.Parts) -> base.Method:
         if (parts.attack_bn, parts.attack_bn_stats) == ("train", "keep"):
             stats = parts.student.apply(state.student.variables, images, True)[1]
         attacked = base.attack(
-            parts, state, start(batch, key), key, batch_stats=stats, teacher_logits=as_logits(soft)
+            parts,
+            state,
+            start(batch, key),
+            key,
+            batch_stats=stats,
+            teacher_logits=losses.as_logits(soft),
         )
         # Pairs side by side, so that a device has both images of its part of the batch.
         both = jnp.stack([images, attacked.images], axis=1).reshape(-1, *images.shape[1:])
@@ -211,12 +211,17 @@ def _length_matters(config: AdrConfig) -> str:
     return "temperature_first and share_first move to their last values over the length of the run"
 
 
+def _needs_labels(config: AdrConfig) -> str:
+    return "makes its soft labels from them"
+
+
 REGISTRATION = (
     base.Registration(
-        "adr", AdrConfig, make, attack="adr_train", soft_labels=True, length_matters=_length_matters
+        "adr", AdrConfig, make, attack="adr_train", soft_labels=True, length_matters=_length_matters,
+        needs_labels=_needs_labels,
     ),
     base.Registration(
         "adr_trades", AdrTradesConfig, make_trades, attack="adr_trades_train", soft_labels=True,
-        length_matters=_length_matters,
+        length_matters=_length_matters, needs_labels=_needs_labels,
     ),
 )  # fmt: skip

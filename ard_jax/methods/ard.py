@@ -45,11 +45,19 @@ def make(config: ArdConfig, parts: base.Parts) -> base.Method:
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
         kl = losses.softened_kl(soft.nat, z.adv, config.temperature)
         distill = losses.reduce_kl(kl, z.adv.shape[-1], config.kl_reduction) * config.kl_scale
-        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        ce = jnp.mean(losses.cross_entropy(z.nat, base.targets(batch)))
         total = config.alpha * distill + (1 - config.alpha) * ce
         return total, {"loss_distill": distill, "loss_ce": ce}
 
     return base.from_loss(parts, loss, passes=("adv", "nat"), teacher_at=("nat",), igdm=_IGDM)
 
 
-REGISTRATION = base.Registration("ard", ArdConfig, make, ("robust",), "ard_train", igdm=_IGDM)
+REGISTRATION = base.Registration(
+    "ard",
+    ArdConfig,
+    make,
+    ("robust",),
+    "ard_train",
+    igdm=_IGDM,
+    cross_entropy=lambda config: config.alpha < 1,
+)

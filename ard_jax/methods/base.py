@@ -11,11 +11,11 @@ from ard_jax import losses
 from ard_jax.attacks import cpu_tiling
 from ard_jax.attacks.attack import Attack
 from ard_jax.convolutions.cpu_conv import devices_of_batch
-from ard_jax.io.options import Options
 from ard_jax.losses import checks
 from ard_jax.methods import awp as weight_perturbation
 from ard_jax.methods import batch_statistics, checked
 from ard_jax.methods import igdm as gradient_matching
+from ard_jax.methods.registration import Registration as Registration
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.optim import Optimizer
 from ard_jax.state import NetState, RunState
@@ -45,8 +45,9 @@ class Method:
       step: (state, batch, key) -> (state, metrics), one update. `batch` holds "image" [B,H,W,C]
         float32 in [0,1] (augmented), "label" [B] int32, "epoch" int32 scalar counted from 1, and
         optionally "start_noise" [B,H,W,C], the attack's start perturbation, which replaces the
-        random one (parity tests), and the `columns` of the method. `state.step`
-        is advanced by the caller. Metrics are float32 scalars, means over the batch.
+        random one (parity tests), "soft_label" [B,K] float32, distributions that replace the label in
+        cross-entropies (`targets`), and the `columns` of the method. `state.step` is advanced by the
+        caller. Metrics are float32 scalars, means over the batch.
       columns: names of further arrays [B,...] that a batch must hold: soft labels made once, before
         the run (`ard_jax.training.soft_labels`).
       views: of every image in a batch; with 2 it also holds "view" [B,H,W,C], another augmentation of
@@ -66,48 +67,6 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
-class Registration:
-    """A method under its name; every file of a paper ends in one, which `ard_jax.methods` finds.
-
-    Attributes:
-      name: under which it is created, and configured by configs/<dataset>.py:NAME.
-      options: its option record.
-      make: (options, parts) -> Method.
-      teachers: the roles that it takes, in order.
-      attack: its inner attack unless `config.attack` names another; "" for methods that make no
-        adversarial examples.
-      trained_teachers: the teachers that it goes on training.
-      counts_iterates: whether it counts at how many iterates of its attack the student is right.
-      refuses: (option record, attack) -> why the method cannot train with it; "" if it can.
-      length_matters: option record -> what in a step depends on the length of the run (`Parts.epochs`), so
-        that a finished run cannot be trained longer; "" if nothing does.
-      updates: option record -> updates of the student in one step.
-      robust_teacher: whether it fails with a teacher that is not robust.
-      soft_labels: whether it makes soft labels itself, which an attack takes in place of a teacher's logits.
-      igdm: of `igdm.Igdm` with this method: variant -> the student's train-mode passes, beside "paper";
-        None: the method does not take the add-on.
-    """
-
-    name: str
-    options: type[Options]
-    make: Callable[[Any, "Parts"], Method]
-    teachers: tuple[str, ...] = ()
-    attack: str = "sat_train"
-    trained_teachers: tuple[str, ...] = ()
-    counts_iterates: bool = False
-    refuses: Callable[[Any, Any], str] = lambda *_: ""
-    length_matters: Callable[[Any], str] = lambda _: ""
-    updates: Callable[[Any], int] = lambda _: 1
-    robust_teacher: bool = False
-    soft_labels: bool = False
-    igdm: dict[str, tuple[str, ...]] | None = None
-
-    def __post_init__(self):
-        """Raises ValueError for a field that is not what its paper's file must give."""
-        checked.registration(self)
-
-
-@dataclasses.dataclass(frozen=True)
 class Parts:
     """What a method is built from; everything here is static.
 
@@ -124,6 +83,9 @@ class Parts:
         (statistics of the adversarial batch).
       attack_bn_stats: of "train": "discard" the running statistics that the attack's forward passes
         would leave, or "keep" them, as code does that never calls eval().
+      eps_ramp: epochs over which the attack's radius and step size grow from 1/eps_ramp of theirs; 0: they
+        stay.
+      soft_labels: whether every batch has "soft_label".
       awp: adversarial weight perturbation, None for none.
       igdm: gradient matching, None for none.
 
@@ -141,6 +103,8 @@ class Parts:
     batch_size: int = 0
     attack_bn: str = "eval"
     attack_bn_stats: str = "discard"
+    eps_ramp: int = 0
+    soft_labels: bool = False
     awp: weight_perturbation.Awp | None = None
     igdm: gradient_matching.Igdm | None = None
 
@@ -153,6 +117,7 @@ class Parts:
         checks.count(self.steps_per_epoch, "steps_per_epoch", 0)
         checks.count(self.batch_size, "batch_size", 0)
         checked.lengths(self)
+        checks.count(self.eps_ramp, "eps_ramp", 0)
         checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
         checks.choice(self.attack_bn_stats, "attack_bn_stats", ("discard", "keep"))
 
@@ -204,6 +169,9 @@ def run_attack(
     Our networks' convolutions have gradients that are fast inside loops on every backend, so the
     attack loop is a plain scan here (unroll=1).
     """
+    if parts.eps_ramp:
+        part = jnp.minimum(batch["epoch"] / parts.eps_ramp, 1.0)
+        arguments = {name: part * v for name, v in parts.attack.numbers.items()} | arguments
     result = cpu_tiling.run(
         parts.attack, predict, batch["image"], batch["label"], key, params=params,
         devices=devices_of_batch(), unroll=1, **arguments,
@@ -225,7 +193,8 @@ def attack(
     """Adversarial images of the batch, made against the student.
 
     What an attack loss needs of the robust teacher, or of the peer, is given to it: its logits at the clean
-    images (computed once, or `teacher_logits` where the method has them already), or the network.
+    images (computed once, or `teacher_logits` where the method has them already), or the network. Where there
+    is neither teacher nor peer, soft labels of the batch take the place of these logits.
 
     Args:
       parts: networks and attack.
@@ -267,7 +236,9 @@ def _of_teacher(parts: Parts, state: RunState, batch: Batch, logits: Any) -> dic
     needs = parts.attack.needs_teacher
     role = next((role for role in ASKED if role in state.teachers), "")
     if needs == "logits":
-        if logits is None:
+        if logits is None and not role:
+            logits = losses.as_logits(batch["soft_label"])
+        elif logits is None:
             logits = teacher_logits(parts, state, role, batch["image"])
         return {"teacher_logits": logits}
     return {"teacher": teacher_predict(parts, state, role)} if needs == "network" else {}
@@ -451,6 +422,11 @@ def from_loss(
 
 def _views(logits: dict[str, jax.Array]) -> Views:
     return Views(logits.get("nat"), logits.get("adv", logits.get("plus")))
+
+
+def targets(batch: Batch) -> jax.Array:
+    """Labels for `losses.cross_entropy`: the batch's soft ones [B,K] if it has any, else its classes [B]."""
+    return batch.get("soft_label", batch["label"])
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

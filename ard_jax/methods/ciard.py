@@ -156,7 +156,7 @@ def student_loss(
     labels, epoch, memory = batch["label"], batch["epoch"], state.method
 
     def loss_of(z_nat: jax.Array, z_adv: jax.Array):
-        l1, l2 = branches_of(config, z_nat, z_adv, soft, memory, labels)
+        l1, l2 = branches_of(config, z_nat, z_adv, soft, memory, base.targets(batch))
         term, l3, scale, n_wrong = push_term(config, l1, l2, z_adv, soft, labels, epoch)
         after, h_adv, h_nat = balance(config, memory, soft, l1, l2, state.step, epoch)
         after = jax.tree.map(jax.lax.stop_gradient, after)
@@ -345,6 +345,17 @@ def make(
     return base.Method(init, step)
 
 
+def needs_labels(config: CiardConfig) -> str:
+    """See `base.Registration`."""
+    return "asks where the clean teacher is wrong"
+
+
 REGISTRATION = base.Registration(
-    "ciard", CiardConfig, make, ("robust", "clean"), "ciard_train", trained_teachers=("robust",)
+    "ciard",
+    CiardConfig,
+    make,
+    ("robust", "clean"),
+    "ciard_train",
+    trained_teachers=("robust",),
+    needs_labels=needs_labels,
 )

@@ -72,5 +72,12 @@ def make(config: CiardDardConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = base.Registration(
-    "ciard_dard", CiardDardConfig, make, ("robust", "clean"), "dpgd", trained_teachers=("robust",)
+    "ciard_dard",
+    CiardDardConfig,
+    make,
+    ("robust", "clean"),
+    "dpgd",
+    trained_teachers=("robust",),
+    cross_entropy=lambda config: config.a < 1,
+    needs_labels=ciard.needs_labels,
 )

@@ -24,8 +24,8 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
     they are equal. Attack: PGD on CE on both, start x + U(-eps, eps) clipped, eval mode, nothing updated.
     Then one train-mode pass on the 2B images together: one update of the running statistics.
     A step costs what two of `sat` do. Schedule: 200 epochs, rate 0.1, times 0.1 at 50 % and 75 %, weight
-    decay 5e-4. Source: alinlab/consistency-adversarial. Its AutoAugment, switched on late in one variant, is
-    another augmentation and not offered here.
+    decay 5e-4. Source: alinlab/consistency-adversarial. Its AutoAugment is
+    `config.data.augment`; one variant switches it on late, which is not offered.
     """
 
     def init(student_variables: dict, teacher_variables: dict):
@@ -33,13 +33,16 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
 
     def step(state: RunState, batch: base.Batch, key: jax.Array):
         # The views of an image are neighbours, so that they stay on one device and in one group of BatchNorm.
-        labels = jnp.repeat(batch["label"], 2)
+        labels = targets = jnp.repeat(batch["label"], 2)
+        if "soft_label" in batch:
+            targets = jnp.repeat(base.targets(batch), 2, axis=0)
         pairs = jnp.stack([batch["image"], batch["view"]], axis=1)
         images = pairs.reshape(-1, *pairs.shape[2:])
-        attacked = base.attack(parts, state, {"image": images, "label": labels}, key)
+        twice = {"image": images, "label": labels, "epoch": batch["epoch"]}
+        attacked = base.attack(parts, state, twice, key)
 
         def loss_of(z: jax.Array):
-            ce = jnp.mean(losses.cross_entropy(z, labels))
+            ce = jnp.mean(losses.cross_entropy(z, targets))
             js = jnp.mean(losses.jensen_shannon(z[::2], z[1::2], config.temperature))
             return ce + config.weight * js, {"loss_ce": ce, "loss_js": js}
 
@@ -52,4 +55,10 @@ def make(config: ConsistencyAtConfig, parts: base.Parts) -> base.Method:
     return base.Method(init, step, views=2)
 
 
-REGISTRATION = base.Registration("consistency_at", ConsistencyAtConfig, make)
+REGISTRATION = base.Registration(
+    "consistency_at",
+    ConsistencyAtConfig,
+    make,
+    cross_entropy=lambda _: True,
+    needs_labels=lambda _: "compares two views of one image",
+)

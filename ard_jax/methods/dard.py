@@ -129,7 +129,7 @@ def _student_loss(
     q_nat: jax.Array,
     q_adv: jax.Array,
 ):
-    labels, epoch = batch["label"], batch["epoch"]
+    labels, epoch = base.targets(batch), batch["epoch"]
     if config.objective == "fused":
         fused = (q_nat + q_adv) / 2
 
@@ -183,6 +183,17 @@ def _length_matters(config: DardConfig) -> str:
     return "objective='epoch_ramp' weighs the losses by the part of the run" if ramp else ""
 
 
+def _needs_labels(config: DardConfig) -> str:
+    return "makes its soft labels before the run" if config.labels == "offline" else ""
+
+
 REGISTRATION = base.Registration(
-    "dard", DardConfig, make, ("robust",), "dpgd", length_matters=_length_matters
+    "dard",
+    DardConfig,
+    make,
+    ("robust",),
+    "dpgd",
+    length_matters=_length_matters,
+    cross_entropy=lambda config: config.a < 1,
+    needs_labels=_needs_labels,
 )

@@ -106,4 +106,11 @@ def make(config: DgadConfig, parts: base.Parts) -> base.Method:
     )  # fmt: skip
 
 
-REGISTRATION = base.Registration("dgad", DgadConfig, make, ("robust",), "adaad_train")
+REGISTRATION = base.Registration(
+    "dgad",
+    DgadConfig,
+    make,
+    ("robust",),
+    "adaad_train",
+    needs_labels=lambda _: "asks whether the teacher is right",
+)

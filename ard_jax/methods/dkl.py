@@ -121,7 +121,7 @@ def make(config: DklConfig, parts: base.Parts) -> base.Method:
         means = state.method["class_means"][labels]
 
         def loss_of(z_adv: jax.Array, z_nat: jax.Array):
-            ce = jnp.mean(losses.cross_entropy(z_nat, labels))
+            ce = jnp.mean(losses.cross_entropy(z_nat, base.targets(batch)))
             error, soft = decoupled_kl(config, z_nat, z_adv, means)
             total = ce + config.beta * error + config.alpha * soft
             return total, {"loss_ce": ce, "loss_mse": error, "loss_soft_ce": soft}
@@ -152,5 +152,12 @@ def _refuses(config: DklConfig, attack: Attack) -> str:
 
 
 REGISTRATION = base.Registration(
-    "dkl", DklConfig, make, attack="dkl_train", length_matters=_length_matters, refuses=_refuses
+    "dkl",
+    DklConfig,
+    make,
+    attack="dkl_train",
+    length_matters=_length_matters,
+    refuses=_refuses,
+    cross_entropy=lambda _: True,
+    needs_labels=lambda _: "keeps a mean for each class",
 )

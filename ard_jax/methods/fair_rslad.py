@@ -128,5 +128,11 @@ def make(config: FairRsladConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = base.Registration(
-    "fair_rslad", FairRsladConfig, make, ("robust",), "rslad_train", counts_iterates=True
+    "fair_rslad",
+    FairRsladConfig,
+    make,
+    ("robust",),
+    "rslad_train",
+    counts_iterates=True,
+    needs_labels=lambda _: "has weights for each class",
 )

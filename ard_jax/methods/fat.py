@@ -50,7 +50,7 @@ def make(config: FatConfig, parts: base.Parts) -> base.Method:
         attacked = base.attack(parts, state, batch, key, patience=tau)
 
         def loss_of(z_adv: jax.Array):
-            return jnp.mean(losses.cross_entropy(z_adv, labels)), {}
+            return jnp.mean(losses.cross_entropy(z_adv, base.targets(batch))), {}
 
         student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats, (attacked.images,), loss_of, epoch
@@ -71,4 +71,6 @@ def _refuses(config: FatConfig, attack: Attack) -> str:
     )
 
 
-REGISTRATION = base.Registration("fat", FatConfig, make, attack="fat_train", refuses=_refuses)
+REGISTRATION = base.Registration(
+    "fat", FatConfig, make, attack="fat_train", refuses=_refuses, cross_entropy=lambda _: True
+)

@@ -26,9 +26,11 @@ def make(config: FgsmRsConfig, parts: base.Parts) -> base.Method:
     """
 
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        return jnp.mean(losses.cross_entropy(z.adv, batch["label"])), {}
+        return jnp.mean(losses.cross_entropy(z.adv, base.targets(batch))), {}
 
     return base.from_loss(parts, loss, passes=("adv",))
 
 
-REGISTRATION = base.Registration("fgsm_rs", FgsmRsConfig, make, attack="fgsm_rs_train")
+REGISTRATION = base.Registration(
+    "fgsm_rs", FgsmRsConfig, make, attack="fgsm_rs_train", cross_entropy=lambda _: True
+)

@@ -34,10 +34,13 @@ def make(config: FreeConfig, parts: base.Parts) -> base.Method:
     same numbers, which is this attack; half precision is `config.precision`.
 
     Raises:
-      ValueError: `parts` has no batch size, or a weight perturbation, which has no place in one gradient.
+      ValueError: `parts` has no batch size, a radius that grows, or a weight perturbation, which has no place
+        in one gradient.
     """
     if not parts.batch_size:
         raise ValueError("method 'free' keeps d over the batches: it needs Parts(batch_size=...)")
+    if parts.eps_ramp:
+        raise ValueError("method 'free' keeps d over the batches, in one ball; use attack.eps_ramp=0")
     if parts.awp is not None:
         raise ValueError("method 'free' takes one gradient, and so no weight perturbation (awp)")
     net, optim, attack = parts.student, parts.student_optim, parts.attack

@@ -69,7 +69,7 @@ def make(config: GairatConfig, parts: base.Parts) -> base.Method:
         weights = jnp.where(batch["epoch"] >= config.begin_epoch, weights, 1.0)
 
         def loss_of(z_adv: jax.Array):
-            return jnp.mean(weights * losses.cross_entropy(z_adv, labels)), {}
+            return jnp.mean(weights * losses.cross_entropy(z_adv, base.targets(batch))), {}
 
         student, metrics, seen = base.train_student(
             parts, state.student, attacked.batch_stats, (attacked.images,), loss_of, batch["epoch"]
@@ -82,5 +82,11 @@ def make(config: GairatConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = base.Registration(
-    "gairat", GairatConfig, make, attack="gairat_train", counts_iterates=True
+    "gairat",
+    GairatConfig,
+    make,
+    attack="gairat_train",
+    counts_iterates=True,
+    cross_entropy=lambda _: True,
+    needs_labels=lambda _: "counts how often the student is right",
 )

@@ -69,15 +69,15 @@ def _method(config: HatConfig, parts: base.Parts, robust: Callable) -> base.Meth
         return base.student_state(parts, student_variables, teacher_variables)
 
     def step(state: RunState, batch: base.Batch, key: jax.Array):
-        images, labels = batch["image"], batch["label"]
+        images, labels, targets = batch["image"], batch["label"], base.targets(batch)
         attacked = base.attack(parts, state, batch, key)
         beyond = images + config.h * (attacked.images - images)
         helper = jnp.argmax(base.teacher_logits(parts, state, "clean", attacked.images), -1)
 
         def loss_of(z_nat: jax.Array, z_adv: jax.Array, z_beyond: jax.Array):
             values = {
-                "loss_clean": jnp.mean(losses.cross_entropy(z_nat, labels)),
-                "loss_robust": jnp.mean(robust(z_nat, z_adv, labels)),
+                "loss_clean": jnp.mean(losses.cross_entropy(z_nat, targets)),
+                "loss_robust": jnp.mean(robust(z_nat, z_adv, targets)),
                 "loss_helper": jnp.mean(losses.cross_entropy(z_beyond, helper)),
             }
             weights = (1.0, config.beta, config.gamma)
@@ -95,6 +95,10 @@ def _method(config: HatConfig, parts: base.Parts, robust: Callable) -> base.Meth
 
 
 REGISTRATION = (
-    base.Registration("hat", HatConfig, make, ("clean",), "hat_train"),
-    base.Registration("hat_at", HatConfig, make_at, ("clean",), "sat_train"),
+    base.Registration(
+        "hat", HatConfig, make, ("clean",), "hat_train", cross_entropy=lambda _: True
+    ),
+    base.Registration(
+        "hat_at", HatConfig, make_at, ("clean",), "sat_train", cross_entropy=lambda _: True
+    ),
 )

@@ -91,7 +91,7 @@ def make_iad1(config: Iad1Config, parts: base.Parts) -> base.Method:
         teacher_weight = 1.0 if released else a
         distill = jnp.mean(teacher_weight * losses.softened_kl(soft.nat, z.adv, config.temperature))
         own = jnp.mean((1 - a) * losses.trades_kl(z.nat, z.adv))
-        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        ce = jnp.mean(losses.cross_entropy(z.nat, base.targets(batch)))
         total = config.alpha * (distill + own) + (1 - config.alpha) * ce
         values = {"loss_distill": distill, "loss_own": own, "loss_ce": ce}
         return total, values | {"reliability": jnp.mean(a)}
@@ -146,7 +146,7 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
         a = base.reliability(soft, labels, config.beta, active)
 
         def loss_of(z_adv: jax.Array, z_nat: jax.Array | None = None):
-            ce = jnp.mean(losses.cross_entropy(z_adv, labels))
+            ce = jnp.mean(losses.cross_entropy(z_adv, base.targets(batch)))
             distill = jnp.mean(a * losses.softened_kl(soft, z_adv, config.temperature))
             clean = jnp.mean(losses.softened_kl(soft_clean, z_adv, config.temperature))
             values = {"loss_ce": ce, "loss_distill": distill, "loss_clean_teacher": clean}
@@ -171,6 +171,23 @@ def make_iad2(config: Iad2Config, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = (
-    base.Registration("iad1", Iad1Config, make_iad1, ("robust",), "ard_train", igdm={}),
-    base.Registration("iad2", Iad2Config, make_iad2, ("robust", "clean"), "ard_train"),
+    base.Registration(
+        "iad1",
+        Iad1Config,
+        make_iad1,
+        ("robust",),
+        "ard_train",
+        igdm={},
+        cross_entropy=lambda config: config.alpha < 1,
+        needs_labels=lambda _: "weighs by the teacher's probability of the label",
+    ),
+    base.Registration(
+        "iad2",
+        Iad2Config,
+        make_iad2,
+        ("robust", "clean"),
+        "ard_train",
+        cross_entropy=lambda config: config.alpha1 + config.alpha2 < 1,
+        needs_labels=lambda _: "weighs by the teacher's probability of the label",
+    ),
 )

@@ -29,7 +29,7 @@ def make(config: KdConfig, parts: base.Parts) -> base.Method:
     """
 
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        ce = jnp.mean(losses.cross_entropy(z.nat, base.targets(batch)))
         kl = jnp.mean(losses.softened_kl(soft.nat, z.nat, config.temperature))
         total = (1 - config.alpha) * ce + config.alpha * kl
         return total, {"loss_ce": ce, "loss_distill": kl}
@@ -37,4 +37,6 @@ def make(config: KdConfig, parts: base.Parts) -> base.Method:
     return base.from_loss(parts, loss, passes=("nat",), teacher_at=("nat",))
 
 
-REGISTRATION = base.Registration("kd", KdConfig, make, ("robust",), attack="")
+REGISTRATION = base.Registration(
+    "kd", KdConfig, make, ("robust",), attack="", cross_entropy=lambda config: config.alpha < 1
+)

@@ -52,5 +52,11 @@ def make(config: LbgatConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = base.Registration(
-    "lbgat", LbgatConfig, make, ("guide",), "trades_train", trained_teachers=("guide",)
+    "lbgat",
+    LbgatConfig,
+    make,
+    ("guide",),
+    "trades_train",
+    trained_teachers=("guide",),
+    cross_entropy=lambda _: True,
 )

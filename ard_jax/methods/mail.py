@@ -90,13 +90,13 @@ def _weighted(config: MailConfig, z: base.Views, batch: base.Batch):
 def at_loss(config: MailConfig, z: base.Views, soft: base.Views, batch: base.Batch):
     """Returns (mean_B w CE(S(x'), y), metrics)."""
     weights, values = _weighted(config, z, batch)
-    return jnp.mean(weights * losses.cross_entropy(z.adv, batch["label"])), values
+    return jnp.mean(weights * losses.cross_entropy(z.adv, base.targets(batch))), values
 
 
 def trades_loss(config: MailTradesConfig, z: base.Views, soft: base.Views, batch: base.Batch):
     """Returns (mean_B [CE(S(x), y) + beta w KL(p(x) || p(x'))], metrics)."""
     weights, values = _weighted(config, z, batch)
-    ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+    ce = jnp.mean(losses.cross_entropy(z.nat, base.targets(batch)))
     kl = jnp.mean(weights * losses.trades_kl(z.nat, z.adv))
     return ce + config.beta * kl, values | {"loss_ce": ce, "loss_kl": kl}
 
@@ -136,8 +136,28 @@ def make_mart(config: MailMartConfig, parts: base.Parts) -> base.Method:
     return base.from_loss(parts, functools.partial(mart_loss, config), passes=("nat", "adv"))
 
 
+def _margin(config: MailConfig) -> str:
+    return "weighs by the margin to the other classes"
+
+
 REGISTRATION = (
-    base.Registration("mail", MailConfig, make, attack="mart_train"),
-    base.Registration("mail_trades", MailTradesConfig, make_trades, attack="trades_train"),
-    base.Registration("mail_mart", MailMartConfig, make_mart, attack="mart_train"),
+    base.Registration(
+        "mail",
+        MailConfig,
+        make,
+        attack="mart_train",
+        cross_entropy=lambda _: True,
+        needs_labels=_margin,
+    ),
+    base.Registration(
+        "mail_trades",
+        MailTradesConfig,
+        make_trades,
+        attack="trades_train",
+        cross_entropy=lambda _: True,
+        needs_labels=_margin,
+    ),
+    base.Registration(
+        "mail_mart", MailMartConfig, make_mart, attack="mart_train", needs_labels=_margin
+    ),
 )

@@ -36,4 +36,10 @@ def make(config: MartConfig, parts: base.Parts) -> base.Method:
     return base.from_loss(parts, loss, passes=("nat", "adv"))
 
 
-REGISTRATION = base.Registration("mart", MartConfig, make, attack="mart_train")
+REGISTRATION = base.Registration(
+    "mart",
+    MartConfig,
+    make,
+    attack="mart_train",
+    needs_labels=lambda _: "has a margin to the other classes",
+)

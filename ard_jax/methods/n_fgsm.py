@@ -24,9 +24,11 @@ def make(config: NFgsmConfig, parts: base.Parts) -> base.Method:
     """
 
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        return jnp.mean(losses.cross_entropy(z.adv, batch["label"])), {}
+        return jnp.mean(losses.cross_entropy(z.adv, base.targets(batch))), {}
 
     return base.from_loss(parts, loss, passes=("adv",))
 
 
-REGISTRATION = base.Registration("n_fgsm", NFgsmConfig, make, attack="n_fgsm_train")
+REGISTRATION = base.Registration(
+    "n_fgsm", NFgsmConfig, make, attack="n_fgsm_train", cross_entropy=lambda _: True
+)

@@ -15,9 +15,11 @@ def make(config: NaturalConfig, parts: base.Parts) -> base.Method:
     """L = mean_B CE(S(x), y). No attack; one train-mode forward pass and one statistics update a step."""
 
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        return jnp.mean(losses.cross_entropy(z.nat, batch["label"])), {}
+        return jnp.mean(losses.cross_entropy(z.nat, base.targets(batch))), {}
 
     return base.from_loss(parts, loss, passes=("nat",))
 
 
-REGISTRATION = base.Registration("natural", NaturalConfig, make, attack="")
+REGISTRATION = base.Registration(
+    "natural", NaturalConfig, make, attack="", cross_entropy=lambda _: True
+)

@@ -27,8 +27,8 @@ def method(
       parts: networks, optimiser, attack.
       role: the partner's.
       at: where the partner is asked, "nat" (clean images) or "adv" (adversarial).
-      total: (S(x'), S(x), the partner's logits, each [B,K], labels [B]) -> (scalar, metrics). Its gradient
-        reaches both networks.
+      total: (S(x'), S(x), the partner's logits, each [B,K], `base.targets`) -> (scalar, metrics). Its
+        gradient reaches both networks.
       rate: the partner's learning rate as a multiple of the student's.
       merge_stats: (statistics before the passes, those after each) -> the student's; default: the last.
     """
@@ -40,7 +40,7 @@ def method(
         return base.student_state(parts, student_variables).replace(teachers={role: partner})
 
     def step(state: RunState, batch: base.Batch, key: jax.Array):
-        labels, partner = batch["label"], state.teachers[role]
+        labels, targets, partner = batch["label"], base.targets(batch), state.teachers[role]
         attacked = base.attack(parts, state, batch, key)
         before, images = attacked.batch_stats, {"nat": batch["image"], "adv": attacked.images}
         z_partner, backward, stats = base.train_forward(
@@ -48,14 +48,14 @@ def method(
         )
 
         def loss_of(z_adv: jax.Array, z_nat: jax.Array):
-            return total(z_adv, z_nat, z_partner, labels)
+            return total(z_adv, z_nat, z_partner, targets)
 
         student, metrics, seen = base.train_student(
             parts, state.student, before, (images["adv"], images["nat"]), loss_of, batch["epoch"],
             merge_stats and functools.partial(merge_stats, before),
         )  # fmt: skip
         z_adv, z_nat = seen.logits
-        cotangent = jax.grad(lambda z: total(z_adv, z_nat, z, labels)[0])(z_partner)
+        cotangent = jax.grad(lambda z: total(z_adv, z_nat, z, targets)[0])(z_partner)
         lr = rate * metrics["lr"]
         momentum = optim.momentum(batch["epoch"], partner.opt_state)
         params, opt_state = optim.update(

@@ -82,8 +82,8 @@ def make(config: PeeraidConfig, parts: base.Parts) -> base.Method:
     P begins with the run, from its seed, has the student's architecture in all scripts, and an SGD of its
     own, here the student's with `peer_rate`.
     Schedule: 300 epochs, rate 0.1, times 0.1 after 214, 259 and 284, weight decay 2e-4; the published
-    student is the average of those from epoch 214 on (`config.swa_start`; the running statistics are
-    computed anew there, and averaged here). Written from a description of jaewonalive/PeerAiD, which is
+    student is the average of those from epoch 214 on (`config.swa_start`, with `config.average_bn`
+    "recomputed"). Written from a description of jaewonalive/PeerAiD, which is
     under GPL-3, and from numbers that it computed.
     """
 
@@ -102,5 +102,11 @@ def make(config: PeeraidConfig, parts: base.Parts) -> base.Method:
 
 
 REGISTRATION = base.Registration(
-    "peeraid", PeeraidConfig, make, ("peer",), "rslad_train", trained_teachers=("peer",)
+    "peeraid",
+    PeeraidConfig,
+    make,
+    ("peer",),
+    "rslad_train",
+    trained_teachers=("peer",),
+    cross_entropy=lambda config: config.hard + config.peer_hard > 0,
 )

@@ -112,7 +112,7 @@ def make(config: SaadConfig, parts: base.Parts) -> base.Method:
     Effective rate: the weights grow with the teacher's softness; their mean is logged as "weight".
     Schedule: 200 epochs, rate 0.1, times 0.1 after 100 and 150, weight decay 2e-4 (fixed in the code; 5e-4 in
     the paper, second-hand). The published rows are those of a stochastic weight average from epoch 95 on
-    (config.swa_start), at the last epoch. Source: HongsinLee/saad.
+    (config.swa_start, config.average_bn="recomputed"), at the last epoch. Source: HongsinLee/saad.
     """
 
     def init(student_variables: dict[str, Any], teacher_variables: dict[str, Any]):

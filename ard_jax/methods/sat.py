@@ -21,9 +21,9 @@ def make(config: SatConfig, parts: base.Parts) -> base.Method:
     """
 
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        return jnp.mean(losses.cross_entropy(z.adv, batch["label"])), {}
+        return jnp.mean(losses.cross_entropy(z.adv, base.targets(batch))), {}
 
     return base.from_loss(parts, loss, passes=("adv",))
 
 
-REGISTRATION = base.Registration("sat", SatConfig, make)
+REGISTRATION = base.Registration("sat", SatConfig, make, cross_entropy=lambda _: True)

@@ -49,4 +49,10 @@ def make(config: ScoreConfig, parts: base.Parts) -> base.Method:
     return base.from_loss(parts, loss, passes=("nat", "adv"))
 
 
-REGISTRATION = base.Registration("score", ScoreConfig, make, attack="score_train")
+REGISTRATION = base.Registration(
+    "score",
+    ScoreConfig,
+    make,
+    attack="score_train",
+    needs_labels=lambda _: "has its own smoothed labels, method.label_smoothing",
+)

@@ -28,7 +28,7 @@ def make(config: TradesConfig, parts: base.Parts) -> base.Method:
     """
 
     def loss(z: base.Views, soft: base.Views, batch: base.Batch):
-        ce = jnp.mean(losses.cross_entropy(z.nat, batch["label"]))
+        ce = jnp.mean(losses.cross_entropy(z.nat, base.targets(batch)))
         kl = jnp.mean(losses.trades_kl(z.nat, z.adv))
         return ce + config.beta * kl, {"loss_ce": ce, "loss_kl": kl}
 
@@ -38,4 +38,6 @@ def make(config: TradesConfig, parts: base.Parts) -> base.Method:
     )  # fmt: skip
 
 
-REGISTRATION = base.Registration("trades", TradesConfig, make, attack="trades_train")
+REGISTRATION = base.Registration(
+    "trades", TradesConfig, make, attack="trades_train", cross_entropy=lambda _: True
+)

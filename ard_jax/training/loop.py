@@ -24,10 +24,12 @@ from ard_jax.checkpoints.manager import CheckpointError, Checkpoints
 from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.data import batching
 from ard_jax.data.base import ArrayDataset
+from ard_jax.data.extra import ExtraImages
 from ard_jax.io.metric_writer import MetricWriter
 from ard_jax.io.mirrors import Tracking
 from ard_jax.io.progress import Progress
 from ard_jax.methods.base import Method
+from ard_jax.models.bundle import ModelBundle
 from ard_jax.runtime import preemption
 from ard_jax.runtime.distributed import everywhere, is_lead
 from ard_jax.runtime.sharding import num_devices, process, put_replicated
@@ -77,6 +79,8 @@ class TrainingRun:
       tracking: further places for its numbers: see `mirrors.Tracking`.
       on_device: "auto", "on" or "off": see `schema.DataConfig`.
       columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
+      extra: further training images, or None.
+      bundle: the network that is trained; only an average with `average_bn` "recomputed" looks at it.
       long_note: printed with the time estimate when it takes over ten minutes.
     """
 
@@ -103,6 +107,8 @@ class TrainingRun:
     long_note: str = ""
     on_device: str = "auto"
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: ExtraImages | None = None
+    bundle: ModelBundle | None = None
     extension_problem: Callable[[int], str] = lambda _: "its length is part of what it is"
 
     @property
@@ -145,8 +151,10 @@ def fit(training: TrainingRun) -> FitResult:
       ValueError: see `step_runner.StepRunner`.
     """
     preemption.check(f"{training.title} training, before its first step")
+    # Further images fill up every batch.
+    count = len(training.train) if training.extra is None else training.batch_size
     batching.check_sharding(
-        len(training.train), training.batch_size, num_devices(training.mesh), training.last_batch
+        count, training.batch_size, num_devices(training.mesh), training.last_batch
     )
     runner, folder = StepRunner(training), training.workdir
     with Checkpoints(folder / "last", keep=2) as last, Checkpoints(folder / "best", keep=2) as best:
@@ -208,7 +216,7 @@ class _Loop:
             if start:
                 self.log.event(start, "resumed")
             if late:
-                self.boundary(start, state, late=True)
+                state = self.boundary(start, state, late=True)
             # NOTE: do not change the order. Everything up to "advance" happens at `step` updates done.
             while step < training.total:
                 self.estimate(step, step - start, state)
@@ -216,7 +224,7 @@ class _Loop:
                 self.tell_compiled(step)
                 self.log.add(step, metrics, size)  # reads earlier steps, while this one runs
                 step += 1
-                self.boundary(step, state)
+                state = self.boundary(step, state)
                 if preemption.requested():
                     self.stop(step, state)
             return state, self.meta
@@ -240,15 +248,20 @@ class _Loop:
             self.progress.message(compiled.describe())
             self.log.event(step, "compiled", **compiled.record())
 
-    def boundary(self, step: int, state: RunState, late: bool = False) -> None:
-        """After an epoch: evaluate, then save best, then last; late: which is saved without its scores."""
+    def boundary(self, step: int, state: RunState, late: bool = False) -> RunState:
+        """After an epoch: evaluate, then save best, then last; late: which is saved without its scores.
+
+        Returns the state, its average with new statistics where these are recomputed.
+        """
         training, (epoch, within) = self.training, divmod(step, self.training.steps_per_epoch)
         if within:
-            return
+            return state
         evaluated = epoch in training.eval_epochs
         if not evaluated and epoch % training.save_every:
-            return
+            return state
         self.log.read_all()  # a diverged state must not be saved
+        if training.step.average_bn == "recomputed":
+            state = self.runner.with_statistics(state, step)
         if evaluated:
             try:
                 scores = training.evaluate(state)
@@ -274,6 +287,7 @@ class _Loop:
                 self.best.wait()  # last names it
         self.last.save(step, state, self.meta_now(step, epoch), replace=late)
         self.log.restart_window()  # images per second leave evaluation out
+        return state
 
     def stop(self, step: int, state: RunState, **more: bool) -> None:
         """Saves, if that has not just been done, and ends the work."""

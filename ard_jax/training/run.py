@@ -9,9 +9,12 @@ import jax
 from ard_jax import rng
 from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, Splits, base, batching
+from ard_jax.data.augment import PADDED
+from ard_jax.data.extra import ExtraImages, open_extra
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.evaluation.monitor import monitor, score
 from ard_jax.io.mirrors import Tracking
+from ard_jax.methods.base import Method
 from ard_jax.models import ModelBundle
 from ard_jax.runtime import sharding
 from ard_jax.state import RunState
@@ -86,13 +89,16 @@ def make(
         key = sharding.put_replicated(mesh, jax.random.key(s.seed))
         return jax.jit(start, out_shardings=sharding.replicated(mesh))(key, given)
 
-    columns = {}
+    columns, extra = {}, extra_images(s, splits)
+    _check_columns(method, s)
+    known = {} if extra is None else {"extra_images": extra.identity}
     if method.columns:
         columns = soft_labels.offline(s, splits.train, teachers["robust"], mesh, workdir)
     return TrainingRun(
         title=title,
         workdir=workdir,
         method=method,
+        bundle=bundle,
         initial=initial,
         train=splits.train,
         epochs=s.epochs,
@@ -104,7 +110,9 @@ def make(
         split=s.select_on,
         eval_epochs=EvaluationEpochs(s.epochs, s.eval.every, s.eval.dense_from),
         save_every=s.run.save_every,
-        config=s.comparable(net, splits, teachers={r: t.identity for r, t in teachers.items()}),
+        config=s.comparable(
+            net, splits, teachers={r: t.identity for r, t in teachers.items()}, **known
+        ),
         experiment=s.recorded,
         extension_problem=s.extension_problem,
         mesh=mesh,
@@ -113,6 +121,7 @@ def make(
         tracking=_tracking(s, title),
         on_device=s.data.on_device,
         columns=columns,
+        extra=extra,
     )
 
 
@@ -127,6 +136,27 @@ def _tracking(settings: TrainingSettings, title: str) -> Tracking:
     )
 
 
+def extra_images(settings: TrainingSettings, splits: Splits) -> ExtraImages | None:
+    """The further training images of config.data.extra.
+
+    Raises:
+      DataError: see `open_extra`.
+    """
+    d = settings.data
+    if not d.extra:
+        return None
+    return open_extra(d.extra, splits.train, d.extra_fraction, settings.batch_size)
+
+
+def _check_columns(method: Method, settings: TrainingSettings) -> None:
+    """Raises ValueError where further images would lack what the method makes before the run."""
+    if method.columns and settings.data.extra:
+        raise ValueError(
+            f"config.data.extra={settings.data.extra}: method {method.name!r} makes soft labels before the "
+            "run, of the own images alone; use --config.method.labels=online_shared, or no data.extra"
+        )
+
+
 def state_shapes(
     settings: TrainingSettings,
     splits: Splits,
@@ -136,6 +166,7 @@ def state_shapes(
     """Returns the arrays that a checkpoint of the training holds, as shapes alone."""
     step = step_config(settings, splits)
     method = settings.make_method(student, teachers, step.steps_per_epoch)
+    _check_columns(method, settings)
 
     def start(key: jax.Array) -> RunState:
         given = {role: bundle.init(key) for role, bundle in teachers.items()}
@@ -151,15 +182,19 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
       ValueError: a batch of the epoch does not divide by config.bn_groups.
     """
     s = settings
-    last = len(splits.train) % s.batch_size if s.data.last_batch == "keep" else 0
+    keep = s.data.last_batch == "keep" and not s.data.extra
+    last = len(splits.train) % s.batch_size if keep else 0
     if last % s.bn_groups:
         raise ValueError(
             f"the last batch of an epoch has {len(splits.train)} mod {s.batch_size} = {last} examples, which "
             f"do not divide by config.bn_groups={s.bn_groups}; use --config.data.last_batch=drop"
         )
-    if s.data.augment != "none" and s.data.pad >= (side := min(splits.train.image_shape[:2])):
+    if s.data.augment in PADDED and s.data.pad >= (side := min(splits.train.image_shape[:2])):
         raise ValueError(
             f"config.data.pad={s.data.pad}: must be less than the images' {side} pixels"
         )
     spe = batching.steps_per_epoch(len(splits.train), s.batch_size, s.data.last_batch)
-    return StepConfig(s.seed, spe, s.data.augment, s.data.pad, s.ema_decay, s.swa_start)
+    return StepConfig(
+        s.seed, spe, s.data.augment, s.data.pad, s.data.mirrors, s.ema_decay, s.swa_start, s.average_bn,
+        s.label_smoothing, splits.train.num_classes,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from ard_jax import methods, rng
 from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, batching
-from ard_jax.data.augment import augment
+from ard_jax.data.augment import STRONG, augment
 from ard_jax.io.progress import Progress
 from ard_jax.runtime import preemption, sharding
 from ard_jax.runtime.distributed import everywhere, is_lead
@@ -46,7 +46,8 @@ def offline(
     """
     view = methods.make_config(settings.method, settings.options).offline_view
     kind = settings.data.augment if view == "augmented_once" else "none"
-    made_by = f"{teacher.identity} {settings.attack} {kind} {settings.seed}"
+    mirrored = f" {settings.data.mirrors}" if kind in STRONG else ""
+    made_by = f"{teacher.identity} {settings.attack} {kind}{mirrored} {settings.seed}"
 
     def make():
         program = _program(settings, teacher, mesh, kind)
@@ -107,8 +108,9 @@ def _program(settings: TrainingSettings, teacher: Any, mesh: Any, kind: str):
 
     def run(variables: Any, batch: dict[str, jax.Array], number: jax.Array):
         images = augment(
-            rng.stream(root, "label view", number), batch["image"], kind, pad=settings.data.pad
-        )
+            rng.stream(root, "label view", number), batch["image"], kind, pad=settings.data.pad,
+            flip=settings.data.mirrors,
+        )  # fmt: skip
 
         def predict(x: jax.Array):
             return teacher.bundle.apply(variables, x, False)[0]

@@ -10,22 +10,23 @@ from ard_jax.data.train_batches import TrainBatches
 from ard_jax.runtime import compilation
 from ard_jax.runtime.sharding import process, put_batch, put_replicated
 from ard_jax.state import RunState
-from ard_jax.training import train_step
+from ard_jax.training import averaging, train_step
 
 MAX_BYTES = 2**30  # of images that "auto" puts on the device
 
 
-def on_device(setting: str, train: Any) -> bool:
+def on_device(setting: str, train: Any, extra: Any = None) -> bool:
     """Whether the training split is kept on device.
 
     Args:
       setting: config.data.on_device.
       train: the split.
+      extra: further images, which are not; None for none.
 
     Raises:
       ValueError: it is to be, but its images are not in memory.
     """
-    in_memory = isinstance(train, ArrayDataset)
+    in_memory = isinstance(train, ArrayDataset) and extra is None
     if setting == "auto":
         # Several processes read each its own part of a batch, and may be many on one machine's memory.
         return in_memory and process()[1] == 1 and train.images.nbytes <= MAX_BYTES
@@ -49,16 +50,22 @@ class StepRunner:
 
     def __init__(self, training: Any):
         """Compiles nothing and moves nothing yet."""
-        self.training, self.on_device = training, on_device(training.on_device, training.train)
-        self._batches = TrainBatches(
-            training.train, batch_size=training.batch_size, seed=training.step.seed,
-            last_batch=training.last_batch, total=training.total, process=process(),
-        )  # fmt: skip
+        self.training = training
+        self.on_device = on_device(training.on_device, training.train, training.extra)
+        self._batches = self._new_batches(training.total)
+        self._statistics: Any = None
         self._examples: dict[str, jax.Array] = {}
         self._program: train_step.Step | None = None
         self._called: set[int] = set()  # sizes of batches
         self._compiled: list[compilation.Compilation] = []
         self.compile_seconds = 0.0
+
+    def _new_batches(self, total: int) -> TrainBatches:
+        training = self.training
+        return TrainBatches(
+            training.train, batch_size=training.batch_size, seed=training.step.seed,
+            last_batch=training.last_batch, total=total, process=process(), extra=training.extra,
+        )  # fmt: skip
 
     def restore(self, step: int, state: dict[str, int] | None) -> None:
         """Goes on at `step`, as `TrainBatches.restore`; puts the data on the device if it is to be there."""
@@ -93,6 +100,23 @@ class StepRunner:
             size, fed = len(batch["label"]), (batch,)
         new, metrics = self._call(size, state, *fed)
         return new, metrics, size
+
+    def with_statistics(self, state: RunState, step: int) -> RunState:
+        """The state after `step` updates, which end an epoch, its average with that epoch's statistics.
+
+        See `averaging`.
+        """
+        training = self.training
+        if self._statistics is None:
+            self._statistics = averaging.build(training.bundle, training.step, training.mesh)
+        first, batches = step - training.steps_per_epoch, self._new_batches(step)
+        batches.restore(first, None)
+        try:
+            images = ((n, put_batch(training.mesh, batches.next(n))) for n in range(first, step))
+            found = self._statistics(state.ema, images)
+        finally:
+            batches.close()
+        return state.replace(ema={"params": state.ema["params"], "batch_stats": found})
 
     def newly_compiled(self) -> list[compilation.Compilation]:
         """Programs that were compiled since this was last asked."""

@@ -25,19 +25,28 @@ class StepConfig:
     Attributes:
       seed: of augmentation and attack noise.
       steps_per_epoch: updates per epoch.
-      augment: kind of augmentation ("none", "crop", "crop_flip").
+      augment: kind of augmentation, one of `augment.KINDS`.
       pad: its zero padding, pixels.
+      flip: whether its stronger kinds mirror images.
       ema_decay: decay per step of the student's exponential moving average; 0 for none.
       swa_start: first epoch, from 1, at whose end the student enters the stochastic weight average; 0
         for none. Not together with `ema_decay`: both are kept in `RunState.ema`.
+      average_bn: running statistics of the average: "averaged" like its parameters, "copied" from the
+        student, or "recomputed" by `averaging`.
+      label_smoothing: share of each label that is spread over all classes.
+      num_classes: needed for soft labels, those of smoothing and of cutmix.
     """
 
     seed: int
     steps_per_epoch: int
     augment: str
     pad: int = 4
+    flip: bool = True
     ema_decay: float = 0.0
     swa_start: int = 0
+    average_bn: str = "averaged"
+    label_smoothing: float = 0.0
+    num_classes: int = 0
 
 
 def start_average(state: RunState, config: StepConfig) -> RunState:
@@ -51,7 +60,7 @@ def _average(config: StepConfig, average: Any, student: Any, step: jax.Array) ->
     """The average after the update number step + 1.
 
     SWA (Izmailov et al. 2018): the mean of the student at the ends of the epochs from swa_start on, and
-    the student itself before; running statistics of BatchNorm are averaged like parameters.
+    the student itself before.
     """
     if config.ema_decay:
         kept = config.ema_decay
@@ -60,7 +69,15 @@ def _average(config: StepConfig, average: Any, student: Any, step: jax.Array) ->
         count = epoch - config.swa_start  # students in the average so far
         share = jnp.where(within == 0, 1 / (jnp.maximum(count, 0) + 1), 0.0)
         kept = 1 - jnp.where(count < 0, 1.0, share)
-    return jax.tree.map(lambda m, v: kept * m + (1 - kept) * v, average, student)
+
+    def moved(names: tuple[str, ...]):
+        parts = ({name: variables[name] for name in names} for variables in (average, student))
+        return jax.tree.map(lambda m, v: kept * m + (1 - kept) * v, *parts)
+
+    if config.average_bn == "averaged":
+        return moved(("params", "batch_stats"))
+    source = student if config.average_bn == "copied" else average
+    return moved(("params",)) | {"batch_stats": source["batch_stats"]}
 
 
 Step = Callable[..., tuple[RunState, dict[str, jax.Array]]]
@@ -123,6 +140,26 @@ def indexed_program(method: Method, config: StepConfig, mesh: Any, name: str = "
     )
 
 
+def augmented(
+    config: StepConfig, root: jax.Array, stream: str, step: int | jax.Array, images: jax.Array
+) -> jax.Array:
+    """Augmentation of uint8 images [B,H,W,C] at a step, from a random stream of this name."""
+    key = rng.stream(root, stream, step)
+    return augment.augment(key, images, config.augment, pad=config.pad, flip=config.flip)
+
+
+def _soft_labels(
+    config: StepConfig, root: jax.Array, step: jax.Array, images: jax.Array, labels: jax.Array
+) -> dict[str, jax.Array]:
+    """Smoothed labels, and with cutmix mixed images; "label" is then the class of the larger part."""
+    share, found = config.label_smoothing, {"image": images, "label": labels}
+    soft = (1 - share) * jax.nn.one_hot(labels, config.num_classes) + share / config.num_classes
+    if config.augment == "cutmix":
+        found["image"], soft = augment.cutmix(rng.stream(root, "cutmix", step), images, soft)
+        found["label"] = jnp.argmax(soft, -1).astype(labels.dtype)
+    return found | {"soft_label": soft}
+
+
 def _update(
     method: Method,
     config: StepConfig,
@@ -131,14 +168,11 @@ def _update(
     root: jax.Array,
 ) -> tuple[RunState, dict[str, jax.Array]]:
     """One step on a batch of uint8 images."""
-
-    def view(stream: str):
-        key = rng.stream(root, stream, state.step)
-        return augment.augment(key, batch["image"], config.augment, pad=config.pad)
-
-    views = {"image": view("augment")}
+    views = {"image": augmented(config, root, "augment", state.step, batch["image"])}
     if method.views == 2:
-        views["view"] = view("augment view")
+        views["view"] = augmented(config, root, "augment view", state.step, batch["image"])
+    if config.label_smoothing or config.augment == "cutmix":
+        views |= _soft_labels(config, root, state.step, views["image"], batch["label"])
     epoch = state.step // config.steps_per_epoch + 1
     seen = batch | views | {"epoch": epoch}
     new, metrics = method.step(state, seen, rng.stream(root, "attack", state.step))

@@ -51,6 +51,8 @@ REFUSED = [
     (DIGITS, ["eval.seed=-1"], "config.eval.seed=-1: must be at least 0"),
     (DIGITS, ["epochs=1", "swa_start=99"], "config.swa_start=99: must be at most config.epochs=1"),
     (DIGITS, ["data.augment=none", "data.pad=1"], "config.data.pad is of random crops: leave it out with"),
+    (DIGITS, ["data.flip=on"], "config.data.flip is of the stronger augmentations: leave it out with"),
+    (DIGITS, ["data.extra_fraction=0.5"], "config.data.extra_fraction is of config.data.extra: give"),
     (SAT, ["awp.gamma=1e9"], "config.awp.gamma=1000000000.0: must be at most 1"),
     (SAT, ["awp.gamma=0.01", "awp.start=-4"], "config.awp.start=-4: must be at least 1"),
     (SAT, ["igdm.weight=0.5"], "config.igdm.weight=0.5: method 'sat' takes no gradient matching"),

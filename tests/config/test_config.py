@@ -45,7 +45,7 @@ FILES = {
 }
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
 COMPARISONS = {
-    "compare_digits": ("", "all", "autoattack", "newer", "search"),
+    "compare_digits": ("", "all", "autoattack", "newer", "recipe", "search"),
     "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30", "teacher_free"),
 }
 
@@ -331,6 +331,82 @@ def test_all_problems_at_once(tmp_path):
 def test_two_averages(tmp_path):
     with pytest.raises(parse.ConfigError, match="choose one average"):
         parse.to_experiment(tiny(tmp_path, ema_decay=0.9, swa_start=1))
+
+
+@pytest.mark.parametrize(
+    ("variant", "values", "lines"),
+    [
+        ("sat", {"average_bn": "copied"}, ["average_bn='copied' is of an average of the student"]),
+        ("sat", {"attack__eps_ramp": 3}, ["attack.eps_ramp=3: must be at most config.epochs=2"]),
+        ("sat", {"attack__eps_ramp": 2, "attack__name": "apgd_ce", "attack__steps": 0},
+         ["attack: eps_ramp=2: attack 'apgd_ce' has a fixed radius"]),
+        ("natural", {"attack__eps_ramp": 2}, ["attack: eps_ramp=2: method 'natural' has no attack"]),
+        ("sat", {"data__augment": "cutmix"}, ["data.augment='cutmix': attack 'pgd_sat' needs labels"]),
+        ("sat", {"data__augment": "cutmix", "attack__name": "adr_train", "label_smoothing": 0.1}, []),
+        ("", {"data__augment": "cutmix", "label_smoothing": 0.1},
+         ["label_smoothing=0.1: method 'ciard' has no cross-entropy",
+          "data.augment='cutmix': method 'ciard' asks where the clean teacher is wrong",
+          "data.augment='cutmix': attack 'ciard_train' needs labels"]),
+        ("sat", {"data__extra": "none.npz", "data__on_device": "on"},
+         ["data.on_device='on' with config.data.extra='none.npz'"]),
+        ("sat", {"ema_decay": 0.9, "swa_start": 1, "data__augment": "cutmix", "label_smoothing": 1.0},
+         ["label_smoothing=1.0: must be less than 1", "ema_decay and config.swa_start are both set",
+          "data.augment='cutmix': attack 'pgd_sat' needs labels"]),
+    ],
+)  # fmt: skip
+def test_switches_of_the_recipe_that_cannot_be(tmp_path, variant, values, lines):
+    """Told before any compute, all of them together."""
+    raw = tiny(tmp_path, variant, **values)
+    if not lines:
+        assert build.has_soft_labels(parse.to_experiment(raw))
+        return
+    with pytest.raises(parse.ConfigError) as caught:
+        parse.to_experiment(raw)
+    found = str(caught.value).split("\n  - ")[1:]
+    assert len(found) == len(lines)
+    assert all(one.startswith(f"config.{line}") for one, line in zip(found, lines, strict=True)), (
+        found
+    )
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_takes_the_switches(name):
+    raw = importlib.import_module("configs.cifar10").get_config(name)
+    raw.data.update(augment="idbh_strong", extra="x.npz", extra_fraction=0.5)
+    raw.update(swa_start=2, average_bn="recomputed")
+    raw.awp.gamma = 0.005
+    if name in methods.ATTACKING and name != "dkl":  # whose radius grows already
+        raw.attack.eps_ramp = raw.epochs
+    assert parse.to_experiment(raw).average_bn == "recomputed"
+
+
+def test_the_recipe_leaves_teachers_alone(tmp_path):
+    """They are those of the plain run, so that students with and without it can be compared."""
+    plain = parse.to_experiment(tiny(tmp_path))
+    switches = {"data__augment": "idbh_weak", "data__extra": "x.npz", "data__extra_fraction": 0.5,
+                "swa_start": 1, "average_bn": "recomputed", "awp__gamma": 0.01,
+                "attack__eps_ramp": 2}  # fmt: skip
+    lifted = parse.to_experiment(tiny(tmp_path, **switches))
+    then, now = (
+        build.own_settings(build.teacher_experiment(e, "robust", e.teachers.robust))
+        for e in (plain, lifted)
+    )
+    assert then == now and then["data"]["augment"] == "crop"
+    ours = build.own_settings(lifted)
+    assert (ours["average_bn"], ours["attack"]["eps_ramp"]) == ("recomputed", 2)
+    assert (ours["data"]["augment"], ours["data"]["extra_fraction"]) == ("idbh_weak", 0.5)
+
+
+def test_parts_of_the_recipe_side_by_side():
+    built = from_config(importlib.import_module("configs.compare_digits").get_config("recipe"))
+    assert len(built.methods) == 12 and len(built.seeds) == 3
+    differ = {
+        name: {k for k, v in one.items() if v != built.settings[name.split("_")[0]].get(k)}
+        for name, one in built.settings.items()
+    }
+    assert differ["sat"] == differ["rslad"] == set() and differ["sat_augment"] == {"data.augment"}
+    assert differ["rslad_all"] == {
+        "data.augment", "awp.gamma", "awp.start", "swa_start", "average_bn"}  # fmt: skip
 
 
 def test_everything_wrong_with_a_method_at_once(tmp_path):

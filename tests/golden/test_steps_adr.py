@@ -117,7 +117,7 @@ def adr_case(form, golden):
 
     def attacked(parts, state, batch, key):
         soft, _ = adr.soft_labels(config, parts, state, batch)
-        return base.attack(parts, state, batch, key, teacher_logits=adr.as_logits(soft))
+        return base.attack(parts, state, batch, key, teacher_logits=losses.as_logits(soft))
 
     u = golden["uniform_k"] / np.float32(128)
     one_sided = (np.float32(0.001) * (u + 1) / 2).astype(np.float32)

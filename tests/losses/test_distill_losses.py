@@ -149,7 +149,7 @@ def test_weights_of_hand_numbers():
             "temperature=0.0",
         ),
         (lambda: losses.reduce_kl(jnp.zeros(2), 10, "sum"), "'sum'.*mean_classes"),
-        (lambda: losses.cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 3))), "not one-hot"),
+        (lambda: losses.cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 3))), "no probabilities"),
         (lambda: losses.balance_weights(0.5, 0.5, 1, 1, 1, 1, 0.1, "x"), "'x'.*mtard"),
         (lambda: losses.trades_kl(jnp.zeros((2, 3)), jnp.zeros((3, 3))), "(2, 3).*(3, 3)"),
         (lambda: losses.negative_entropy(jnp.zeros((2, 3)), -1.0), "temperature=-1.0"),

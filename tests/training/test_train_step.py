@@ -54,6 +54,56 @@ def test_swa_averages_running_statistics_too():
     assert float(state.ema["batch_stats"]["mean"]) == pytest.approx((18 + 24) / 2)
 
 
+def test_statistics_of_an_average_are_copied_or_left_to_a_pass():
+    copied, _ = run(5, ema_decay=0.9, average_bn="copied")[-1]
+    assert float(copied.ema["batch_stats"]["mean"]) == 10.0  # the student's
+    left, _ = run(12, swa_start=3, average_bn="recomputed")[-1]
+    assert float(left.ema["batch_stats"]["mean"]) == 0.0
+    assert float(left.ema["params"]["w"]) == pytest.approx((9 + 12) / 2)
+
+
+def labels_seen(augment, smoothing):
+    """What a method is given of four images of their own grey level and labels 0, 1, 2, 0."""
+
+    def step(state, batch, key):
+        return state.replace(method={"seen": {k: batch[k] for k in KEPT if k in batch}}), {}
+
+    seen = {"image": jnp.zeros((4, 6, 6, 1)), "label": jnp.zeros(4, jnp.int32)}
+    seen["soft_label"] = jnp.zeros((4, 3))
+    config = train_step.StepConfig(
+        seed=0, steps_per_epoch=3, augment=augment, pad=0, flip=False, label_smoothing=smoothing,
+        num_classes=3,
+    )  # fmt: skip
+    mesh = sharding.make_mesh(1)
+    state = RunState(
+        jnp.zeros((), jnp.int32), NetState({"w": jnp.zeros(())}, {}), {}, None, {"seen": seen}
+    )
+    grey = np.array([10, 20, 30, 40], np.uint8)[:, None, None, None]
+    images = np.broadcast_to(grey, (4, 6, 6, 1))
+    batch = {"image": images, "label": np.array([0, 1, 2, 0], np.int32)}
+    build = train_step.build(Method(lambda v, t: None, step), config, mesh)
+    return build(sharding.put_replicated(mesh, state), batch)[0].method["seen"]
+
+
+KEPT = ("image", "label", "soft_label")
+
+
+def test_smoothed_labels():
+    seen = labels_seen("none", 0.3)
+    assert seen["label"].tolist() == [0, 1, 2, 0]
+    np.testing.assert_allclose(seen["soft_label"][1], [0.1, 0.8, 0.1], atol=1e-7)
+    assert "soft_label" not in labels_seen("none", 0.0)
+
+
+def test_mixed_images_have_labels_of_their_parts():
+    seen = jax.tree.map(np.asarray, labels_seen("cutmix", 0.3))
+    of_pixel = np.array([0, 1, 2, 0])[np.round(seen["image"][..., 0] * 255).astype(int) // 10 - 1]
+    for i, classes in enumerate(of_pixel):
+        share = np.bincount(classes.ravel(), minlength=3) / classes.size
+        np.testing.assert_allclose(seen["soft_label"][i], 0.7 * share + 0.1, atol=1e-6)
+        assert share[seen["label"][i]] == share.max()
+
+
 def test_ema():
     expected, average = 0.0, []
     for update in range(1, 5):

@@ -1,0 +1,125 @@
+"""What the schema has of data: which images, and how they are read, augmented and batched."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ard_jax.config.marks import CONTENT, NOTHING, Folder
+from ard_jax.data import MAX_SIDE
+from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Seed
+
+
+class DataConfig(Options):
+    """Dataset, split and augmentation."""
+
+    name: str = Field(description="One of `data.names()`.")
+    dir: str = Field(
+        default="",
+        description="Folder or file of the data; empty for datasets that come with a package.",
+        json_schema_extra=CONTENT,
+    )
+    holdout: NotNegative = Field(
+        default=0.0,
+        description="Validation images taken from the training set: a share (< 1) or a number; 0 for none.",
+    )
+    split_seed: Seed = Field(
+        default=0,
+        description="Which images are held out; not the run's seed: no teacher may train on them either.",
+    )
+    augment: Literal[
+        "none",
+        "crop_flip",
+        "crop",
+        "cropshift",
+        "idbh_weak",
+        "idbh_strong",
+        "cutmix",
+        "autoaugment",
+    ] = Field(
+        default="crop_flip",
+        description="Random augmentation of the student's training images, see `augment.augment`. Teachers "
+        "that a run trains have the plain crop under the last five.",
+    )
+    flip: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the last five kinds of `augment` mirror images too, as `crop_flip` always does "
+        "and `crop` never; `auto`: not the digits, which have no mirror images.",
+    )
+    pad: Count = Field(default=4, description="Zero padding of the random crop, pixels.")
+    extra: Folder = Field(
+        default="",
+        description="Uncompressed .npz file of further training images for the student, such as generated "
+        "ones, that may be larger than memory: see `data.extra`. Empty for none.",
+        json_schema_extra=CONTENT,
+    )
+    extra_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.7, description="Share of a batch that is taken from `extra`, rounded down."
+    )
+    last_batch: Literal["drop", "keep"] = Field(
+        default="keep",
+        description="Drop the epoch's last, smaller batch, or keep it (compiles the step twice).",
+    )
+    loader: Literal["memory", "grain"] = Field(
+        default="memory",
+        description="`memory` decodes all images at the start; `grain` reads them from disk as they are "
+        "needed, for data that does not fit: see `data.Reading`. Both give the same batches.",
+        json_schema_extra=NOTHING,
+    )
+    image_size: Annotated[int, Field(ge=0, le=MAX_SIDE)] = Field(
+        default=0,
+        description="Side in pixels that the images of `folder` and `tfds` are cropped and scaled to; 0: as "
+        "they are.",
+        json_schema_extra=CONTENT,
+    )
+    class_order: Literal["text", "natural"] = Field(
+        default="text",
+        description="Of the class names of `folder`, and so their labels: `text` sorts `10` before `2`, as "
+        "torchvision does, `natural` after it.",
+        json_schema_extra=CONTENT,
+    )
+    workers: Count = Field(
+        default=0,
+        description="Of `grain`: processes that decode; 0 for this one's threads.",
+        json_schema_extra=NOTHING,
+    )
+    prefetch: AtLeastOne = Field(
+        default=4,
+        description="Of `grain`: batches decoded ahead, by each worker.",
+        json_schema_extra=NOTHING,
+    )
+    on_device: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="The whole training split kept in the memory of each device, from where a step takes its "
+        "batch; `auto`: on in a single process for at most 1 GiB of images in memory. The trained parameters "
+        "are the same, bit for bit.",
+        json_schema_extra=NOTHING,
+    )
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the stronger kinds of `augment` mirror images."""
+        return self.name != "digits" if self.flip == "auto" else self.flip == "on"
+
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        found = []
+        if self.holdout >= 1 and (self.holdout != int(self.holdout) or self.holdout == 1):
+            found.append(
+                f"holdout={self.holdout}: a share below 1, or a whole number of images from 2 on"
+            )
+        if self.name == "digits" and self.dir:
+            found.append(
+                f"dir={self.dir!r}: digits come with a package and are read from nowhere else; leave it out, "
+                "or choose another config.data.name, such as folder or npz"
+            )
+        if self.on_device == "on" and self.loader == "grain":
+            found.append(
+                "on_device='on' with config.data.loader='grain': what is kept on device has to be in memory "
+                "first; use config.data.loader=memory, or config.data.on_device=off"
+            )
+        if self.on_device == "on" and self.extra:
+            found.append(
+                f"on_device='on' with config.data.extra={self.extra!r}, which is read from disk as needed: "
+                "use config.data.on_device=auto"
+            )
+        return found
