@@ -120,7 +120,11 @@ class FriendlyAttack(Attack):
             frozen = threat_model.per_image(carried[1] > patience, z)
             return (jnp.where(frozen, z, moved), carried), None
 
-        first = self._first(key, images, eps) if start is None else jnp.asarray(start, images.dtype)
+        first = (
+            self._first(key, images, threat.eps)
+            if start is None
+            else jnp.asarray(start, images.dtype)
+        )
         if first.shape != images.shape:
             raise ValueError(f"start of shape {first.shape} for images of shape {images.shape}")
         (z, (state, _)), _ = jax.lax.scan(

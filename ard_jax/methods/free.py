@@ -40,7 +40,9 @@ def make(config: FreeConfig, parts: base.Parts) -> base.Method:
     if not parts.batch_size:
         raise ValueError("method 'free' keeps d over the batches: it needs Parts(batch_size=...)")
     if parts.eps_ramp:
-        raise ValueError("method 'free' keeps d over the batches, in one ball; use attack.eps_ramp=0")
+        raise ValueError(
+            "method 'free' keeps d over the batches, in one ball; use attack.eps_ramp=0"
+        )
     if parts.awp is not None:
         raise ValueError("method 'free' takes one gradient, and so no weight perturbation (awp)")
     net, optim, attack = parts.student, parts.student_optim, parts.attack
