@@ -39,6 +39,7 @@ RECIPES = {
     "kd": _ARD,  # ARD's paper has such a row, without its settings
     "sat": _RICE,
     "fgsm_rs": (15, {"lr": 0.2, "schedule": "cyclic", "weight_decay": 5e-4}),
+    "free": (10, {"lr": 0.04, "schedule": "cyclic", "weight_decay": 5e-4}),
     "n_fgsm": (30, {"lr": 0.2, "schedule": "cyclic", "weight_decay": 5e-4}),
     "fat": (120, {"schedule": "multistep", "boundaries": (60, 90)}),
     "consistency_at": _RICE,
@@ -60,6 +61,8 @@ RECIPES = {
     "ard": _ARD,
     "iad1": _ARD,  # the paper's teacher has the student's size
     "iad2": _ARD,
+    "icml26": _ARD,
+    "icml26_at": _ARD,
     "rslad": _RSLAD,
     "fair_rslad": (300, {"schedule": "multistep", "boundaries": (216, 261, 286), "nesterov": True}),
     "absld": _RSLAD,

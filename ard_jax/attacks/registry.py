@@ -51,7 +51,8 @@ _PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 # (zjfheart/Geometry-aware-Instance-reweighted-Adversarial-Training), saad_train (HongsinLee/saad),
 # adr_train and adr_trades_train (see methods/adr.py), fgsm_rs_train (locuslab/fast_adversarial),
 # n_fgsm_train (pdejorge/N-FGSM), dkl_train (jiequancui/DKL), fat_train
-# (zjfheart/Friendly-Adversarial-Training). dpgd: DARD's scripts; see `dpgd`.
+# (zjfheart/Friendly-Adversarial-Training), icml26_* (HongsinLee/why-robust-teachers-fail, whose starts are
+# clipped). dpgd: DARD's scripts; see `dpgd`.
 _REGISTRY: dict[str, Callable[..., Attack]] = {
     # Suites first: what can also be a pure function stands below under the same name.
     **{
@@ -81,6 +82,13 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "fgsm_rs_train": _pgd("FGSM-RS training", 1.25, 1, start="uniform"),
     "n_fgsm_train": _pgd(
         "N-FGSM training", 1.0, 1, start="uniform", start_radius=2.0, order="range_only"
+    ),
+    "icml26_trades_train": _pgd("ICML'26 TRADES training", 0.25, 10, loss="kl", start="gauss"),
+    "icml26_rslad_train": _pgd(
+        "ICML'26 RSLAD training", 0.25, 10, loss="teacher_kl", start="uniform"
+    ),
+    "icml26_adaad_train": _pgd(
+        "ICML'26 AdaAD training", 0.25, 10, loss="teacher_moving_kl", start="gauss"
     ),
     "dkl_train": _pgd("DKL training", 0.5, 5, loss="kl", **_GAUSS),
     "fat_train": functools.partial(

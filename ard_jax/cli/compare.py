@@ -29,13 +29,12 @@ import jax
 from ard_jax import __version__, data
 from ard_jax.cli import train, train_checks
 from ard_jax.config import build
-from ard_jax.config.comparison import Comparison
+from ard_jax.config.comparison import Comparison, teacher_values
 from ard_jax.config.schema import Experiment
 from ard_jax.data.base import first
 from ard_jax.evaluation import full
 from ard_jax.evaluation.full import EvaluatedNetwork
 from ard_jax.io.files import check_writable, write_text_atomic
-from ard_jax.methods import TEACHERS
 from ard_jax.reporting import comparison_page
 from ard_jax.reporting.record import ComparedTeacher, ComparisonRecord, Evaluation, Run
 from ard_jax.runtime import locks
@@ -62,6 +61,7 @@ def run(comparison: Comparison) -> int:
       ConfigChangedError: the folder holds a run of another configuration, or on other data.
     """
     check_writable(comparison.workdir, "config.workdir")
+    _check_named(comparison)
     errors: dict[tuple[str, int], str] = {}
     found: dict[str, ComparedTeacher] = {}
     with locks.hold(comparison.workdir):
@@ -82,6 +82,18 @@ def run(comparison: Comparison) -> int:
         tell("Interrupted; the same command continues.", file=sys.stderr)
         return INTERRUPTED
     return 1 if errors else 0
+
+
+def _check_named(comparison: Comparison) -> None:
+    """Raises TeacherError for all named teachers whose checkpoints are missing or do not fit the data."""
+    named = {name: one for name, one in comparison.teachers.items() if name != one.role}
+    if not named:
+        return
+    users = [comparison.experiments[one.methods[0], comparison.seeds[0]] for one in named.values()]
+    wanted = [
+        build.teacher_settings(e, one.role) for e, one in zip(users, named.values(), strict=True)
+    ]
+    teachers.check_checkpoints(wanted, build.load_data(users[0].data))
 
 
 def _check_kept(comparison: Comparison) -> None:
@@ -139,9 +151,9 @@ def _run_one(
     """Trains and evaluates one run. Returns {} or {key: why it failed}."""
     experiment = comparison.experiments[key]
     try:
-        for role in TEACHERS[experiment.method.name]:
-            if role in found and found[role].error:
-                raise teachers.TeacherError(f"no {role} teacher: {found[role].error}")
+        for name, shared in comparison.teachers.items():
+            if key[0] in shared.methods and name in found and found[name].error:
+                raise teachers.TeacherError(f"no {name} teacher: {found[name].error}")
         train.run(experiment)
     except (data.DataError, train_checks.NoRoomError):
         raise  # every run would say the same
@@ -152,7 +164,7 @@ def _run_one(
 
 
 def _teachers(comparison: Comparison) -> dict[str, ComparedTeacher]:
-    """Role -> record of each teacher, evaluated once; with an error for one that cannot teach.
+    """Name or role -> record of each teacher, evaluated once; with an error for one that cannot teach.
 
     Kept in teachers.json with the teacher's identity and the protocol, and measured again if these change.
     """
@@ -163,29 +175,26 @@ def _teachers(comparison: Comparison) -> dict[str, ComparedTeacher]:
         kept = {}
     kept = kept if everywhere(bool(kept)) else {}
     found, splits = {}, None
-    for role in comparison.roles:
-        config = {k: v for k, v in comparison.protocol.items()
-                  if k.split(".")[0] in _TEACHER_KEYS or k.startswith(f"teachers.{role}.")}  # fmt: skip
-        config, users = json.loads(json.dumps(config)), _users(comparison, role)
-        old = ComparedTeacher.from_json(kept.get(role, {}))
+    for name, (role, methods) in comparison.teachers.items():
+        users = [e for (method, _), e in comparison.experiments.items() if method in methods]
+        config = {k: v for k, v in comparison.protocol.items() if k.split(".")[0] in _TEACHER_KEYS}
+        config = json.loads(json.dumps(config | teacher_values(users[0], role)))
+        old = ComparedTeacher.from_json(kept.get(name, {}))
         old = old if old.config == config else ComparedTeacher(config=config)
+        old = dataclasses.replace(old, role=role, methods=methods)
         if old.net and all(train_checks.finished(e) is not None for e in users):
-            found[role] = old
+            found[name] = old
             continue
         splits = splits or build.load_data(users[0].data)
         try:
-            found[role] = _teacher(role, users[0], splits, old)
+            found[name] = _teacher(role, users[0], splits, old)
         except _FAILURES as error:
-            tell(f"FAILED: {role} teacher: {error}", file=sys.stderr)
-            found[role] = ComparedTeacher(error=str(error) or type(error).__name__)
-        good = {r: record.to_json() for r, record in found.items() if not record.error}
+            tell(f"FAILED: {name} teacher: {error}", file=sys.stderr)
+            found[name] = ComparedTeacher(error=str(error) or type(error).__name__)
+        good = {n: record.to_json() for n, record in found.items() if not record.error}
         if is_lead():
             write_text_atomic(path, json.dumps(good, indent=1))
     return found
-
-
-def _users(comparison: Comparison, role: str) -> list[Experiment]:
-    return [e for e in comparison.experiments.values() if role in TEACHERS[e.method.name]]
 
 
 def _teacher(

@@ -9,6 +9,7 @@ from absl import flags
 MODES = {
     "train": "Train one experiment, or continue it.",
     "evaluate": "Evaluate a checkpoint again, under any attacks.",
+    "teacher": "Say whether a checkpoint will help as a robust teacher, and why.",
     "compare": "Train and compare methods over seeds, with shared teachers, ending in tables and a plot; "
     "--config is e.g. compare_digits, a part of it --config.seeds='(0,1)' --config.methods=sat,rslad. Exit "
     "code 1 when a run failed.",
@@ -20,10 +21,11 @@ MODES = {
 }
 # Flag -> the modes that use it; in another mode it is refused.
 MODES_OF = {
-    "checkpoint": ("evaluate", "export"),
+    "checkpoint": ("evaluate", "export", "teacher"),
     "attacks": ("evaluate",),
     "transfer_from": ("evaluate",),
-    "out": ("evaluate", "import", "export"),
+    "students": ("teacher",),
+    "out": ("evaluate", "import", "export", "teacher"),
     "source": ("import",),
     "file": ("import",),
     "model": ("import",),
@@ -75,9 +77,14 @@ TRANSFER = _define(
     flags.DEFINE_string, "transfer_from", "",
     "another run, whose attacks are tried on this one.",
 )  # fmt: skip
+STUDENTS = _define(
+    flags.DEFINE_list, "students", [],
+    "runs of reference students, comma separated: what the teacher says where they are attacked.",
+)  # fmt: skip
 OUT = _define(
     flags.DEFINE_string, "out", "",
-    "folder to make; defaults: <run>/evaluations/<number> of evaluate, <run>/export of export.",
+    "folder to make; defaults: <run>/evaluations/<number> of evaluate, <run>/teacher/<number> of teacher, "
+    "<run>/export of export.",
 )  # fmt: skip
 SOURCE = _define(
     flags.DEFINE_string, "source", "file",

@@ -72,6 +72,28 @@ def evaluate(config: Any) -> int:
     return 0
 
 
+def teacher(config: Any) -> int:
+    """Says whether a checkpoint helps as a robust teacher."""
+    from ard_jax.checkpoints import manager
+    from ard_jax.cli import teacher, train, train_checks
+
+    path, experiment = expand(flags.CHECKPOINT.value), _experiment(config)
+    if not path:
+        raise ValueError("--mode=teacher needs --checkpoint, that of the teacher")
+    path = str(manager.find(path))  # once, for its warnings
+    students = [str(manager.find(expand(one))) for one in flags.STUDENTS.value]
+    if again := [one for one in students if one == path or students.count(one) > 1]:
+        raise ValueError(
+            f"--students: {again[0]} is the teacher itself, or given twice; give other runs"
+        )
+    if experiment is None:
+        experiment = train_checks.saved_experiment(path)
+        train.use_compilation_cache(experiment)
+    train_checks.check_overrides(experiment, flags.OVERRIDES.value, path)
+    teacher.run(experiment, path, students, expand(flags.OUT.value))
+    return 0
+
+
 def import_(config: Any) -> int:
     """Makes a checkpoint of a published network."""
     if flags.SOURCE.value == "list":
@@ -167,6 +189,7 @@ def _experiment(config: Any) -> Experiment | None:
 BY_NAME = {
     "train": train,
     "evaluate": evaluate,
+    "teacher": teacher,
     "compare": compare,
     "import": import_,
     "export": export,

@@ -210,18 +210,12 @@ def evaluate_checkpoint(
       ValueError: a checkpoint does not fit the data, or the folder cannot be written.
     """
     settings = build.evaluation_settings(experiment, attack_names)
-    train_checks.check_evaluation_folder(
-        Path(manager.find(path)).parent.parent / "evaluations", out
-    )
+    train_checks.check_result_folder(Path(manager.find(path)).parent.parent / "evaluations", out)
     bundle, variables, meta, folder = networks.load(path)
     mesh = sharding.make_mesh(experiment.run.devices, [experiment.eval.batch_size])
     splits = build.load_data(experiment.data)
     train_checks.check_fits(meta["config"]["net"], folder, splits)
-    if problem := train_checks.changed_data(meta, experiment, splits):
-        raise teachers.TeacherError(
-            f"{folder} {problem}. Put those of the training back; to evaluate on others, give --config with "
-            "their own config.data.dir"
-        )
+    train_checks.check_unchanged_data(meta, folder, experiment, splits)
     autoattack.check_defined(settings.suites, splits.test.num_classes)
     if transfer_from:
         shown = experiment.eval.model_copy(update={"transfer": True})
@@ -246,7 +240,7 @@ def evaluate_checkpoint(
     if transfer_from:
         evaluated.append(_transfer_source(settings, transfer_from, splits, mesh))
     test = base.first(splits.test, settings.eval.max_examples)
-    with _evaluation_folder(Path(folder).parent.parent / "evaluations", out) as (made, unfinished):
+    with result_folder(Path(folder).parent.parent / "evaluations", out) as (made, unfinished):
         facts = RunFacts(checkpoint=folder)
         report = full.evaluate_and_save(settings, test, evaluated, facts, made, unfinished)
         tell(f"Report: {report}")
@@ -255,8 +249,10 @@ def evaluate_checkpoint(
 
 
 @contextlib.contextmanager
-def _evaluation_folder(root: Path, out: str) -> Iterator[tuple[Path, Path | None]]:
-    """Makes the folder of one evaluation: `out`, or the next number in `root`; none is left after an error.
+def result_folder(
+    root: Path, out: str, file: str = record.EVALUATION_FILE
+) -> Iterator[tuple[Path, Path | None]]:
+    """Makes the folder of the result `file`: `out`, or the next number in `root`; none stays after an error.
 
     Yields:
       (the folder, that of AutoAttack's unfinished batches; None where another process uses it).
@@ -269,7 +265,7 @@ def _evaluation_folder(root: Path, out: str) -> Iterator[tuple[Path, Path | None
     held = locks.hold(made, flag="--out", keep=False) if out else locks.try_hold(root)
     try:
         with held as alone:
-            train_checks.check_evaluation_folder(root, out)
+            train_checks.check_result_folder(root, out, file)
             yield made, (made if out else root) / "unfinished" if alone else None
     except BaseException:
         if is_lead():

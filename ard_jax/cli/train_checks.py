@@ -109,6 +109,17 @@ def changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -
     return ""
 
 
+def check_unchanged_data(
+    meta: dict[str, Any], folder: str, experiment: Experiment, splits: Splits
+) -> None:
+    """Raises TeacherError if data of the same name and place are not those of the checkpoint's training."""
+    if problem := changed_data(meta, experiment, splits):
+        raise teachers.TeacherError(
+            f"{folder} {problem}. Put those of the training back; to evaluate on others, give --config with "
+            "their own config.data.dir"
+        )
+
+
 def with_test_split(config: dict[str, Any], splits: Splits) -> dict[str, Any]:
     """What a run is (`TrainingRun.config`), and on which images it will be tested."""
     return config | {_TEST_SPLIT: build.describe_split(splits.test)}
@@ -273,14 +284,14 @@ def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str)
         )
 
 
-def check_evaluation_folder(root: Path, out: str) -> None:
-    """Checks that an evaluation can be saved to `out`, or without one to a folder in `root`.
+def check_result_folder(root: Path, out: str, file: str = record.EVALUATION_FILE) -> None:
+    """Checks that the result `file` can be saved to `out`, or without one to a folder in `root`.
 
     Raises:
       ValueError: it cannot, or `out` holds another one.
     """
-    if out and (Path(out) / record.EVALUATION_FILE).exists():
-        raise ValueError(f"--out={out} holds an evaluation; choose another folder")
+    if out and (Path(out) / file).exists():
+        raise ValueError(f"--out={out} holds {file} already; choose another folder")
     if out:
         manager.check_holds_no_steps(out, "--out")
     try:

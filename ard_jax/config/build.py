@@ -25,6 +25,7 @@ from ard_jax.config.schema import (
     PartnerConfig,
     RunConfig,
     TeacherConfig,
+    TeachersConfig,
 )
 from ard_jax.data import Splits
 from ard_jax.data.base import ArrayDataset
@@ -281,9 +282,10 @@ def make_method(
 ) -> methods.Method:
     """The experiment's method on these networks."""
     e = experiment
+    updates = steps_per_epoch * methods.updates_per_step(e.method.name, e.method.options)
     parts = Parts(
         student=student,
-        student_optim=optim.make(e.student_optim, e.epochs, steps_per_epoch),
+        student_optim=optim.make(e.student_optim, e.epochs, updates),
         attack=training_attack(e.attack, e),
         teachers=teachers,
         teacher_optims={
@@ -293,6 +295,7 @@ def make_method(
         },
         epochs=e.epochs,
         steps_per_epoch=steps_per_epoch,
+        batch_size=e.batch_size,
         attack_bn=e.attack.bn,
         attack_bn_stats=e.attack.bn_stats,
         awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
@@ -368,5 +371,6 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         robust_teacher_optim=optim.OptimConfig(start=150),
         attack=recipe.attack,
         method=MethodConfig(name=recipe.method, options=options),
+        teachers=TeachersConfig(cache=experiment.teachers.cache),
         eval=experiment.eval.replace(every=recipe.eval_every, dense_from=0),
     )

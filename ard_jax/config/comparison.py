@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -21,6 +21,9 @@ _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "stu
 _NO_SETTING = ("name", "seed", "teachers")
 # What runs without `full_reports` are set to.
 SHORTENED = {"eval.teachers": False, "eval.transfer": False, "eval.eps_sweep": (), "eval.grid": 0}
+_OWN = "teachers.robust.checkpoint"
+# What a row of published numbers may say beside them.
+_ABOUT_ROW = {"checkpoint": ("best", "last"), "net": ("EMA", "SWA")}
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -41,6 +44,12 @@ class ComparisonConfig(Options):
     )
     full_reports: bool = Field(False, description="Each run gets the report of a single run.")
     data_dir: str = Field("", description="Replaces data.dir of every run.")
+    teachers: dict[str, Folder | None] = Field(
+        {},
+        description="Name -> folder of a robust teacher's checkpoint, None to leave it out. Every run with a "
+        "robust teacher is made with each of them, as RUN-NAME; without names, with its own.",
+    )
+    teachers_about: dict[str, str] = Field({}, description="Name -> which network it has to be.")
     published: dict[str, Any] = Field(
         {}, description="The papers' numbers, see `Comparison.published`."
     )
@@ -59,7 +68,47 @@ class ComparisonConfig(Options):
                 found.append(f"methods: no run {name!r}; there are {known}")
             elif not _FOLDER_NAME.fullmatch(name):
                 found.append(f"methods: {name!r} is no name for a folder")
+        found += self._teacher_problems()
+        known = ", ".join(dict.fromkeys((*self.runs, *self.expanded(left_out=True))))
         return found + [f"published{text}" for text in _published_problems(self.published, known)]
+
+    def _teacher_problems(self) -> list[str]:
+        found = []
+        for name, folder in self.teachers.items():
+            about = self.teachers_about.get(name, "")
+            if not _FOLDER_NAME.fullmatch(name):
+                found.append(f"teachers: {name!r} is no name for a folder")
+            elif folder == "":
+                found.append(
+                    f"teachers.{name} is missing{about and ': '}{about}; give "
+                    f"--config.teachers.{name}=FOLDER of an imported network (--mode=import) or of a run, or "
+                    f"--config.teachers.{name}=None to do without"
+                )
+        if self.teachers and not any(folder is not None for folder in self.teachers.values()):
+            found.append("teachers are all None: leave one")
+        return found
+
+    def expanded(self, left_out: bool = False) -> dict[str, tuple[str, str]]:
+        """Name in the table -> (name out of `runs`, name of its robust teacher, "" for its own).
+
+        With `left_out` also for teachers that are None.
+        """
+        found = {}
+        names = [n for n, folder in self.teachers.items() if left_out or folder is not None]
+        for run in (run for run in self.methods if run in self.runs):
+            method = self.runs[run].get("method", {}).get("name", "")
+            if names and "robust" in TEACHERS.get(method, ()):
+                found |= {f"{run}-{name}": (run, name) for name in names}
+            else:
+                found[run] = (run, "")
+        return found
+
+
+class SharedTeacher(NamedTuple):
+    """A teacher that several runs share: its role, and their names in the table."""
+
+    role: str
+    methods: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +116,16 @@ class Comparison:
     """A comparison that can run.
 
     Attributes:
-      name, seeds, methods, main_attack: as in `ComparisonConfig`.
+      name, seeds, main_attack: as in `ComparisonConfig`.
+      methods: names of the table's rows, with those of named teachers.
       workdir: holds <method>/seed<k> for every run, and the report.
       experiments: (method, seed) -> experiment, seed by seed, so that a part of them is worth a table.
-      roles: of the teachers that the methods share; partners belong to their run.
+      teachers: name, or role where it has none -> a teacher; partners belong to their run.
       protocol: dotted key -> value, the same in all runs.
       settings: method -> dotted key -> value, what may differ between methods.
-      published: {} or the papers' numbers: "protocol" -> text, "rows" -> method -> {"source": text, and
-        "clean" or the name of an attack -> accuracy in percent}.
+      published: {} or the papers' numbers: "protocol" -> text, "rows" -> method -> {"source": text,
+        optionally "checkpoint" ("best" or "last") and "net" ("EMA" or "SWA") that they are of, and "clean" or
+        the name of an attack -> accuracy in percent}.
     """
 
     name: str
@@ -83,7 +134,7 @@ class Comparison:
     methods: tuple[str, ...]
     main_attack: str
     experiments: dict[tuple[str, int], Experiment]
-    roles: tuple[str, ...]
+    teachers: dict[str, SharedTeacher]
     protocol: dict[str, Any]
     settings: dict[str, dict[str, Any]]
     published: dict[str, Any]
@@ -107,28 +158,30 @@ def from_config(config: Any) -> Comparison:
         raise ConfigError("This comparison cannot run:\n  - " + "\n  - ".join(problems))
     workdir = Path(values.workdir or f"runs/{values.name}")
     protocol: dict[str, Any] = {}
-    for experiment in built.values():
-        protocol |= _protocol(experiment)
+    expanded = values.expanded()
+    named = {name for name, (_, teacher) in expanded.items() if teacher}
+    for name, experiment in built.items():
+        protocol |= _protocol(experiment, name in named)
     return Comparison(
         name=values.name,
         workdir=workdir,
         seeds=values.seeds,
-        methods=values.methods,
+        methods=tuple(expanded),
         main_attack=values.main_attack,
         experiments={
             (method, seed): built[method].replace(
                 seed=seed, workdir=str(workdir / method / f"seed{seed}")
             )
             for seed in values.seeds
-            for method in values.methods
+            for method in expanded
         },
-        roles=tuple(
-            dict.fromkeys(
-                r for e in built.values() for r in TEACHERS[e.method.name] if r not in PARTNERS
-            )
-        ),
+        teachers=_shared(built, expanded),
         protocol=protocol,
-        settings={method: _settings(experiment) for method, experiment in built.items()},
+        settings={
+            method: _settings(experiment)
+            | ({_OWN: experiment.teachers.robust.checkpoint} if method in named else {})  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            for method, experiment in built.items()
+        },
         published=values.published,
     )
 
@@ -136,10 +189,14 @@ def from_config(config: Any) -> Comparison:
 def _build_runs(values: ComparisonConfig, problems: list[str]) -> dict[str, Experiment]:
     """Method -> experiment, of whatever seed; adds what is wrong to `problems`."""
     built: dict[str, Experiment] = {}
-    main = values.main_attack
-    for method in values.methods:
+    main, expanded = values.main_attack, values.expanded()
+    for method, (run, teacher) in expanded.items():
+        raw = _with_data_dir(values.runs[run], values.data_dir)
+        if teacher:
+            robust = raw["teachers"]["robust"] | {"checkpoint": values.teachers[teacher]}
+            raw = raw | {"teachers": raw["teachers"] | {"robust": robust}}
         try:
-            experiment = parse.to_experiment(_with_data_dir(values.runs[method], values.data_dir))
+            experiment = parse.to_experiment(raw)
         except ConfigError as error:
             lines = str(error).split("\n  - ")[1:] or [str(error)]
             problems += [f"{method}: {line}" for line in lines]
@@ -150,8 +207,20 @@ def _build_runs(values: ComparisonConfig, problems: list[str]) -> dict[str, Expe
             problems.append(
                 f"{method}: config.eval.attacks lacks main_attack={main!r}; it has {known}"
             )
-    problems += _disagreements(built)
+    problems += _disagreements(built, {name for name, (_, teacher) in expanded.items() if teacher})
     return built
+
+
+def _shared(
+    built: dict[str, Experiment], expanded: dict[str, tuple[str, str]]
+) -> dict[str, SharedTeacher]:
+    found: dict[str, SharedTeacher] = {}
+    for method, experiment in built.items():
+        for role in (r for r in TEACHERS[experiment.method.name] if r not in PARTNERS):
+            name = (role == "robust" and expanded[method][1]) or role
+            before = found.get(name, SharedTeacher(role, ()))
+            found[name] = before._replace(methods=(*before.methods, method))
+    return found
 
 
 def _with_data_dir(run: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -175,7 +244,10 @@ def _published_problems(published: dict[str, Any], runs: str) -> list[str]:
             found.append(f"{where}.source must say where its numbers stand")
             continue
         for column, value in row.items():
-            if column not in known | {"source"}:
+            if choices := _ABOUT_ROW.get(column):
+                if value not in choices:
+                    found.append(f"{where}.{column}={value!r}: choose among {', '.join(choices)}")
+            elif column not in known | {"source"}:
                 found.append(f"{where}.{column}: neither clean nor an attack")
             elif column != "source" and not _is_percentage(value):
                 found.append(f"{where}.{column}={value!r}: expected a percentage, 0 to 100")
@@ -202,9 +274,15 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _protocol(experiment: Experiment) -> dict[str, Any]:
+def teacher_values(experiment: Experiment, role: str) -> dict[str, Any]:
+    """Dotted key -> value of one teacher's configuration."""
+    return _flat({"teachers": {role: to_dict(experiment)["teachers"][role]}})
+
+
+def _protocol(experiment: Experiment, named: bool) -> dict[str, Any]:
+    """`named`: its robust teacher is one of several, and so not of the protocol."""
     raw = to_dict(experiment)
-    roles = TEACHERS[experiment.method.name]
+    roles = [r for r in TEACHERS[experiment.method.name] if not (named and r == "robust")]
     teachers = {name: raw["teachers"][name] for name in (*roles, *(("cache",) if roles else ()))}
     return _flat({name: raw[name] for name in _PROTOCOL} | {"teachers": teachers})
 
@@ -218,9 +296,9 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return _flat({k: v for k, v in of_results(experiment).items() if k not in unused})
 
 
-def _disagreements(built: dict[str, Experiment]) -> list[str]:
+def _disagreements(built: dict[str, Experiment], named: set[str]) -> list[str]:
     """One problem for each key of the protocol on which runs differ, with the values."""
-    protocols = {method: _protocol(experiment) for method, experiment in built.items()}
+    protocols = {method: _protocol(e, method in named) for method, e in built.items()}
     found = []
     for key in dict.fromkeys(key for one in protocols.values() for key in one):
         role = key.split(".")[1] if key.startswith("teachers.") else ""

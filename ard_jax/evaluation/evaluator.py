@@ -63,7 +63,7 @@ class Evaluator:
         unroll: int | None = None,
     ):
         """Compiles nothing yet."""
-        self.name, self._apply, self.seed, self._unroll = name, apply, seed, unroll
+        self.name, self.apply, self.seed, self._unroll = name, apply, seed, unroll
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.batch_size = sharding.round_up(self.mesh, batch_size)
         self._programs: dict[Any, Callable] = {}
@@ -78,7 +78,7 @@ class Evaluator:
 
     def _predict_traced(self, variables: Any, images: jax.Array):
         TRACES[f"{self.name} predict"] += 1
-        logits = self._apply(variables, images)
+        logits = self.apply(variables, images)
         classes = jnp.argmax(logits, -1).astype(jnp.int32)
         return jnp.where(jnp.isfinite(logits).all(-1), classes, NOT_FINITE)
 
@@ -121,7 +121,7 @@ class Evaluator:
         rows = np.flatnonzero(np.asarray(batch["index"]) >= 0)
         images, labels = (jnp.asarray(np.asarray(batch[n])[rows]) for n in ("image", "label"))
         if "logits" not in self._programs:
-            self._programs["logits"] = jax.jit(self._apply)
+            self._programs["logits"] = jax.jit(self.apply)
         predict = functools.partial(self._programs["logits"], variables)
         found = spec.run(predict, images, labels, key[rows] if key.ndim else key)
         threat_model.check_like(found, images, spec.name)
@@ -187,7 +187,7 @@ class Evaluator:
 
             def one(rows: dict[str, jax.Array]):
                 return merged.run(
-                    lambda x: self._apply(variables, x), rows["images"], rows["labels"], rows["start"],
+                    lambda x: self.apply(variables, x), rows["images"], rows["labels"], rows["start"],
                     settings, norm=spec.norm, clip=clip,
                 )  # fmt: skip
 
@@ -209,7 +209,7 @@ class Evaluator:
             TRACES[title] += 1
 
             def predict(x: jax.Array):
-                return self._apply(variables, x)
+                return self.apply(variables, x)
 
             try:
                 found = cpu_tiling.run(
@@ -252,6 +252,19 @@ class Evaluator:
                 run, in_shardings=(same, split, split, same), out_shardings=split
             )
         return self._programs[name](variables, images, key, jnp.float32(eps))
+
+    def measure(self, name: str, function: Callable[..., Any], variables: Any, *arrays: Any) -> Any:
+        """function(variables, *arrays [B,...]) -> arrays [B], on every host; compiled once under its name."""
+        if name not in self._programs:
+
+            def run(*args: Any):
+                TRACES[f"{self.name} {name}"] += 1
+                return function(*args)
+
+            same, split = sharding.replicated(self.mesh), sharding.split_batch(self.mesh)
+            split_all = (same, *(split for _ in arrays))
+            self._programs[name] = jax.jit(run, in_shardings=split_all, out_shardings=same)
+        return jax.tree.map(np.asarray, jax.device_get(self._programs[name](variables, *arrays)))
 
     def batches(self, dataset: ArrayDataset) -> Iterable[tuple[dict, dict]]:
         """(device batch {"image" in [0,1], "label", "index"}, the whole batch's mask, index and label).

@@ -16,7 +16,7 @@ from ard_jax import __version__, models
 from ard_jax.attacks.auto_attack.versions import SUITES
 from ard_jax.config.build import EvaluationSettings
 from ard_jax.data import ArrayDataset
-from ard_jax.evaluation import autoattack, diagnostics, noise
+from ard_jax.evaluation import autoattack, diagnostics, noise, teacher_quality
 from ard_jax.evaluation.accuracies import ExampleResults, summarize
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.io.files import write_text_atomic
@@ -131,7 +131,8 @@ def evaluate_all(
         warnings += diagnostics.warnings(title, results[title], nets[title], settings.attacks)
     nets = {n.title: _net_record(n, nets[first[n.title].title]) for n in networks}
     notes = [*_notes(settings, networks, first, suites), *_worst_case_notes(nets)]
-    evaluation = _record(settings, dataset, networks, nets, facts or RunFacts(), suites)
+    facts = _with_quality(settings, dataset, different, facts or RunFacts())
+    evaluation = _record(settings, dataset, networks, nets, facts, suites)
     evaluation = dataclasses.replace(evaluation, warnings=tuple(warnings), notes=tuple(notes))
     shown = {
         n.title: dataclasses.replace(results[first[n.title].title], others={}) for n in networks
@@ -230,6 +231,25 @@ def _run_suites(
     return found
 
 
+def _with_quality(
+    settings: EvaluationSettings,
+    dataset: ArrayDataset,
+    networks: list[EvaluatedNetwork],
+    facts: RunFacts,
+) -> RunFacts:
+    """The facts with what each original teacher says, and the robust one judged; the student is the first."""
+    students = {n.title: (n.evaluator, n.variables) for n in _students(networks)[:1]}
+    teachers = dict(facts.teachers)
+    for network in (n for n in networks if n.source in teachers and n.step is None):
+        quality = teacher_quality.measure(
+            network.evaluator, network.variables, dataset, settings.select, students
+        )
+        if network.source == "robust":  # a clean one is no robust teacher, on purpose
+            quality = teacher_quality.judge(quality)
+        teachers[network.source] = dataclasses.replace(teachers[network.source], quality=quality)
+    return dataclasses.replace(facts, teachers=teachers)
+
+
 def _transfer_name(attack: str, network: EvaluatedNetwork) -> str:
     return f"transfer_{attack}_{network.source}"
 
@@ -298,7 +318,8 @@ def _worst_case_notes(nets: dict[str, record.NetworkResult]) -> list[str]:
     ]
 
 
-def _spec_record(spec: Any, label: str = "") -> record.Attack:
+def spec_record(spec: Any, label: str = "") -> record.Attack:
+    """An `attacks.Attack` as the record holds it."""
     return record.Attack.from_json(dataclasses.asdict(spec) | {"label": label or spec.label})
 
 
@@ -308,7 +329,7 @@ def _attack_records(
     networks: list[EvaluatedNetwork],
     suites: dict[str, Any],
 ) -> dict[str, record.Attack]:
-    found = {name: _spec_record(spec) for name, spec in settings.attacks.items()}
+    found = {name: spec_record(spec) for name, spec in settings.attacks.items()}
     count = _num_attacked(settings, dataset)
     for name in (name for by_name in suites.values() for name in by_name):
         found[name] = autoattack.attack_record(
@@ -317,8 +338,20 @@ def _attack_records(
     for source in (n for n in networks if n.source and settings.eval.transfer):
         for attack, spec in settings.transfer.items():
             label = f"{spec.label} through {source.title}"
-            found[_transfer_name(attack, source)] = _spec_record(spec, label)
+            found[_transfer_name(attack, source)] = spec_record(spec, label)
     return found
+
+
+def dataset_record(dataset: ArrayDataset) -> record.Dataset:
+    """Which images these are, as the record holds it."""
+    return record.Dataset(
+        name=dataset.name,
+        split=dataset.split,
+        num_examples=len(dataset),
+        num_classes=dataset.num_classes,
+        class_names=tuple(dataset.class_names),
+        image_shape=tuple(dataset.image_shape),
+    )
 
 
 def _record(
@@ -339,14 +372,7 @@ def _record(
         name=settings.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seed=settings.seed,
-        dataset=record.Dataset(
-            name=dataset.name,
-            split=dataset.split,
-            num_examples=len(dataset),
-            num_classes=dataset.num_classes,
-            class_names=tuple(dataset.class_names),
-            image_shape=tuple(dataset.image_shape),
-        ),
+        dataset=dataset_record(dataset),
         eps=settings.eps,
         norm=settings.norm,
         select_on=settings.select_on,

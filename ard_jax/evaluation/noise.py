@@ -27,14 +27,20 @@ def noise_accuracy(
     for kind in NOISES:
         right = []
         for batch, host in evaluator.batches(dataset):
-            keys = evaluator.keys(f"{kind} noise", batch["index"])
-            noisy = evaluator.transform(
-                f"{kind} noise {norm}", _program(kind, norm), variables, batch["image"], keys, eps
-            )
+            noisy = noisy_images(evaluator, variables, batch, kind, eps, norm)
             predicted = evaluator.predict(variables, noisy)
             right.append((predicted == host["label"])[host["mask"]])
         found[kind] = float(np.concatenate(right).mean())
     return found
+
+
+def noisy_images(
+    evaluator: Evaluator, variables: Any, batch: dict[str, Any], kind: str, eps: float, norm: str
+) -> jax.Array:
+    """Images [B,H,W,C] of a batch of `Evaluator.batches` under noise, see `noise_accuracy`."""
+    keys = evaluator.keys(f"{kind} noise", batch["index"])
+    name, images = f"{kind} noise {norm}", batch["image"]
+    return evaluator.transform(name, _program(kind, norm), variables, images, keys, eps)
 
 
 def _program(kind: str, norm: str) -> Callable[..., jax.Array]:

@@ -171,6 +171,11 @@ def length_matters(name: str, options: dict[str, Any]) -> str:
     return _METHODS[name].length_matters(make_config(name, options))
 
 
+def updates_per_step(name: str, options: dict[str, Any]) -> int:
+    """Returns how often a step of the method updates the student, for schedules that change each time."""
+    return _METHODS[name].updates(make_config(name, options))
+
+
 def create(name: str, parts: Parts, **options: Any) -> Method:
     """The method `name` on these networks, attack and optimisers.
 
@@ -227,4 +232,5 @@ __all__ = [
     "names",
     "needs_robust_teacher",
     "read_options",
+    "updates_per_step",
 ]

@@ -81,6 +81,7 @@ class Registration:
       refuses: (option record, attack) -> why the method cannot train with it; "" if it can.
       length_matters: option record -> what in a step depends on the length of the run (`Parts.epochs`), so
         that a finished run cannot be trained longer; "" if nothing does.
+      updates: option record -> updates of the student in one step.
       robust_teacher: whether it fails with a teacher that is not robust.
       soft_labels: whether it makes soft labels itself, which an attack takes in place of a teacher's logits.
       igdm: of `igdm.Igdm` with this method: variant -> the student's train-mode passes, beside "paper";
@@ -96,6 +97,7 @@ class Registration:
     counts_iterates: bool = False
     refuses: Callable[[Any, Any], str] = lambda *_: ""
     length_matters: Callable[[Any], str] = lambda _: ""
+    updates: Callable[[Any], int] = lambda _: 1
     robust_teacher: bool = False
     soft_labels: bool = False
     igdm: dict[str, tuple[str, ...]] | None = None
@@ -117,6 +119,7 @@ class Parts:
       teacher_optims: role -> optimiser, for teachers that are trained.
       epochs: length of the run.
       steps_per_epoch: updates per epoch, for methods that change something once per epoch.
+      batch_size: images of a full batch, for methods that keep something of each; 0 where it is not known.
       attack_bn: BatchNorm of the student inside the attack: "eval" (running statistics) or "train"
         (statistics of the adversarial batch).
       attack_bn_stats: of "train": "discard" the running statistics that the attack's forward passes
@@ -135,6 +138,7 @@ class Parts:
     teacher_optims: dict[str, Optimizer] = dataclasses.field(default_factory=dict)
     epochs: int = 1
     steps_per_epoch: int = 0
+    batch_size: int = 0
     attack_bn: str = "eval"
     attack_bn_stats: str = "discard"
     awp: weight_perturbation.Awp | None = None
@@ -147,6 +151,7 @@ class Parts:
             self.attack.threat.check_length(self.attack.eps, "eps")
         checks.count(self.epochs, "epochs", 1)
         checks.count(self.steps_per_epoch, "steps_per_epoch", 0)
+        checks.count(self.batch_size, "batch_size", 0)
         checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
         checks.choice(self.attack_bn_stats, "attack_bn_stats", ("discard", "keep"))
 

@@ -142,8 +142,11 @@ def warnings(record: ComparisonRecord, done: dict[tuple[str, int], Evaluation]) 
         found.append(f"{left} of {len(record.runs)} runs are not finished: the tables are partial.")
     for (method, seed), evaluation in done.items():
         where = f"{method}, seed {seed}"
+        shared = {
+            t.role or n: t for n, t in record.teachers.items() if method in (*t.methods, method)
+        }
         for role, teacher in evaluation.teachers.items():
-            now = record.teachers.get(role, ComparedTeacher()).identity
+            now = shared.get(role, ComparedTeacher()).identity
             if now and teacher.identity not in ("", now):
                 found.append(f"{where} learned from another {role} teacher ({teacher.identity}) than "
                              f"the one in this table ({now})")  # fmt: skip
@@ -212,32 +215,62 @@ def _students(record: ComparisonRecord, checkpoint: str) -> list[Result]:
     return sorted(found, key=lambda r: record.methods.index(r.method))
 
 
+def _both(record: ComparisonRecord) -> Table | None:
+    """The best checkpoint and the last side by side; None where there is none of them."""
+    wanted = dict.fromkeys(
+        ("clean", record.main_attack, *(a for a in COMPLETE if a in record.attacks))
+    )
+    titles = {metric: title for metric, title in columns(record) if metric in wanted}
+    found: dict[str, dict[str, Result]] = {}
+    for result in (r for r in record.results if r.checkpoint):
+        found.setdefault(_label(record, result), {})[result.checkpoint] = result
+    rows = []
+    for name, by in found.items():
+        metrics = [
+            (by.get(which, Result()).metrics, m) for m in titles for which in ("best", "last")
+        ]
+        rows.append([name, *(_cell(m, values.get(m), None) for values, m in metrics)])
+    heads = [f"{title}, {which}" for title in titles.values() for which in ("best", "last")]
+    return (
+        Table(["method", *heads], rows, "Best and last checkpoint side by side") if rows else None
+    )
+
+
+_ABOUT = ("source", "checkpoint", "net")  # what a row of published numbers says beside them
+
+
 def _published(record: ComparisonRecord) -> list[Table]:
-    """The best checkpoints beside the papers' numbers; [] where no paper has any of the methods."""
+    """Both checkpoints, and ours beside the papers' numbers; [] where no paper has any of the methods."""
     papers = {m: row for m, row in record.published.get("rows", {}).items() if m in record.methods}
     if not papers:
         return []
-    shown = dict.fromkeys(name for row in papers.values() for name in row if name != "source")
+    shown = dict.fromkeys(name for row in papers.values() for name in row if name not in _ABOUT)
     titles = {metric: title for metric, title in columns(record) if metric in shown}
     titles |= {name: name for name in shown if name not in titles}  # not evaluated here
     rows, sources = [], {}
     for result in (r for r in _students(record, "best") if not r.net):
-        ours = [_cell(metric, result.metrics.get(metric), None) for metric in titles]
-        rows.append([_label(record, result), *ours])
-        if paper := papers.get(result.method):
+        paper = papers.get(result.method, {})
+        which, net = paper.get("checkpoint", "best"), paper.get("net", "")
+        same = (r for r in _students(record, which) if (r.method, r.net) == (result.method, net))
+        ours = next(same, result if which == "best" and not net else Result(row=result.row))
+        told = [text for text in (net, which if which != "best" else "") if text]
+        note = f" ({', '.join(told)})" if told else ""
+        cells = [_cell(metric, ours.metrics.get(metric), None) for metric in titles]
+        rows.append([_label(record, dataclasses.replace(result, row=result.method)) + note, *cells])
+        if paper:
             texts = [f"{paper[metric]:.2f}" if metric in paper else "" for metric in titles]
-            rows.append([f"{result.method}, paper", *texts])
+            rows.append([f"{result.method}, paper{note}", *texts])
             sources.setdefault(paper["source"], []).append(result.method)
     named = "; ".join(f"{', '.join(methods)}: {source}" for source, methods in sources.items())
     note = (
         "Rows with \"paper\" are the paper's own numbers under the paper's protocol, not measured here; "
         f"blank: not known. {record.published['protocol']} Sources: {named}."
     )
-    return [
-        Table(
-            ["method", *titles.values()], rows, "Best checkpoint beside the papers' numbers", note
-        )
-    ]
+    last = any(row.get("checkpoint") == "last" for row in papers.values())
+    heading = ("Checkpoints" if last else "Best checkpoint") + " beside the papers' numbers"
+    both = _both(record)
+    beside = Table(["method", *titles.values()], rows, heading, note)
+    return [*([both] if both else []), beside]
 
 
 def caption(record: ComparisonRecord, best: str = "in bold") -> str:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 COMPLETE = ("autoattack", "autoattack_plus")  # attacks whose accuracy may be called AutoAttack's
 EVALUATION_FILE = "evaluation.json"
+TEACHER_FILE = "teacher.json"
 _CHECKSUM = "checksum"
 
 _OMIT = {"omit": True}  # a field that is not written where it is empty
@@ -235,6 +236,57 @@ class Attack(Record):
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict, metadata=_REST)
 
 
+class Quartiles(Record):
+    """A number over images: its mean, and the 25, 50 and 75 % points."""
+
+    mean: float | None = None
+    low: float | None = None
+    median: float | None = None
+    high: float | None = None
+
+
+class TeacherView(Record):
+    """What a teacher says of one kind of images, see `evaluation.teacher_quality.per_image`."""
+
+    accuracy: float | None = None
+    confidence: Quartiles | None = None
+    entropy: Quartiles | None = None
+    first_order: Quartiles | None = _omitted()
+    central: Quartiles | None = _omitted()
+
+
+class Unlearnable(Record):
+    """Images that every reference student misses at its own x'; teacher_wrong: at those x', on them."""
+
+    count: int = 0
+    share: float | None = None
+    entropy: Quartiles | None = None
+    entropy_elsewhere: Quartiles | None = None
+    teacher_wrong: float | None = None
+
+
+class Finding(Record):
+    """One part of a judgement; answer: "yes", "no" or "unclear"; threshold: and who says so."""
+
+    question: str = ""
+    answer: str = ""
+    evidence: str = ""
+    threshold: str = ""
+
+
+class TeacherQuality(Record):
+    """Will this teacher help? students: title -> robust accuracy; verdict: "" where it was not judged."""
+
+    attack: str = ""
+    num_examples: int | None = None
+    num_classes: int | None = None
+    views: dict[str, TeacherView] = _dict()
+    students: dict[str, float] = _dict()
+    unlearnable: Unlearnable | None = _omitted()
+    verdict: str = _omitted("")
+    findings: tuple[Finding, ...] = _omitted(())
+
+
 class Teacher(Record):
     """Where a teacher came from; accuracy: "clean" and attacks -> accuracy, if measured in this run."""
 
@@ -242,6 +294,7 @@ class Teacher(Record):
     identity: str = ""
     model: str = ""
     accuracy: dict[str, float] = _dict_or_omitted()
+    quality: TeacherQuality | None = _omitted()
 
 
 class Timing(Record):
@@ -305,6 +358,23 @@ class Evaluation(Record):
         )
 
 
+class TeacherReport(Record):
+    """teacher.json: `--mode=teacher`; students: title -> checkpoint."""
+
+    schema: int = 1
+    created: str = ""
+    command: str = ""
+    versions: dict[str, str] = _dict()
+    checkpoint: str = ""
+    model: str = ""
+    dataset: Dataset = Dataset()
+    eps: float | None = None
+    norm: str = "linf"
+    attack: Attack = Attack()
+    students: dict[str, str] = _dict()
+    quality: TeacherQuality = TeacherQuality()
+
+
 class Spread(Record):
     """One metric over the seeds; sd: sample standard deviation (n - 1), None for one value."""
 
@@ -349,8 +419,10 @@ class Run(Record):
 
 
 class ComparedTeacher(Record):
-    """A teacher that runs share; config: the protocol it was measured under; error: why it cannot teach."""
+    """A teacher that `methods` share; config: the protocol of `net`; error: why it cannot teach."""
 
+    role: str = _omitted("")
+    methods: tuple[str, ...] = _omitted(())
     source: str = _omitted("")
     identity: str = _omitted("")
     model: str = _omitted("")

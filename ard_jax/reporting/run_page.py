@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ard_jax.io.files import to_plain
-from ard_jax.reporting import plots, tables
+from ard_jax.reporting import plots, tables, teacher_tables
 from ard_jax.reporting.plots import Line
 from ard_jax.reporting.record import (
     Accuracy,
@@ -129,6 +129,9 @@ def summary_table(evaluation: Evaluation, width: int = 120) -> str:
     note, teachers = selection_note(evaluation), teacher_lines(evaluation)
     lines += ["", note] if note else []
     lines += ["", "Teachers", *("  " + line for line in teachers)] if teachers else []
+    for title, quality in teacher_tables.qualities(evaluation).items():
+        judged = teacher_tables.lines(title, quality, sources=False)
+        lines += [f"  {line}" if i == 0 else f"    {line}" for i, line in enumerate(judged)]
     lines += ["", *evaluation.notes] if evaluation.notes else []
     warnings = evaluation.warnings
     lines += ["", "Warnings", *("  ! " + text for text in warnings)] if warnings else []
@@ -468,6 +471,9 @@ def render(evaluation: Evaluation, metrics: list[dict], images: dict | None = No
         caption=(images or {}).get("caption", ""),
         curves=_curves(evaluation, metrics),
         teachers=teacher_lines(evaluation),
+        quality=teacher_tables.table(judged := teacher_tables.qualities(evaluation)),
+        quality_note=teacher_tables.NOTE,
+        judgements=[teacher_tables.lines(title, one) for title, one in judged.items()],
         parameters=_attack_table(evaluation),
         nets=_net_table(evaluation),
         selection=selection_note(evaluation),

@@ -82,6 +82,7 @@ def test_all_problems_of_all_runs_are_listed_together(tmp_path):
         (published(clean=80.0, source=""), "rows.sat.source must say"),
         (published(clean=0.8, pgd=50.0), "rows.sat.pgd: neither clean nor an attack"),
         (published(clean=180.0), "rows.sat.clean=180.0: expected a percentage"),
+        (published(checkpoint="first"), "rows.sat.checkpoint='first': choose among best, last"),
     ],
 )
 def test_refused(tmp_path, fields, message):
@@ -113,7 +114,48 @@ def test_settings_hold_what_may_differ(tmp_path):
     assert built.settings["sat"]["epochs"] == 7 and built.settings["sat"]["attack.name"]
     assert "attack.name" not in built.settings["natural"]
     assert built.settings["ciard"]["method.push_lambda"] == 1.0
-    assert built.roles == ("robust", "clean") and "teachers.clean.net.model" in built.protocol
+    assert built.teachers == {"robust": ("robust", ("ciard",)), "clean": ("clean", ("ciard",))}
+    assert "teachers.clean.net.model" in built.protocol
+
+
+def test_runs_are_made_with_each_named_teacher(tmp_path):
+    runs, named = {"sat": ("sat", {}), "ciard": ("", {})}, {"a": "/x", "b": "/y", "c": None}
+    rows = {"ciard-b": {"source": "A", "clean": 80.0, "checkpoint": "last"}}
+    rows |= {"ciard-c": {"source": "A", "clean": 81.0}}  # of a teacher that was left out
+    papers = {"protocol": "theirs", "rows": rows}
+    built = from_config(comparison(tmp_path, runs, teachers=named, published=papers))
+    assert built.methods == ("sat", "ciard-a", "ciard-b")
+    both = ("ciard-a", "ciard-b")
+    assert built.teachers == {
+        "a": ("robust", both[:1]), "b": ("robust", both[1:]), "clean": ("clean", both),
+    }  # fmt: skip
+    for name, folder in (("ciard-a", "/x"), ("ciard-b", "/y")):
+        experiment = built.experiments[name, 0]
+        assert experiment.teachers.robust.checkpoint == folder
+        assert experiment.workdir.endswith(f"comparison/{name}/seed0")
+        assert built.settings[name]["teachers.robust.checkpoint"] == folder
+    assert not any(key.startswith("teachers.robust") for key in built.protocol)
+    with pytest.raises(ValueError, match="robust teacher: .*/x.*robust teacher: .*/y"):
+        compare.run(built)  # before anything is trained
+    assert not list((tmp_path / "comparison").glob("*/seed0"))
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (
+            {"a": "", "b": "/y"},
+            "config.teachers.a is missing: the LTD network; give --config.teachers.a=",
+        ),
+        ({"a": None}, "config.teachers are all None: leave one"),
+        ({"a/b": "/x"}, "config.teachers: 'a/b' is no name for a folder"),
+    ],
+)
+def test_named_teachers_that_are_refused(tmp_path, named, told):
+    about = {"a": "the LTD network"}
+    raw = comparison(tmp_path, {"ciard": ("", {})}, teachers=named, teachers_about=about)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        from_config(raw)
 
 
 @pytest.fixture(scope="module")

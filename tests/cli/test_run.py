@@ -16,6 +16,7 @@ from ard_jax.checkpoints import networks, resume
 from ard_jax.cli import export, import_network, train, train_checks
 from ard_jax.config import build, parse
 from ard_jax.io.metric_writer import read_metrics
+from ard_jax.reporting.record import TeacherReport, read_evaluation
 from ard_jax.runtime import compilation, locks, sharding
 from ard_jax.training import loop, teachers
 from ard_jax.training.step_runner import StepRunner
@@ -47,6 +48,13 @@ def test_everything_is_written(finished):
     assert student["eps_sweep"]["accuracy"][1] == student["attacks"]["pgd_sat"]["accuracy"]
     for teacher in evaluation["teachers"].values():
         assert "recipe" in teacher["source"] and 0 <= teacher["accuracy"]["pgd_sat"] <= 1
+        views = teacher["quality"]["views"]
+        assert views["clean"]["accuracy"] == teacher["accuracy"]["clean"]
+        assert set(views) >= {"attack on it", "attack on student (best)"}
+    # A clean teacher is no robust one, on purpose.
+    judged = {role: t["quality"].get("verdict") for role, t in evaluation["teachers"].items()}
+    assert judged["robust"] in ("fit", "unfit", "doubtful") and judged["clean"] is None
+    assert "Will the teachers help?" in report.read_text()
 
 
 def test_flags_agree_with_the_record(finished):
@@ -190,6 +198,50 @@ def test_evaluate_again_any_checkpoint_any_attack(finished, capsys):
     assert net["attacks"]["pgd_sat"]["accuracy"] == last
     assert again.parent.name == "3"
     assert "holds no checkpoint" not in capsys.readouterr().out
+
+
+def test_a_teacher_is_looked_at_alone(finished, tmp_path, main):
+    """With the numbers of the run's own report, where the student is the run's."""
+    run = finished[1].parent
+    robust = next((run.parent / "teachers").glob("robust-*"))
+    arguments = ("--mode=teacher", f"--checkpoint={robust}", f"--out={tmp_path}/it")
+    code, told, _ = main(*arguments, f"--students={run}/best")
+    assert code == 0 and "as a robust teacher" in told and "Is it robust itself?" in told
+    report = TeacherReport.from_json(json.loads((tmp_path / "it/teacher.json").read_text()))
+    of_run = read_evaluation(run).teachers["robust"].quality
+    assert report.quality.verdict == of_run.verdict and report.attack.label == "PGD_trades"
+    for name in ("clean", "uniform noise", "attack on it"):
+        assert report.quality.views[name] == of_run.views[name]
+    (title,) = report.students
+    view = of_run.views["attack on student (best)"]
+    assert report.quality.views[f"attack on {title}"] == view
+    assert report.quality.unlearnable == of_run.unlearnable
+    code, _, told = main(*arguments)
+    assert code == 2 and f"--out={tmp_path}/it holds teacher.json already" in told
+
+
+IT = ["--mode=teacher", "--checkpoint={run}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--mode=teacher"], "--mode=teacher needs --checkpoint"),
+        (["--mode=teacher", "--checkpoint=/nowhere"], "/nowhere"),
+        ([*IT, "--students={run}"], "is the teacher itself, or given twice"),
+        ([*IT, "--students=/nope"], "/nope"),
+        ([*IT, "--attacks=fgsm"], "--attacks is for --mode=evaluate, not"),
+        (
+            ["--mode=evaluate", "--checkpoint={run}", "--students={run}"],
+            "--students is for --mode=teacher, not",
+        ),
+        ([*IT, "--config=configs/cifar10.py:natural", "--config.epochs=0"], "config.epochs=0"),
+    ],
+)
+def test_what_a_teacher_is_not_looked_at_with(finished, main, arguments, told):
+    run = finished[1].parent
+    code, _, error = main(*(one.format(run=run) for one in arguments))
+    assert code == 2 and told in error, error
 
 
 def test_a_run_does_not_transfer_to_itself(finished, main):

@@ -46,7 +46,7 @@ FILES = {
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
 COMPARISONS = {
     "compare_digits": ("", "all", "autoattack", "newer", "search"),
-    "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30"),
+    "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30", "teacher_free"),
 }
 
 
@@ -70,6 +70,26 @@ def test_config_files_are_valid_and_survive_json(name, variant):
 def test_comparisons_are_valid(name, variant):
     comparison = from_config(importlib.import_module(f"configs.{name}").get_config(variant))
     assert len(comparison.experiments) == len(comparison.methods) * len(comparison.seeds)
+
+
+@pytest.mark.parametrize(("variant", "teachers"), [("icml26", 5), ("saad", 4)])
+def test_published_tables_ask_for_their_teachers(variant, teachers):
+    raw = importlib.import_module("configs.compare_cifar10").get_config(variant)
+    with pytest.raises(parse.ConfigError) as caught:
+        from_config(raw)
+    for name, about in raw.teachers_about.items():
+        assert f"config.teachers.{name} is missing: {about}; give" in str(caught.value)
+    raw.teachers.update({name: f"/{name}" for name in raw.teachers})
+    whole = from_config(raw)
+    with_teacher = [m for m in whole.methods if "-" in m]
+    assert len(with_teacher) == 2 * teachers and len(whole.methods) == 2 * teachers + 2
+    assert {whole.settings[m]["epochs"] for m in whole.methods} == {200}
+    assert whole.protocol["eval.autoattack_nets"] == "students"
+    assert set(whole.published["rows"]) <= set(whole.methods)
+    igdm = [whole.experiments[m, 0].igdm for m in whole.methods if m.startswith("igdm")]
+    assert [(one.weight, one.variant) for one in igdm] == 2 * [(1.0, "saad")]
+    raw.teachers.update(gowal=None)
+    assert len(from_config(raw).methods) == teachers + 2
 
 
 def test_papers_table_at_the_papers_length_and_shortened():

@@ -1,5 +1,6 @@
 """FGSM-RS, N-FGSM, FAT, and IKL and GKL: what can be said of them by hand."""
 
+import dataclasses
 import functools
 
 import jax
@@ -112,6 +113,94 @@ def test_fat_trains_on_images_that_stopped():
 def test_fat_refuses_an_attack_of_equal_steps():
     with pytest.raises(ValueError, match="'sat_train' takes as many steps.*'fat_train'"):
         methods.create("fat", parts("fat", "sat_train"))
+
+
+# Free: m updates on one batch, d kept over them and over the batches
+
+
+@functools.cache
+def free(replays=3, schedule="constant", size=20):
+    p = dataclasses.replace(
+        parts("free", "fgsm"),
+        student_optim=optim.make(
+            optim.OptimConfig(lr=0.05, schedule=schedule), EPOCHS, STEPS_PER_EPOCH * replays
+        ),
+        batch_size=size,
+    )
+    method = methods.create("free", p, replays=replays)
+    return p, method.init(p.student.init(jax.random.key(0)), {}), jax.jit(method.step)
+
+
+def test_free_by_hand():
+    """Two batches, the second smaller, replay by replay: one gradient moves d and then the weights."""
+    p, state, step = free()
+    delta, s = np.zeros((20, *p.student.image_shape), np.float32), state.student
+
+    @jax.jit
+    def replay(s, d, b):
+        def loss(params, d):
+            variables = {"params": params, "batch_stats": s.batch_stats}
+            z, after = p.student.apply(variables, b["image"] + d, True)
+            return jnp.mean(losses.cross_entropy(z, b["label"])), after
+
+        gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
+        (value, stats), (of_params, of_d) = gradient(s.params, d)
+        params, opt = p.student_optim.update(of_params, s.opt_state, s.params, 0.05)
+        return s.replace(params=params, batch_stats=stats, opt_state=opt), value, of_d
+
+    for size in (20, 12):
+        b, seen = batch(size=size), []
+        x = np.asarray(b["image"])
+        for _ in range(3):
+            s, value, of_d = replay(s, delta[:size], b)
+            seen.append(float(value))
+            moved = np.clip(delta[:size] + np.float32(0.1) * np.sign(of_d), -0.1, 0.1)
+            delta[:size] = np.clip(moved, -x, 1 - x)
+        state, metrics = step(state, b, jax.random.key(0))
+        assert float(metrics["loss"]) == pytest.approx(np.mean(seen), rel=1e-4)
+        # Where a gradient is at the level of rounding its sign is anything's.
+        same = np.abs(state.method["delta"] - delta) < 1e-6
+        assert same.mean() > 0.99
+    for ours, want in zip(*map(jax.tree.leaves, (state.student, s)), strict=True):
+        np.testing.assert_allclose(ours, want, rtol=2e-3, atol=2e-4)
+    assert np.any(delta[12:]) and np.abs(delta).max() <= 0.1 + 1e-6
+
+
+def test_the_rate_of_free_changes_at_every_replay():
+    _, state, step = free(replays=2, schedule="cyclic")
+    rates = []
+    for _ in range(EPOCHS * STEPS_PER_EPOCH):
+        state, metrics = step(state, batch(), jax.random.key(0))
+        rates.append(float(metrics["lr"]))
+    total = 2 * EPOCHS * STEPS_PER_EPOCH
+    every = 0.05 * (1 - np.abs(2 * np.arange(total) / total - 1))
+    np.testing.assert_allclose(rates, every.reshape(-1, 2).mean(1), atol=1e-7)
+    assert int(state.student.opt_state.updates) == total
+    assert methods.updates_per_step("free", {"replays": 2}) == 2
+    assert methods.updates_per_step("sat", {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"batch_size": 0}, "keeps d over the batches: it needs Parts"),
+        ({"awp": methods.Awp(0.01)}, "takes one gradient, and so no weight perturbation"),
+        (
+            {"attack": attacks.make("sat_train", eps=0.1)},
+            "'sat_train' is not one step on CE from x",
+        ),
+        (
+            {"attack": attacks.make("fgsm", eps=0.1, start="uniform")},
+            "'fgsm' is not one step on CE",
+        ),
+    ],
+)
+def test_what_free_refuses(fields, told):
+    with pytest.raises(ValueError, match=told):
+        methods.create("free", dataclasses.replace(free()[0], **fields))
+    _, state, step = free()
+    with pytest.raises(ValueError, match="a batch of 21 images: method 'free' was made with 20"):
+        step(state, batch(size=21), jax.random.key(0))
 
 
 # IKL and GKL

@@ -61,11 +61,14 @@ STUDENT_PASSES = {
     "fair_rslad": ("rslad_train", "x' x"),
     "fat": ("fat_train", "x'"),
     "fgsm_rs": ("fgsm_rs_train", "x'"),
+    "free": ("fgsm", "x x' x' x' x' x' x' x'"),  # d is 0 in its first replay
     "gairat": ("gairat_train", "x'"),
     "hat": ("hat_train", "x x' x'"),
     "hat_at": ("sat_train", "x x' x'"),
     "iad1": ("ard_train", "x' x"),
     "iad2": ("ard_train", "x' x"),
+    "icml26": ("sat_train", "x' x"),
+    "icml26_at": ("sat_train", "x' x"),
     "kd": (None, "x"),
     "lbgat": ("trades_train", "x' x"),
     "mail": ("mart_train", "x'"),
@@ -94,20 +97,22 @@ NAMES = sorted(STUDENT_PASSES)
 
 def make_parts(name, start=None, **fields):
     attack, net = STUDENT_PASSES[name][0], bundle()
-    changed = {} if start is None else {"start": start}
+    changed = {"steps": 1 if name == "free" else STEPS}
+    changed |= {} if start is None else {"start": start}
     if start is not None and attack == "fat_train":  # its noise is not of its start
         changed["sigma"] = 0.0
     optimiser = optim.make(optim.OptimConfig(lr=0.1), 300)
     return methods.Parts(
         student=net,
         student_optim=optimiser,
-        attack=attack and attacks.make(attack, eps=0.1, steps=STEPS, step_size=0.025, **changed),
+        attack=attack and attacks.make(attack, eps=0.1, step_size=0.025, **changed),
         teachers={role: bundle() for role in methods.TEACHERS[name]},
         teacher_optims=dict.fromkeys(
             methods.TEACHERS[name], optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)
         ),
         epochs=300,
         steps_per_epoch=2,
+        batch_size=SIZE,
         **fields,
     )
 
@@ -184,6 +189,9 @@ PASSES += [
     ("dard", (("labels", "offline"),), LATE, "x x'"),
     ("dard", (("labels", "online"),), LATE, "x x'"),
     ("ciard", (("forward_order", "adversarial_first"),), LATE, "x' x"),
+    ("icml26", (("objective", "iad"),), LATE - 1, "x' x"),
+    ("icml26", (("objective", "iad"),), LATE, "x' x x"),
+    ("free", (("replays", 2),), LATE, "x x'"),
 ]
 
 
@@ -205,6 +213,7 @@ MATCHING = [
     ("ard", 1.0, "released", "x' x x'"),
     ("rslad", 1.0, "released", "x' x' x x'"),
     ("adaad", 1.0, "saad", "x' x'"),
+    ("icml26", 1.0, "saad", "x' x' x"),
 ]
 
 
@@ -224,7 +233,7 @@ def test_clean_forward_of_the_teacher_is_seen_in_its_statistics():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if all(STUDENT_PASSES[n]) and n not in CLEAN_FIRST]
+    "name", [n for n in NAMES if all(STUDENT_PASSES[n]) and n not in (*CLEAN_FIRST, "free")]
 )
 def test_train_mode_attack_keeps_its_passes(name):
     """One for every attack step, before the others. The first is at x when there is no start."""
@@ -273,7 +282,7 @@ def test_a_step_is_random_through_the_start_of_its_attack_only(name):
     assert depends_on_the_key(name) == (start != "none")
     if start != "none":
         assert not depends_on_the_key(name, start="none")
-    elif attack:
+    elif attack and name != "free":  # which begins where the last batch ended
         assert depends_on_the_key(name, start="uniform")
 
 

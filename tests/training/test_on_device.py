@@ -246,7 +246,7 @@ def test_both_spellings_of_bfloat16_are_one_run_and_evaluated_in_float32(tmp_pat
     bundle, net, evaluator = train._student(built[0], splits, sharding.make_mesh(1))
     variables = jax.eval_shape(bundle.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
-    assert "bf16" not in str(jax.make_jaxpr(evaluator._apply)(variables, images))
+    assert "bf16" not in str(jax.make_jaxpr(evaluator.apply)(variables, images))
     trains = jax.make_jaxpr(lambda v, x: bundle.apply(v, x, True)[0])(variables, images)
     assert "bf16" in str(trains)
     identity = [build.comparable(e, net, splits) for e in built]
