@@ -397,7 +397,7 @@ def example_images(
     dataset: ArrayDataset,
     network: EvaluatedNetwork,
     results: ExampleResults,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """The first test examples, clean and attacked, and what the network says, for the report's grid."""
     evaluator = network.evaluator
     count = min(settings.eval.grid, len(dataset), evaluator.batch_size)
@@ -442,7 +442,7 @@ def save(
     folder: Path,
     evaluation: record.Evaluation,
     results: dict[str, ExampleResults],
-    images: dict[str, np.ndarray] | None,
+    images: dict[str, Any] | None,
 ) -> Path:
     """Writes evaluation.json, evaluation_flags.npz, evaluation.csv, .md and report.html.
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -130,8 +131,10 @@ def figures(
             named = (title for title, form in _GROUPS.items() if re.fullmatch(form, name))
             title = next(named, name.replace("_", " ").capitalize())
             groups.setdefault(title, []).append(Line(name, *points))
-    fractions, marks = {"chance": chance(evaluation), "percent": True}, _marks(evaluation, metrics)
+    fractions: dict[str, Any] = {"chance": chance(evaluation), "percent": True}
+    marks = _marks(evaluation, metrics)
     kept = [*groups.items()][: len(_GROUPS) + _MOST_OTHER_CURVES]
+    shown: list[tuple[str, list[Line], dict[str, Any]]]
     shown = [(title, lines, {"marks": marks}) for title, lines in kept]
     shown[1:1] = [
         (f"Accuracy: {_titled(evaluation, net)}", lines, fractions | {"marks": marks})

@@ -16,7 +16,7 @@ from ard_jax.reporting.tables import Cell, Table, percent, percent_cell
 
 Arrays = Mapping[str, np.ndarray]
 _MOST_CONFUSIONS = 10  # rows of the table of one network
-_TRANSFER = "transfer_"
+TRANSFER = "transfer_"  # begins the names of attacks that were made on another network
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -90,9 +90,9 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _mistakes(title: str, counts: dict[str, np.ndarray], names: list[str]) -> Table | None:
-    """The pairs of classes that are confused most, under the last of `counts` first."""
-    *_, last = counts.values()
-    off = last * (1 - np.eye(len(last), dtype=last.dtype))
+    """The pairs of classes that are confused most, in the order of the shares of the last of `counts`."""
+    *_, last = map(_shares, counts.values())
+    off = last * (1 - np.eye(len(last)))
     order = np.argsort(-off, axis=None, kind="stable")[:_MOST_CONFUSIONS]
     rows = []
     for i, j in zip(*np.unravel_index(order, off.shape), strict=True):
@@ -112,7 +112,7 @@ def broken_table(evaluation: Evaluation, arrays: Arrays) -> Table | None:
     Of the first images that all attacks on the network were made on. Attacks made on another network are
     left out.
     """
-    names = [n for n in evaluation.attack_names() if not n.startswith(_TRANSFER)]
+    names = [n for n in evaluation.attack_names() if not n.startswith(TRANSFER)]
     rows = []
     for title in evaluation.nets:
         right = {n: arrays.get(f"{title}/{n}/correct") for n in ("clean", *names)}

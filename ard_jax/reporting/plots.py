@@ -166,8 +166,8 @@ def matrix(name: str, alt: str, shares: np.ndarray, classes: list[str]) -> Marku
             axes.text(j, i, text, ha="center", va="center", fontsize=size, in_layout=False)
         ticks = range(0, count, 1 if few else 10)
         names = [textwrap.shorten(classes[c], 14, placeholder="…") for c in ticks]
-        rotated = {"rotation": 90} if max(map(len, names)) > 3 else {}
-        axes.set_xticks(ticks, names, fontsize=7.5, **rotated)
+        rotation = 90 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(ticks, names, fontsize=7.5, rotation=rotation)
         axes.set_yticks(ticks, names, fontsize=7.5)
         axes.set(xlabel="taken for", ylabel="class")
         return _inline(name, alt, _svg(figure, transparent=True))

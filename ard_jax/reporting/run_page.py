@@ -230,7 +230,7 @@ def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], 
     difference = np.nan_to_num(adversarial - clean)
     largest = float(np.abs(difference).max(initial=0.0))
     factor = 0.5 / largest if largest else 1.0
-    rows = []
+    rows, unknown = [], np.full(len(clean), np.nan)
     for index in range(len(clean)):
         right, before, after = (int(values[index]) for values in integers)
         shown = clean[index], 0.5 + factor * difference[index], adversarial[index]
@@ -244,9 +244,8 @@ def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], 
             "predicted_adversarial": name(after),
         }
         for part in ("clean", "adversarial"):
-            confidence = images.get(f"confidence_{part}")
-            known = confidence is not None and np.isfinite(confidence[index])
-            row[f"confidence_{part}"] = percent(confidence[index], 1) if known else ""
+            confidence = np.asarray(images.get(f"confidence_{part}", unknown), float)[index]
+            row[f"confidence_{part}"] = percent(confidence, 1) if np.isfinite(confidence) else ""
         rows.append(row | {"clean_right": before == right, "adversarial_right": after == right})
     return rows, factor
 
@@ -320,8 +319,11 @@ def _noise_table(evaluation: Evaluation) -> Table | None:
 
 
 def _attack_table(evaluation: Evaluation) -> Table:
-    """A column for each attack and a row for each parameter; what all have the same is in the note."""
-    names = evaluation.attack_names()
+    """A column for each attack and a row for each parameter; what all have the same is in the note.
+
+    Transferred attacks are left out: their parameters are those of the attack itself.
+    """
+    names = [n for n in evaluation.attack_names() if not n.startswith(outcomes.TRANSFER)]
     known = [evaluation.attacks[n].parameters if n in evaluation.attacks else {} for n in names]
 
     def shown(name: str, value: Any) -> str:
