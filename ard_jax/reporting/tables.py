@@ -235,7 +235,8 @@ def _html_cell(cell: Cell, kind: str) -> Markup:
 
 
 def _inside(cell: Cell) -> Markup:
-    shown = escape(cell.text + (DAGGER if cell.mark == "close" else ""))
+    text = cell.text.replace("± ", "±\u00a0")  # a narrow column breaks before it
+    shown = escape(text + (DAGGER if cell.mark == "close" else ""))
     if tag := {"best": "b", "code": "code"}.get(cell.mark):
         shown = Markup("<{0}>{1}</{0}>").format(tag, shown)
     if cell.link:

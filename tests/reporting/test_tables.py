@@ -56,7 +56,7 @@ def test_html_is_escaped():
     assert "<th><span>&lt;b&gt;</span></th>" in page and "<tr><th>&lt;i&gt;</th>" in page
     assert '<td title="&#34;"><a href="&amp;">&lt;</a></td>' in page
     page = tables.html(TABLE)
-    for part in ("<td><b>52.00 ± 2.00</b></td>", 'class="heat" style="--v:0.5000" title="95 %">x<',
+    for part in ("<td><b>52.00 ±\u00a02.00</b></td>", 'class="heat" style="--v:0.5000" title="95 %">x<',
                  "<code>f(x)</code>", '<a href="u">y</a><small>z</small>'):  # fmt: skip
         assert part in page
 
