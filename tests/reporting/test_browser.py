@@ -9,8 +9,9 @@ import subprocess
 import pytest
 from evaluations import arrays, evaluation, make_metrics, net
 
-from ard_jax.reporting import comparison_page, run_page
+from ard_jax.reporting import comparison_page, run_page, tables
 from ard_jax.reporting.record import ComparisonRecord, Evaluation, Run
+from ard_jax.reporting.tables import Table
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -34,6 +35,9 @@ function look(frame) {
   button.click();
   seen.second = column();
   for (const one of table.parentElement.previousElementSibling.querySelectorAll("button")) one.click();
+  const odd = [...page.querySelectorAll("table.sortable")].at(-1);
+  odd.querySelectorAll("th button")[1].click();
+  seen.odd = [...odd.tBodies[0].rows].map((row) => row.cells[1].textContent);
   const scheme = () => view.getComputedStyle(page.body).backgroundColor;
   seen.colours = [scheme()];
   page.querySelector(".theme").click();
@@ -54,6 +58,13 @@ onload = () => {
 };
 </script>
 """
+
+
+ODD = Table(
+    ["kind", "value"],
+    [["fraction", "8/255"], ["none", "-"], ["thousands", "1,234"], ["negative", "-0.5"],
+     ["spread", "0.25 ± 0.10"], ["small", "1e-05"]],
+)  # fmt: skip
 
 
 def run_report():
@@ -87,7 +98,8 @@ def seen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     frames = [
         f'<iframe title="{name}" width="{width}" height="900" srcdoc="{html.escape(page)}"></iframe>'
-        for name, page in (("run", run_report()), ("comparison", comparison()))
+        for name, made in (("run", run_report()), ("comparison", comparison()))
+        for page in [made.replace("</main>", tables.html(ODD) + "</main>")]
         for width in (1280, 390)
     ]
     (folder / "look.html").write_text("<!doctype html>" + "".join(frames) + LOOK)
@@ -114,6 +126,12 @@ def test_everything_fits_and_is_drawn(seen, page):
     assert one["drawn"] > 0 and one["empty"] == 0
     assert (one["stacked"] > 0) == (page[1] == 390)
     assert len(set(one["colours"])) == 2  # the button changes light to dark
+
+
+def test_every_kind_of_number_sorts_as_a_number(seen):
+    """And what is missing comes last."""
+    sorted_ = ["1,234", "0.25 ±\u00a00.10", "8/255", "1e-05", "-0.5", "-"]
+    assert [one["odd"] for one in seen.values()] == [sorted_] * 4
 
 
 @pytest.mark.parametrize("page", PAGES)
