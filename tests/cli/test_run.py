@@ -54,7 +54,14 @@ def test_everything_is_written(finished):
     # A clean teacher is no robust one, on purpose.
     judged = {role: t["quality"].get("verdict") for role, t in evaluation["teachers"].items()}
     assert judged["robust"] in ("fit", "unfit", "doubtful") and judged["clean"] is None
-    assert "Will the teachers help?" in report.read_text()
+    page = report.read_text()
+    for part in (
+        "Will the teachers help?", "Confusion matrix of student (best), PGD_sat", "Temperatures",
+        "Push scale",
+        "Which attack broke which share", "Robust teacher&#39;s own training: accuracy",
+        "with its confidence", "<dt>Identity</dt><dd>recipe ",
+    ):  # fmt: skip
+        assert part in page, part
 
 
 def test_flags_agree_with_the_record(finished):
