@@ -145,6 +145,10 @@ class _Manager(ocp.CheckpointManager):
 def _absolute(path: str | os.PathLike) -> epath.Path:
     """The path as one that also reads buckets."""
     text = os.fspath(path)
+    if text.startswith(("http://", "https://")):
+        raise CheckpointError(
+            f"{text} is a web address; download it, then --mode=import --file=FILE"
+        )
     return epath.Path(text if "://" in text else Path(text).absolute())
 
 

@@ -95,6 +95,14 @@ def _repeated(values: flags.FlagValues, arguments: list[str]) -> str:
                 ", with commas between its values" if isinstance(values[name].value, list) else ""
             )
             found.append(f"--{name} is given {count} times; give it once{several}")
+    paths = [
+        one.removeprefix("--override=").partition("=")[0]
+        for one in options
+        if one.startswith("--override=")
+    ]
+    for path in dict.fromkeys(paths):
+        if (count := paths.count(path)) > 1:
+            found.append(f"--config.{path} is given {count} times; give it once")
     return "; ".join(found)
 
 

@@ -100,6 +100,13 @@ def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
     if not isinstance(config, ml_collections.ConfigDict):
         kind = type(config).__name__
         raise ConfigFileError(f"--config={name}: get_config() returned {kind}, not a ConfigDict")
+    if lacks := [
+        group for group in ("data", "method") if group not in config and "runs" not in config
+    ]:
+        raise ConfigFileError(
+            f"--config={name}: get_config() returned no {' and no '.join(lacks)}; change values of a whole "
+            "configuration, such as that of configs/digits.py"
+        )
     return config
 
 

@@ -230,7 +230,7 @@ def experiment(config: str, overrides: Sequence[str]) -> Iterator[Finding]:
     from ard_jax.data import DataError
     from ard_jax.data.sources import tfds
     from ard_jax.methods import TEACHERS
-    from ard_jax.training import teachers
+    from ard_jax.training import run, teachers
 
     try:
         made = parse.to_experiment(config_file.load(config, overrides))
@@ -250,6 +250,12 @@ def experiment(config: str, overrides: Sequence[str]) -> Iterator[Finding]:
         splits = build.load_data(made.data)
     except DataError as error:
         yield Finding("data", made.data.dir or made.data.name, str(error), stops=True)
+        return
+    try:
+        check_writable(train_checks.workdir_of(made), "config.workdir")
+        run.extra_images(build.training_settings(made), splits)
+    except ValueError as error:
+        yield Finding("run", "would be stopped", str(error), stops=True)
         return
     counts = f"{len(splits.train)} training and {len(splits.test)} test images"
     yield Finding("data", f"{splits.train.name}: {counts}")

@@ -269,6 +269,12 @@ def describe_network(net: NetConfig, precision: str, dataset: ArrayDataset) -> d
 def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
     """The Attack of an inner attack at the experiment's radius."""
     overrides: dict[str, Any] = dict(attack.options)
+    for name in ("name", "eps", "norm"):
+        if name in overrides:
+            place = "config.attack.name" if name == "name" else f"config.{name}"
+            raise ValueError(
+                f"options.{name}={overrides[name]!r}: set {place}, which the attack takes"
+            )
     if attack.step_size:
         overrides["step_size"] = attack.step_size
     if attack.steps:

@@ -147,6 +147,8 @@ def _map(path: Path) -> tuple[dict[str, np.ndarray], str, list[str]]:
             members = {i.filename.removesuffix(".npy"): i for i in file.infolist()}
             for name, choices in (("image", _IMAGES), ("label", _LABELS)):
                 key = next((c for c in choices if c in members), None)
+                if all(c in members for c in choices):
+                    problems.append(f"it has both {choices[0]!r} and {choices[1]!r}: leave one out")
                 if key is None:
                     problems.append(
                         f"it has no array {choices[0]!r} (or {choices[1]!r}), only {sorted(members)}: add it"

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ard_jax.attacks.attack import Attack
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import noise
 from ard_jax.evaluation.accuracies import confidence_interval
@@ -42,12 +43,14 @@ Numbers = dict[str, dict[str, Any]]
 def answers(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """What a network says: "right" bool, "confidence" in (0, 1] and "entropy" in nats, float32; each [B].
 
+    Outputs that are not finite are wrong, and make the other two NaN.
+
     Args:
       logits: [B,K] float.
       labels: [B] int.
     """
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
-    right = jnp.argmax(logits, axis=-1) == labels
+    right = jnp.all(jnp.isfinite(logits), axis=-1) & (jnp.argmax(logits, axis=-1) == labels)
     return {"right": right, "confidence": confidence, "entropy": entropy(logits)}
 
 
@@ -122,8 +125,12 @@ def measure(
     Returns:
       Its views: "clean", "uniform noise" (in the ball of the attack), "attack on it", and "attack on TITLE"
       for each student. Its unlearnable set: images at whose own x' every student is wrong.
+
+    Raises:
+      ValueError: an argument is of another kind.
     """
     students = dict(students or {})
+    _check_kinds(evaluator, dataset, attack, students)
     parts: list[Numbers] = []
 
     def program(variables: Any, images: jax.Array, labels: jax.Array, moved: Any):
@@ -156,6 +163,19 @@ def measure(
         students={title: float(1 - wrong.mean()) for title, wrong in missed.items()},
         unlearnable=_unlearnable(whole, missed) if missed else None,
     )
+
+
+def _check_kinds(evaluator: Any, dataset: Any, attack: Any, students: dict[str, Any]) -> None:
+    for name, value, kind, give in (
+        ("evaluator", evaluator, Evaluator, 'evaluator.Evaluator("teacher", bundle.apply, ...)'),
+        ("dataset", dataset, ArrayDataset, 'a split, such as data.load("digits").test'),
+        ("attack", attack, Attack, 'attacks.make("pgd_trades", eps=...)'),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {type(value).__name__}; give {give}")
+    for title, pair in students.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Evaluator)):
+            raise ValueError(f"students[{title!r}] is no pair; give (its Evaluator, its variables)")
 
 
 def _view(title: str) -> str:

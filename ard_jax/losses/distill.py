@@ -138,7 +138,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def as_logits(probabilities: jax.Array) -> jax.Array:
     """Logits [B,K] whose softmax are these, [B,K], as an attack takes them: finite where one is 0."""
-    return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
+    probabilities = jnp.asarray(probabilities, jnp.float32)
+    return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
 
 
 def balance_temperatures(

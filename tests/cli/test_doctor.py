@@ -86,6 +86,8 @@ def test_sizes_of_caches(monkeypatch, tmp_path):
         ("cifar10:sat", ["data.dir=/nowhere"], "data", "tfds.builder('cifar10', data_dir='/nowhere'"),
         ("digits:sat", ["data.name=npz", "data.dir=/nowhere.npz"], "data", "/nowhere.npz"),
         ("ciard_digits", ["teachers.robust.checkpoint=/nowhere"], "teachers", "/nowhere does not exist"),
+        ("digits:sat", ["data.extra=/nowhere.npz"], "run", "there is no such file"),
+        ("digits:sat", ["workdir=/dev/null/x"], "run", "config.workdir"),
     ],
 )  # fmt: skip
 def test_an_experiment_that_would_not_start(config, overrides, about, text):

@@ -413,3 +413,27 @@ def test_files_that_are_not_read_are_told(tmp_path):
     assert (
         done.returncode == 2 and not (tmp_path / "run").exists()
     )  # a batch is larger than the data
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.eps=0.1", "--config.eps=0.2"], "--config.eps is given 2 times; give it once"),
+        (["--config.attack.options.eps=0.1"], "options.eps=0.1: set config.eps"),
+        (["--config.attack.options.name=x"], "options.name='x': set config.attack.name"),
+    ],
+)
+def test_values_that_are_set_elsewhere_or_twice(main, arguments, message):
+    code, _, told = main("--config=configs/digits.py:trades", *arguments)
+    assert code == 2 and message in told
+
+
+def test_half_a_configuration(main, tmp_path):
+    (tmp_path / "half.py").write_text("def get_config():\n  return {'epochs': 3}\n")
+    code, _, told = main(f"--config={tmp_path}/half.py", "--config.epochs=2")
+    assert code == 2 and "get_config() returned no data and no method" in told
+
+
+def test_a_web_address_is_no_checkpoint(main):
+    code, _, told = main("--mode=evaluate", "--checkpoint=https://example.com/t.pt")
+    assert code == 2 and "is a web address; download it" in told

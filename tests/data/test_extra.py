@@ -165,6 +165,10 @@ def test_files_that_cannot_be_mapped(tmp_path):
     assert "label is compressed" in str(error.value)
     with pytest.raises(DataError, match="no such file"):
         open_extra(tmp_path / "none.npz", dataset(), 0.5, BATCH)
+    both = dict.fromkeys(("image", "images"), images) | {"label": np.zeros(9, int)}
+    np.savez(tmp_path / "both.npz", **both)
+    with pytest.raises(DataError, match="both 'image' and 'images': leave one out"):
+        open_extra(tmp_path / "both.npz", dataset(), 0.5, BATCH)
     whole = file(tmp_path).read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="no .npz file"):

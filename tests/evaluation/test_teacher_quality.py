@@ -175,3 +175,14 @@ def test_a_teacher_that_was_not_judged_is_in_the_table_alone():
     assert [row[0].text for row in table.cells()] == [f"it, {name}" for name in given.views]
     assert table.cells()[0][2].text == "0.10 (0.00 0.10 1.00)"
     assert teacher_tables.table({}) is None
+
+
+def test_outputs_that_are_not_finite_are_wrong():
+    z = np.eye(CLASSES, dtype=np.float32)[Y]
+    z[0], z[1, 2] = np.nan, np.inf
+    assert quality.answers(jnp.asarray(z), Y)["right"].tolist() == [False, False, True, True, True]
+
+
+def test_arguments_of_another_kind_are_named():
+    with pytest.raises(ValueError, match="evaluator is function; give"):
+        quality.measure(linear, {}, None, None)

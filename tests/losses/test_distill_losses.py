@@ -158,3 +158,8 @@ def test_weights_of_hand_numbers():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
         call()
+
+
+def test_logits_of_labels_are_finite_in_any_precision():
+    for dtype in (np.float64, np.float32, np.float16):
+        assert np.isfinite(losses.as_logits(np.eye(3, dtype=dtype))).all()
