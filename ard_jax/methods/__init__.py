@@ -263,13 +263,14 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
         checked.attack(parts.attack, parts.student)
     made = entry.make(config, parts)
     needed = (*made.columns, "soft_label") if parts.soft_labels else made.columns
+    asked = dataclasses.replace(made, columns=needed)
 
     def init(student: Any, teachers: dict[str, Any]):
         checked.start(parts, student, teachers, entry.teachers)
         return made.init(student, teachers)
 
     def step(state: RunState, batch: dict[str, Any], key: Any):
-        checked.step(parts.student, needed, state, batch)
+        checked.step(parts.student, asked, state, batch)
         groups = {"the_teachers_are": state.teachers, "the_method_has": state.method}
         with checked.keys(f"method {name!r}", batch, **groups):
             return made.step(state, batch, checks.random_key(key))
