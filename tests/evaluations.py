@@ -1,4 +1,8 @@
-"""Made-up evaluations, as evaluation.json holds them."""
+"""Made-up evaluations and metrics, as evaluation.json, evaluation_flags.npz and metrics.jsonl hold them."""
+
+import math
+
+import numpy as np
 
 ATTACKS = {"fgsm": "FGSM", "pgd_sat": "PGD_sat", "pgd_trades": "PGD_trades"}
 SPEC = {"norm": "linf", "eps": 0.2, "step_size": 2 / 255, "steps": 20, "restarts": 1}
@@ -77,3 +81,32 @@ def suite(*stages, upper_bound=False, clean=0.9, **fields):
     return {"label": "AutoAttack", "version": "standard", "upper_bound": upper_bound,
             "num_examples": 100, "clean": clean, "stages": found, "broken_by": {},
             "warnings": []} | fields  # fmt: skip
+
+
+def arrays(values, n=40):
+    """What became of n images under the attacks on each network of `evaluation`, by chance."""
+    rng, classes = np.random.default_rng(0), values["dataset"]["num_classes"]
+    found = {"labels": np.arange(n) % classes}
+    for title, one in values["nets"].items():
+        for attack in ("clean", *one["attacks"]):
+            predicted = np.where(rng.random(n) < 0.6, found["labels"], rng.integers(0, classes, n))
+            found[f"{title}/{attack}/predicted"] = predicted
+            found[f"{title}/{attack}/correct"] = predicted == found["labels"]
+    return found
+
+
+def make_metrics(steps=1000):
+    records = []
+    for step in range(1, steps + 1):
+        fade = math.exp(-step / 300)
+        records.append({
+            "kind": "train", "step": step, "epoch": step // 8, "time": 1.7e9 + step, "loss": 0.2 + fade,
+            "loss_push": -0.05 * (1 - fade), "accuracy": 0.97 - 0.8 * fade,
+            "robust_accuracy": 0.7 - 0.6 * fade, "lr_student": 0.1 if step < 700 else 1e-4,
+            "push_scale": 10.0 ** (step // 250), "temp_nat": 1 + fade, "images_per_second": 5000.0,
+        })  # fmt: skip
+        if step % 50 == 0:
+            scores = {"clean": 0.95 - 0.7 * fade, "pgd_trades": 0.6 * (1 - fade)}
+            common = {"kind": "eval", "step": step, "split": "validation"} | scores
+            records += [common | {"net": name} for name in ("student", "robust")]
+    return [*records, {"kind": "event", "step": 400, "event": "itt_started"}]

@@ -15,7 +15,12 @@ from absl import flags
 from ard_jax.cli.flags import MODES, MODES_OF
 
 _PACKAGE = Path(__file__).parents[1]
-_SOURCES = ("config/schema.py", "optim.py", "methods/igdm.py")  # the records of `schema.Experiment`
+_SOURCES = (
+    "config/schema.py",
+    "config/data_options.py",
+    "optim.py",
+    "methods/igdm.py",
+)  # the records of `schema.Experiment`
 _WIDTH, _INDENT = 110, 34
 
 

@@ -126,7 +126,7 @@ def _evaluate(
     settings = build.evaluation_settings(experiment)
     test = base.first(splits.test, settings.eval.max_examples)
     networks = _networks(student, found if settings.eval.teachers else {}, training, result)
-    names = ("source", "identity", "model")
+    names = ("source", "identity", "model", "folder")
     known = {role: {name: getattr(t, name) for name in names} for role, t in found.items()}
     facts = RunFacts(
         teachers={role: record.Teacher(**values) for role, values in known.items()},

@@ -54,8 +54,7 @@ def _type(field: Any) -> str:
 def _plain(hint: Any, metadata: Any = ()) -> str:
     """A type with its bounds, such as "1 ≤ int" or "tuple of 0 ≤ float ≤ 1"."""
     if hasattr(hint, "__metadata__"):  # Annotated, inside a tuple or a dict
-        marks = [m for one in hint.__metadata__ for m in getattr(one, "metadata", (one,))]
-        return _plain(hint.__origin__, marks)
+        return _plain(hint.__origin__, getattr(hint.__metadata__[0], "metadata", ()))
     name = hint.__name__
     if inner := get_args(hint):
         name = f"{get_origin(hint).__name__} of {_plain(inner[get_origin(hint) is dict])}"

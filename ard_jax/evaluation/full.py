@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import logging
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -387,7 +389,9 @@ def _record(
         net = nets[title]
         accuracy = {"clean": net.clean} | {n: a.accuracy for n, a in net.attacks.items()}
         teachers[role] = dataclasses.replace(teachers[role], accuracy=accuracy)
-    versions = {m.__name__: m.__version__ for m in (jax, flax, optax)} | {"ard_jax": __version__}
+    versions = {m.__name__: m.__version__ for m in (jax, flax, optax, np)}
+    versions |= {"ard_jax": __version__, "python": platform.python_version()}
+    device, count = jax.devices()[0], jax.device_count()
     return record.Evaluation(
         name=settings.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -397,7 +401,8 @@ def _record(
         norm=settings.norm,
         select_on=settings.select_on,
         command=" ".join(["python", "-m", "ard_jax.main", *sys.argv[1:]]),
-        versions=versions | {"backend": jax.default_backend()},
+        versions=versions
+        | {"backend": jax.default_backend(), "devices": f"{count} x {device.device_kind}"},
         config=settings.config,
         attacks=_attack_records(settings, dataset, networks, suites),
         teachers=teachers,
@@ -412,27 +417,52 @@ def example_images(
     dataset: ArrayDataset,
     network: EvaluatedNetwork,
     results: ExampleResults,
-) -> dict[str, np.ndarray]:
-    """Clean and adversarial images of the first test examples, for the report's grid."""
+) -> dict[str, Any]:
+    """The first test examples, clean and attacked, and what the network says, for the report's grid."""
     evaluator = network.evaluator
     count = min(settings.eval.grid, len(dataset), evaluator.batch_size)
     batch, _ = next(iter(evaluator.batches(dataset)))
     adversarial = evaluator.attack(settings.select, network.variables, batch)
     predicted = evaluator.predict(network.variables, adversarial)
+
+    def confidence(variables: Any, images: jax.Array) -> jax.Array:
+        logits = evaluator.apply(variables, images).astype(jnp.float32)
+        return jnp.max(jax.nn.softmax(logits), axis=-1)
+
+    sure = {
+        f"confidence_{name}": evaluator.measure("confidence", confidence, network.variables, of)
+        for name, of in (("clean", batch["image"]), ("adversarial", adversarial))
+    }
     return {
         "clean": sharding.gather(batch["image"])[:count],
         "adversarial": sharding.gather(adversarial)[:count],
         "labels": np.asarray(dataset.labels)[:count],
         "predicted_clean": results.predicted["clean"][:count],
         "predicted_adversarial": predicted[:count],
+        **{name: values[:count] for name, values in sure.items()},
+        "caption": f"{network.title}, {settings.select.label}.",
     }
+
+
+def _teacher_metrics(evaluation: record.Evaluation) -> dict[str, list[dict]]:
+    """Role -> records of the training that made a teacher, of those whose run's folder is there."""
+    found = {}
+    for role, teacher in evaluation.teachers.items():
+        folder = Path(teacher.folder)  # of the run, of its best/, or of a step of that
+        near = (folder, folder.parent, folder.parent.parent) if teacher.folder else ()
+        path = next((p / METRICS_FILE for p in near if (p / METRICS_FILE).is_file()), None)
+        try:
+            found[role] = read_metrics(path) if path else []
+        except (OSError, ValueError) as error:  # of another run: no reason to fail here
+            logging.warning("The report lacks the training of the %s teacher: %s", role, error)
+    return {role: records for role, records in found.items() if records}
 
 
 def save(
     folder: Path,
     evaluation: record.Evaluation,
     results: dict[str, ExampleResults],
-    images: dict[str, np.ndarray] | None,
+    images: dict[str, Any] | None,
 ) -> Path:
     """Writes evaluation.json, evaluation_flags.npz, evaluation.csv, .md and report.html.
 
@@ -461,7 +491,8 @@ def save(
     write_text_atomic(folder / "evaluation.csv", run_page.csv_text(evaluation))
     table = tables.markdown(run_page.result_table(evaluation))
     write_text_atomic(folder / "evaluation.md", table)
-    page = run_page.render(evaluation, read_metrics(folder / METRICS_FILE), images)
+    metrics, of_teachers = read_metrics(folder / METRICS_FILE), _teacher_metrics(evaluation)
+    page = run_page.render(evaluation, metrics, images, arrays, of_teachers)
     write_text_atomic(path, page)
     write_text_atomic(folder / record.EVALUATION_FILE, evaluation.text())
     return path

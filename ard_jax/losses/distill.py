@@ -126,7 +126,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: shapes do not fit.
     """
-    if jnp.ndim(labels) == 2 and jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+    labels = checks.array(labels, "labels") if isinstance(labels, list | tuple) else labels
+    if getattr(labels, "ndim", 0) == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
         checks.probabilities(labels, "labels")
         logits, labels = checks.same_logits(logits, labels, "cross_entropy")
         return -jnp.sum(labels * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)

@@ -1,12 +1,13 @@
 """What a comparison ends with: means over its seeds, tables, a plot and a page, out of its record."""
 
-import base64
 import dataclasses
 import json
 import re
 import statistics
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from ard_jax.io.files import write_text_atomic
 from ard_jax.reporting import plots, tables
@@ -351,23 +352,28 @@ def points(record: ComparisonRecord) -> list[plots.Point]:
     return found
 
 
-def plot(record: ComparisonRecord) -> tuple[str, bytes]:
-    """Clean against robust accuracy, error bars of one sd over seeds, as (SVG, PNG)."""
+def _plot_caption(record: ComparisonRecord) -> str:
     n = len(record.seeds)
-    about = "best checkpoints" + (f", mean and sd over {n} seeds" if n > 1 else ", one seed")
+    about = f", mean and sd over {n} seeds" if n > 1 else ", one seed"
+    return f"best checkpoints{about}; stars: teachers"
+
+
+def plot(record: ComparisonRecord) -> tuple[str, bytes, Markup]:
+    """Clean against robust accuracy, error bars of one sd over seeds: SVG, PNG, and for a page."""
+    alt = "Clean against robust accuracy; the numbers are in the tables below"
     return plots.scatter_files(
-        points(record), f"{record.name}: {about}; stars: teachers", "clean accuracy in %",
+        alt, points(record), f"{record.name}: {_plot_caption(record)}", "clean accuracy in %",
         f"accuracy under {label(record, record.main_attack)} in %",
     )  # fmt: skip
 
 
-def render(record: ComparisonRecord, svg: str = "") -> str:
-    """The page, one file that needs nothing else; `svg`: its plot, if it is made already."""
-    image = base64.b64encode((svg or plot(record)[0]).encode()).decode()
+def render(record: ComparisonRecord, drawn: Markup | None = None) -> str:
+    """The page, one file that needs nothing else; `drawn`: its plot, if it is made already."""
     settings = record.settings
     keys = list(dict.fromkeys(key for one in settings.values() for key in one))
     rest = [key for key in keys if key == "method.name" or not key.startswith("method.")]
-    same = [k for k in rest if len({repr(one.get(k)) for one in settings.values()}) == 1]
+    shared = [key for key in rest if all(key in one for one in settings.values())]
+    same = [k for k in shared if len({repr(one[k]) for one in settings.values()}) == 1]
     same = same if len(settings) > 1 else []
     first = next(iter(settings.values()), {})
     return tables.page(
@@ -375,22 +381,22 @@ def render(record: ComparisonRecord, svg: str = "") -> str:
         record=record,
         results=result_tables(record),
         caption=caption(record),
-        plot=f"data:image/svg+xml;base64,{image}",
-        settings=_settings_table(settings, [key for key in rest if key not in same], rest),
+        plot=drawn or plot(record)[2],
+        plot_caption=_plot_caption(record),
+        settings=_settings_table(settings, [key for key in shared if key not in same], shared),
         protocol=record.protocol | {key: first[key] for key in same},
         runs=_runs_table(record),
     )
 
 
 def _settings_table(settings: dict[str, Any], varying: list[str], shared: list[str]) -> Table:
-    """What differs between the methods, and each method's own options."""
+    """What differs between the methods, and what some of them alone have."""
     rows = []
     for method, one in settings.items():
         own = [f"{k.removeprefix('method.')}={v}" for k, v in one.items() if k not in shared]
-        rows.append(
-            [method, *(str(one.get(k, "-")) for k in varying), Cell(", ".join(own), "code")]
-        )
-    return Table(["method", *varying, "options"], rows, left=(len(varying) + 1,))
+        rows.append([method, *(str(one[k]) for k in varying), Cell(", ".join(own), "code")])
+    titles = ["method", *varying, "options"]
+    return Table(titles, rows, "Settings of the methods", left=(len(varying) + 1,))
 
 
 def _runs_table(record: ComparisonRecord) -> Table:
@@ -400,19 +406,19 @@ def _runs_table(record: ComparisonRecord) -> Table:
         done = run.status == "finished"
         report = Cell("report", link=f"{run.folder}/report.html") if done else ""
         rows.append([run.method, str(run.seed), run.status, seconds, report])
-    return Table(["method", "seed", "status", "training, s", "report"], rows)
+    return Table(["method", "seed", "status", "training, s", "report"], rows, "Runs", left=(2,))
 
 
 def write(record: ComparisonRecord, folder: Path) -> None:
     """Writes comparison.json, .csv, .md, .tex, .svg, .png and .html."""
-    svg, png = plot(record)
+    svg, png, drawn = plot(record)
     (folder / "comparison.png").write_bytes(png)
     for ending, content in (
         ("svg", svg),
         ("csv", csv_text(record)),
         ("md", markdown(record)),
         ("tex", latex(record)),
-        ("html", render(record, svg)),
+        ("html", render(record, drawn)),
         ("json", json.dumps(record.to_json(), indent=1) + "\n"),
     ):
         write_text_atomic(folder / f"comparison.{ending}", content)

@@ -5,11 +5,13 @@ import contextlib
 import dataclasses
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from typing import Any, cast
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +22,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#e11d48", "#a855f7", "#ca8a04", "#0891b2", "#ec4899")
+# Each at least 3:1 against the light and the dark page.
+COLOURS = ("#3b82f6", "#ea580c", "#059669", "#e11d48", "#a855f7", "#a16207", "#0891b2", "#ec4899")
 _INK = "#010203"  # stands for the page's text colour, light or dark, until the SVG is inlined
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, and set in the page's font
@@ -36,6 +39,8 @@ _STYLE = {
     "legend.frameon": False,
 }
 _INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_INK_ON_PAGE = {"grid.color": "#808080"} | dict.fromkeys(_INKED, _INK)
+_READABLE = 20  # classes at most whose matrix has its numbers written in
 _TILE = 96  # pixels, at least, of the longer side of a shown image
 _MARKERS = "osD^vPX"
 # Places of a label around its point, in points: the first one that covers nothing is taken.
@@ -73,8 +78,25 @@ class Line:
     style: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def _inline(name: str, alt: str, svg: str) -> Markup:
+    """A drawn SVG as an element of a page, in the page's text colour.
+
+    Args:
+      name: prefix of the ids, which keeps them apart from other figures'.
+      alt: what it shows, for those who do not see it.
+      svg: from `_svg`, drawn with `_INK_ON_PAGE`.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
+    about = Markup('<svg role="img" aria-label="{}"').format(alt)
+    return about + Markup(svg.replace(_INK, "currentColor").removeprefix("<svg"))  # all escaped
+
+
 def lines(
     name: str,
+    alt: str,
     curves: list[Line],
     *,
     xlabel: str = "step",
@@ -85,7 +107,8 @@ def lines(
     """One set of axes as an SVG element to inline.
 
     Args:
-      name: prefix of the ids in the SVG, which keeps them apart from other figures'.
+      name: see `_inline`.
+      alt: likewise; the names of the curves are added.
       curves: one of few points gets markers. Positive values over more than two decades get a
         logarithmic axis unless they are percentages.
       xlabel: title of the x axis.
@@ -93,8 +116,7 @@ def lines(
       marks: (x, text) pairs shown as vertical lines.
       chance: fraction shown as a dotted line.
     """
-    inked = {"grid.color": "#808080"} | dict.fromkeys(_INKED, _INK)
-    with _style(name, **inked):
+    with _style(name, **_INK_ON_PAGE):
         figure = Figure(figsize=(4.3, 3.1), layout="constrained")
         axes = figure.subplots()
         for curve in curves:
@@ -118,11 +140,37 @@ def lines(
         if len(curves) > 1 or percent:
             figure.legend(loc="outside lower center", ncols=2, fontsize=8)
         svg = _svg(figure, transparent=True)
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
-    return Markup(svg.replace(_INK, "currentColor"))  # matplotlib escaped its texts
+    shown = ", ".join(curve.label for curve in curves)
+    return _inline(name, f"{alt} over {xlabel}: {shown}", svg)
+
+
+def matrix(name: str, alt: str, shares: np.ndarray, classes: list[str]) -> Markup:
+    """A confusion matrix as an SVG element to inline.
+
+    Args:
+      name: see `_inline`.
+      alt: likewise.
+      shares: [K,K] float in [0, 1], of the images of class i (row) taken for class j (column). Written
+        in percent where there are few classes.
+      classes: K names.
+    """
+    count, few = len(classes), len(classes) <= _READABLE
+    with _style(name, **_INK_ON_PAGE, **{"axes.grid": False}):
+        figure = Figure(figsize=(4.3, 4.1), layout="constrained")
+        axes = figure.subplots()
+        tint = np.zeros((count, count, 4))
+        tint[..., :3], tint[..., 3] = matplotlib.colors.to_rgb(COLOURS[0]), 0.6 * shares
+        axes.imshow(tint, interpolation="none")
+        for i, j in np.argwhere(np.round(100 * shares)) if few else ():
+            text, size = f"{100 * shares[i, j]:.0f}", 8 if count <= 12 else 5
+            axes.text(j, i, text, ha="center", va="center", fontsize=size, in_layout=False)
+        ticks = range(0, count, 1 if few else 10)
+        names = [textwrap.shorten(classes[c], 14, placeholder="…") for c in ticks]
+        rotation = 90 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(ticks, names, fontsize=7.5, rotation=rotation)
+        axes.set_yticks(ticks, names, fontsize=7.5)
+        axes.set(xlabel="taken for", ylabel="class")
+        return _inline(name, alt, _svg(figure, transparent=True))
 
 
 def picture(image: np.ndarray) -> str:
@@ -130,11 +178,21 @@ def picture(image: np.ndarray) -> str:
     if image.shape[-1] != 3:
         image = image.mean(axis=-1)
     levels = np.round(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
-    scale = max(1, -(-_TILE // max(levels.shape[:2])))
+    scale = _magnification(image)
     file = io.BytesIO()
     levels = levels.repeat(scale, axis=0).repeat(scale, axis=1)
     Image.fromarray(levels).save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _magnification(image: np.ndarray) -> int:
+    return max(1, -(-_TILE // max(image.shape[:2])))
+
+
+def picture_size(image: np.ndarray) -> tuple[int, int]:
+    """Width and height in pixels of `picture`."""
+    height, width = image.shape[:2]
+    return width * _magnification(image), height * _magnification(image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,25 +207,35 @@ class Point:
     star: bool = False
 
 
-def scatter(points: list[Point], title: str, xlabel: str, ylabel: str) -> Figure:
+def scatter(
+    points: list[Point], title: str, xlabel: str, ylabel: str, narrow: bool = False
+) -> Figure:
     """Labelled points with error bars, in percent.
 
     Where some lie far below the best of those without a star, a second panel shows the others larger.
+
+    Args:
+      points: what is shown.
+      title: over the panels.
+      xlabel: of each panel.
+      ylabel: likewise.
+      narrow: no title, and the panels below each other, for a page.
     """
-    plain = [point for point in points if not point.star]
-    colours, styles = cast(Any, matplotlib.colormaps["tab10"]).colors, {}
+    plain, styles = [point for point in points if not point.star], {}
     for point in points:
-        styles[point.label] = {"marker": "*", "markersize": 12, "color": "#555555"}
+        styles[point.label] = {"marker": "*", "markersize": 12, "color": _INK}
     for index, point in enumerate(plain):
-        row, colour = divmod(index, len(colours))
-        look = {"marker": _MARKERS[row % len(_MARKERS)], "markersize": 6, "color": colours[colour]}
+        row, colour = divmod(index, len(COLOURS))
+        look = {"marker": _MARKERS[row % len(_MARKERS)], "markersize": 6, "color": COLOURS[colour]}
         styles[point.label] = look
     floor = max((point.y for point in plain), default=0) / 2
     near = [point for point in points if point.y >= floor]
     panels = [points, near] if 2 < len(near) < len(points) else [points]
-    figure = Figure(figsize=(6.4 * len(panels), 4.8), layout="constrained")
+    shape = (len(panels), 1) if narrow else (1, len(panels))
+    size = (4.6, 3.9) if narrow else (6.4, 4.8)
+    figure = Figure((size[0] * shape[1], size[1] * shape[0]), layout="constrained")
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    all_axes = figure.subplots(*shape, squeeze=False).reshape(-1)
     for axes, panel in zip(all_axes, panels, strict=True):
         for p in panel:
             axes.errorbar(p.x, p.y, xerr=p.x_sd or None, yerr=p.y_sd or None, linestyle="", capsize=2,
@@ -175,7 +243,8 @@ def scatter(points: list[Point], title: str, xlabel: str, ylabel: str) -> Figure
         # Around the means: an error bar may leave the picture, and no accuracy is over 100.
         axes.set(xlim=_limits([p.x for p in panel]), ylim=_limits([p.y for p in panel]))
         axes.set(xlabel=xlabel, ylabel=ylabel)
-    figure.suptitle(title, fontsize=9)
+    if not narrow:
+        figure.suptitle(title, fontsize=9)
     if len(panels) == 2:
         (left, right), (bottom, top) = all_axes[1].get_xlim(), all_axes[1].get_ylim()
         frame = {"fill": False, "color": "#808080", "linestyle": ":"}
@@ -186,13 +255,14 @@ def scatter(points: list[Point], title: str, xlabel: str, ylabel: str) -> Figure
     return figure
 
 
-def scatter_files(*arguments: Any) -> tuple[str, bytes]:
-    """`scatter` as (SVG, PNG)."""
-    with _style("comparison"):
+def scatter_files(alt: str, *arguments: Any) -> tuple[str, bytes, Markup]:
+    """`scatter` as (SVG, PNG, SVG element to inline with the text `alt`)."""
+    with _style("comparison", **_INK_ON_PAGE):
         figure, png = scatter(*arguments), io.BytesIO()
-        svg = _svg(figure)
+        svg = _svg(figure).replace(_INK, "#000000")
         figure.savefig(png, format="png", dpi=160)
-    return svg, png.getvalue()
+        narrow = _svg(scatter(*arguments, narrow=True), transparent=True)
+        return svg, png.getvalue(), _inline("plot", alt, narrow)
 
 
 def _limits(values: list[float]) -> tuple[float, float]:
@@ -218,7 +288,7 @@ def _place_labels(
         colour = styles[p.label]["color"]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 3}
         text = axes.annotate(p.label, (p.x, p.y), _PLACES[0], arrowprops=line,
-                             textcoords="offset points", fontsize=8, color=colour)  # fmt: skip
+                             textcoords="offset points", fontsize=8, color=_INK)  # fmt: skip
         costs = []
         for place in _PLACES:
             box = _put(text, place, renderer)

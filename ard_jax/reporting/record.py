@@ -288,11 +288,12 @@ class TeacherQuality(Record):
 
 
 class Teacher(Record):
-    """Where a teacher came from; accuracy: "clean" and attacks -> accuracy, if measured in this run."""
+    """Where a teacher came from; folder: of its network; accuracy: "clean" and attacks -> as seen here."""
 
     source: str = ""
     identity: str = ""
     model: str = ""
+    folder: str = _omitted("")
     accuracy: dict[str, float] = _dict_or_omitted()
     quality: TeacherQuality | None = _omitted()
 

@@ -1,20 +1,20 @@
 """What a run ends with: a table for the terminal, Markdown, CSV and a page, out of its record.
 
-The page is one file: no scripts, no fonts, styles or pictures from elsewhere. Everything that comes from a
+The page is one file: no scripts, fonts, styles or pictures from elsewhere. Everything that comes from a
 run (names, configuration, warnings) passes through jinja2's escaping, or matplotlib's. What was not measured
 is left out: a report of half a run is worth having.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from ard_jax.io.files import to_plain
-from ard_jax.reporting import plots, tables, teacher_tables
+from ard_jax.reporting import curves, outcomes, plots, tables, teacher_tables
 from ard_jax.reporting.plots import Line
 from ard_jax.reporting.record import (
     Accuracy,
@@ -32,16 +32,12 @@ REPORT_FILE = "report.html"
 CSV_COLUMNS = (
     "net role model step attack label accuracy ci95_low ci95_high weighted nrr worst_class".split()
 )
-_NOT_CURVES = ("step", "epoch", "time", "num_examples")
-_MOST_POINTS = 300  # of one curve
-_MOST_OTHER_CURVES = 12
 _MANY_CLASSES = 20  # more are folded away
 _BALANCE = {
     "weighted": "Weighted robust accuracy: (clean + robust) / 2, in %",
     "nrr": "NRR, the harmonic mean: 2 · clean · robust / (clean + robust), in %",
     "worst_class": "Accuracy of the worst class, in %",
 }
-_SPLIT_LINES = {"train": ":", "validation": "-", "test": "--"}
 
 
 def result_table(evaluation: Evaluation) -> Table:
@@ -62,7 +58,7 @@ def result_table(evaluation: Evaluation) -> Table:
     ]
     columns = columns if names else columns[:1]
     rows = [[title, *(cell(net) for _, cell in columns)] for title, net in evaluation.nets.items()]
-    return Table(["net", *(title for title, _ in columns)], rows)
+    return Table(["net", *(title for title, _ in columns)], rows, "Accuracy in %")
 
 
 def _worst_title(evaluation: Evaluation) -> str:
@@ -166,139 +162,43 @@ def _csv_results(net: NetworkResult) -> dict[str, Any]:
     return found | {f"{kind} noise": Accuracy(accuracy=a) for kind, a in net.noise.items()}
 
 
-def series(records: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the numeric fields of records over "step": name -> (steps [n], values [n]), float64.
-
-    Sorted by step; infinities become NaN. Of two records of the same step the later counts: a
-    resumed run evaluates a step again. Long curves are averaged to 300 points.
-    """
-    found: dict[str, dict[float, float]] = {}
-    for record in records:
-        step = number(record.get("step"))
-        for name, value in record.items():
-            value = number(value)
-            if step is not None and value is not None and name not in _NOT_CURVES:
-                found.setdefault(name, {})[step] = value
-    curves = {}
-    for name, points in found.items():
-        steps = np.array(sorted(points))
-        values = np.array([points[step] for step in steps])
-        values[~np.isfinite(values)] = np.nan
-        curves[name] = _thin(steps, values)
-    return curves
-
-
-def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Averages neighbours until at most `_MOST_POINTS` are left; NaN only where all are NaN."""
-    if len(steps) <= _MOST_POINTS:
-        return steps, values
-    chunks = np.array_split(np.arange(len(steps)), _MOST_POINTS)
-    kept = [chunk[np.isfinite(values[chunk])] for chunk in chunks]
-    means = [values[good].mean() if len(good) else np.nan for good in kept]
-    return np.array([steps[chunk].mean() for chunk in chunks]), np.array(means)
-
-
-def _marks(evaluation: Evaluation, metrics: list[dict]) -> list[tuple[float, str]]:
-    """Steps worth seeing in every curve: the best checkpoint, and what started at a step."""
-    marks = []
-    for record in metrics:
-        event, step = str(record.get("event", "")), number(record.get("step"))
-        if record.get("kind") == "event" and event.endswith("_started") and step is not None:
-            marks.append((step, event.removesuffix("_started")))
-    nets = evaluation.nets.items()
-    best = [
-        net.step for title, net in nets if "best" in title and net.role == "student" and net.step
-    ]
-    return marks + [(step, "best") for step in best[:1]]
-
-
-def _accuracy_lines(evaluation: Evaluation, metrics: list[dict]) -> dict[str, list[Line]]:
-    """Network -> accuracies over steps; the student's start with those of its training batches."""
-    train = series([record for record in metrics if record.get("kind") == "train"])
-    evals: dict[tuple[str, str], list[dict]] = {}
-    for record in metrics:
-        if record.get("kind") == "eval":
-            key = (str(record.get("net", "student")), str(record.get("split", "")))
-            evals.setdefault(key, []).append(record)
-    found: dict[str, list[Line]] = {}
-    for name, points in train.items():
-        if "accuracy" in name:
-            short = {"accuracy": "clean", "robust_accuracy": "robust"}.get(name, name)
-            style = {"linestyle": ":", "color": plots.COLOURS["robust" in name]}
-            found.setdefault("student", []).append(Line(f"train: {short}", *points, style))
-    for (net, split), records in evals.items():
-        for index, (name, points) in enumerate(series(records).items()):
-            seen = points[1][np.isfinite(points[1])]
-            if seen.size and not 0 <= seen.min() <= seen.max() <= 1:
-                continue  # not a fraction
-            style = {"color": plots.COLOURS[index % 8], "linestyle": _SPLIT_LINES.get(split, "-")}
-            text = f"{split}: {label(evaluation, name)}".lstrip(": ")
-            found.setdefault(net, []).append(Line(text, *points, style))
-    return found
-
-
-def _chance(evaluation: Evaluation) -> float | None:
-    classes = evaluation.dataset.num_classes
-    return 1 / classes if classes else None
-
-
-def _curves(evaluation: Evaluation, metrics: list[dict]) -> list[tuple[str, Markup]]:
-    """All training curves as (title, SVG)."""
-    train = series([record for record in metrics if record.get("kind") == "train"])
-    plain: dict[str, list[Line]] = {"Loss terms": [], "Learning rates": []}
-    for name, points in train.items():
-        if "accuracy" not in name:
-            title = name.replace("_", " ")
-            title = "Loss terms" if name.startswith("loss") else title
-            title = "Learning rates" if name == "lr" or name.startswith("lr_") else title
-            plain.setdefault(title, []).append(Line(name, *points))
-    fractions, marks = {"chance": _chance(evaluation), "percent": True}, _marks(evaluation, metrics)
-    shown = [(title, lines, {}) for title, lines in plain.items()][: 2 + _MOST_OTHER_CURVES]
-    nets = _accuracy_lines(evaluation, metrics).items()
-    shown[1:1] = [(f"Accuracy: {net}", lines, fractions) for net, lines in nets]
-    return [
-        (title, plots.lines(f"c{index}", lines, marks=marks, **options))
-        for index, (title, lines, options) in enumerate(shown)
-        if lines
-    ]
-
-
 def _over(
-    name: str, curves: list[tuple[str, Any, Any]], xlabel: str, **options: Any
+    name: str, alt: str, found: list[tuple[str, Any, Any]], xlabel: str, **options: Any
 ) -> Markup | None:
     """Accuracies (label, x, y) over something else than steps; None without any."""
     lines = []
-    for text, x, y in curves:
+    for text, x, y in found:
         pairs = [pair for pair in zip(x, y, strict=False) if None not in pair]
         style = {"linestyle": ("-", "--", "-.", ":")[len(lines) // 8 % 4]}
         if pairs:
             xs, ys = np.array(pairs, float).T
             lines.append(Line(text, xs, ys, style))
-    return plots.lines(name, lines, xlabel=xlabel, percent=True, **options) if lines else None
+    return plots.lines(name, alt, lines, xlabel=xlabel, percent=True, **options) if lines else None
 
 
 def _eps_curve(evaluation: Evaluation) -> Markup | None:
     """Accuracy against eps, one line for each network that has a sweep."""
     nets, eps = evaluation.nets.items(), evaluation.eps
-    curves = [(title, n.eps_sweep.eps, n.eps_sweep.accuracy) for title, n in nets if n.eps_sweep]
+    found = [(title, n.eps_sweep.eps, n.eps_sweep.accuracy) for title, n in nets if n.eps_sweep]
     marks = [] if eps is None else [(eps, f"eps {tables.eps_text(eps)}")]
-    return _over("eps", curves, "eps", marks=marks, chance=_chance(evaluation))
+    options = {"marks": marks, "chance": curves.chance(evaluation)}
+    return _over("eps", "Accuracy", found, "eps", **options)
 
 
 def _square_curve(evaluation: Evaluation) -> Markup | None:
     """Accuracy against queries, one line for each network and number of queries."""
-    found = suites(evaluation)
-    curves = [
-        (title if len(found) < 3 else f"{title} ({r.curve.queries[-1]})", r.curve.queries, r.curve.accuracy)
-        for by_net in found.values()
+    known = suites(evaluation)
+    found = [
+        (title if len(known) < 3 else f"{title} ({r.curve.queries[-1]})", r.curve.queries, r.curve.accuracy)
+        for by_net in known.values()
         for title, r in by_net.items()
         if r.curve and r.curve.queries
     ]  # fmt: skip
-    return _over("square", curves, "queries")
+    return _over("square", "Accuracy", found, "queries")
 
 
 def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], float]:
-    """Prepares the grid of examples: data URIs, class names and right or wrong for each.
+    """Prepares the grid of examples: pictures, class names, confidences, and right or wrong for each.
 
     The difference is amplified so that the largest change of all the examples reaches black or
     white, and zero is mid-grey.
@@ -330,7 +230,7 @@ def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], 
     difference = np.nan_to_num(adversarial - clean)
     largest = float(np.abs(difference).max(initial=0.0))
     factor = 0.5 / largest if largest else 1.0
-    rows = []
+    rows, unknown = [], np.full(len(clean), np.nan)
     for index in range(len(clean)):
         right, before, after = (int(values[index]) for values in integers)
         shown = clean[index], 0.5 + factor * difference[index], adversarial[index]
@@ -338,10 +238,14 @@ def image_rows(images: dict, class_names: tuple[str, ...]) -> tuple[list[dict], 
             zip(("clean", "difference", "adversarial"), map(plots.picture, shown), strict=True)
         )
         row |= {
+            "size": plots.picture_size(clean[index]),
             "label": name(right),
             "predicted_clean": name(before),
             "predicted_adversarial": name(after),
         }
+        for part in ("clean", "adversarial"):
+            confidence = np.asarray(images.get(f"confidence_{part}", unknown), float)[index]
+            row[f"confidence_{part}"] = percent(confidence, 1) if np.isfinite(confidence) else ""
         rows.append(row | {"clean_right": before == right, "adversarial_right": after == right})
     return rows, factor
 
@@ -357,15 +261,19 @@ def _suite_tables(evaluation: Evaluation) -> list[tuple[Table, AutoAttackRecord]
         for title, record in by_net.items():
             cells, left = {}, record.clean
             for stage in record.stages:
-                left, broken = stage.accuracy, record.broken_by.get(stage.attack, "-")
+                left, broken = stage.accuracy, record.broken_by.get(stage.attack)
                 cell = percent_cell(left, stage.ci95)
-                cells[stage.attack] = dataclasses.replace(cell, small=f"({broken}) {cell.small}")
+                if broken is not None:
+                    share = percent(broken / (record.num_examples or 1), 1)
+                    cell = dataclasses.replace(cell, small=f"broke {share} % ({broken})")
+                cells[stage.attack] = cell
             lost = None if record.clean is None or left is None else record.clean - left
             after = [cells.get(stage, "-") for stage in stages]
             seconds = tables.value_text(record.seconds)
             rows.append([title, percent_cell(record.clean), *after, percent(lost), seconds])
         some = next((r for r in by_net.values() if r.upper_bound), next(iter(by_net.values())))
-        found.append((Table(["net", "clean", *stages, "lost in all", "seconds"], rows), some))
+        titles = ["net", "clean", *stages, "lost in all", "seconds"]
+        found.append((Table(titles, rows, f"{some.label}, attack by attack"), some))
     return found
 
 
@@ -396,7 +304,7 @@ def _class_table(evaluation: Evaluation) -> Table | None:
         values = [v[c] if c < len(v) else None for v in columns.values()]
         name = names[c] if c < len(names) else str(c)
         rows.append([name, *(percent_cell(value, bar=True) for value in values)])
-    return Table(["class", *columns], rows) if rows else None
+    return Table(["class", *columns], rows, "Accuracy of each class, in %") if rows else None
 
 
 def _noise_table(evaluation: Evaluation) -> Table | None:
@@ -406,23 +314,32 @@ def _noise_table(evaluation: Evaluation) -> Table | None:
     for title, net in nets.items():
         values = [net.clean, *map(net.noise.get, kinds), net.robust(main).accuracy]
         rows.append([title, *map(percent_cell, values)])
-    return Table(["net", "clean", *kinds, label(evaluation, main)], rows) if rows else None
+    titles = ["net", "clean", *kinds, label(evaluation, main)]
+    return Table(titles, rows, "Accuracy under noise, in %") if rows else None
 
 
 def _attack_table(evaluation: Evaluation) -> Table:
-    known = {name: attack.parameters for name, attack in evaluation.attacks.items()}
-    names = list(dict.fromkeys(key for one in known.values() for key in one))
+    """A column for each attack and a row for each parameter; what all have the same is in the note.
+
+    Transferred attacks are left out: their parameters are those of the attack itself.
+    """
+    names = [n for n in evaluation.attack_names() if not n.startswith(outcomes.TRANSFER)]
+    known = [evaluation.attacks[n].parameters if n in evaluation.attacks else {} for n in names]
 
     def shown(name: str, value: Any) -> str:
         as_eps = name in ("eps", "step_size") and number(value) is not None
         return tables.eps_text(value) if as_eps else tables.value_text(value)
 
-    rows = [
-        [label(evaluation, attack), *(shown(n, known.get(attack, {}).get(n)) for n in names)]
-        for attack in evaluation.attack_names()
-    ]
-    titles = ["attack", *(name.replace("_", " ") for name in names)]
-    return Table(titles, rows, left=tuple(range(1, len(titles))))
+    rows, same = [], []
+    for key in dict.fromkeys(key for one in known for key in one):
+        values = [shown(key, one[key]) for one in known if key in one]
+        if len(values) > 1 and len(set(values)) == 1:
+            same.append(f"{key.replace('_', ' ')} {values[0]}")
+        else:
+            rows.append([key.replace("_", " "), *(shown(key, one.get(key)) for one in known)])
+    titles = ["parameter", *(label(evaluation, name) for name in names)]
+    note = f"The same in all that have it: {'; '.join(same)}." if same else ""
+    return Table(titles, rows, "Attack parameters", note, left=tuple(range(1, len(titles))))
 
 
 def _net_table(evaluation: Evaluation) -> Table:
@@ -431,17 +348,60 @@ def _net_table(evaluation: Evaluation) -> Table:
          tables.value_text(net.step), tables.value_text(net.epoch)]
         for title, net in evaluation.nets.items()
     ]  # fmt: skip
-    return Table(["net", "role", "model", "parameters", "step", "epoch"], rows, left=(1, 2))
+    titles = ["net", "role", "model", "parameters", "step", "epoch"]
+    return Table(titles, rows, "Networks", left=(1, 2))
 
 
-def render(evaluation: Evaluation, metrics: list[dict], images: dict | None = None) -> str:
+def _teachers(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Role -> where the teacher came from and what it is worth, in words."""
+    found = {}
+    for role, teacher in evaluation.teachers.items():
+        accuracy = (f"{label(evaluation, n)} {percent(v)}" for n, v in teacher.accuracy.items())
+        about = {"Model": teacher.model, "Source": teacher.source or "unknown"}
+        about |= {"Identity": teacher.identity, "Accuracy in %": ", ".join(accuracy)}
+        about["Accuracy in %"] = about["Accuracy in %"] or "not measured in this run"
+        found[role] = {key: value for key, value in about.items() if value}
+    return found
+
+
+def _times(evaluation: Evaluation) -> dict[str, str]:
+    timing = evaluation.timing
+    if timing is None:
+        return {}
+    found = {
+        "Training": timing.train_seconds,
+        "One epoch": timing.seconds_per_epoch,
+        "Compilation": timing.compile_seconds,
+    }
+    texts = {key: tables.duration_text(value) for key, value in found.items() if value is not None}
+    if timing.images_per_second is not None:
+        texts["Speed"] = f"{timing.images_per_second:,.4g} images/s"
+    if cache := timing.compilation_cache:
+        texts["Compilation cache"] = ", ".join(f"{count} {name}" for name, count in cache.items())
+    for name, by_net in suites(evaluation).items():
+        seconds = [r.seconds for r in by_net.values() if r.seconds is not None]
+        if seconds:
+            texts[label(evaluation, name)] = tables.duration_text(sum(seconds))
+    return texts
+
+
+def render(
+    evaluation: Evaluation,
+    metrics: list[dict],
+    images: dict | None = None,
+    arrays: outcomes.Arrays | None = None,
+    teacher_metrics: Mapping[str, list[dict]] | None = None,
+) -> str:
     """Returns the page.
 
     Args:
       evaluation: what was measured.
       metrics: the records of metrics.jsonl (`metric_writer.read_metrics`); may be empty.
       images: None, or "clean" and "adversarial" (float [n, H, W, C] in [0, 1]), "labels",
-        "predicted_clean" and "predicted_adversarial" (int [n]); optionally "caption" (text).
+        "predicted_clean" and "predicted_adversarial" (int [n]); optionally "confidence_clean" and
+        "confidence_adversarial" (float [n], of the predicted class) and "caption" (text).
+      arrays: what became of each image, as evaluation_flags.npz holds it; None for unknown.
+      teacher_metrics: role -> records of the training that made this teacher.
 
     Raises:
       ValueError: the arrays of `images` do not fit each other.
@@ -469,14 +429,16 @@ def render(evaluation: Evaluation, metrics: list[dict], images: dict | None = No
         examples=rows,
         factor=factor,
         caption=(images or {}).get("caption", ""),
-        curves=_curves(evaluation, metrics),
-        teachers=teacher_lines(evaluation),
+        broken=outcomes.broken_table(evaluation, arrays or {}),
+        confusions=outcomes.confusions(evaluation, arrays or {}),
+        curves=curves.figures(evaluation, metrics, teacher_metrics),
+        teachers=_teachers(evaluation),
         quality=teacher_tables.table(judged := teacher_tables.qualities(evaluation)),
         quality_note=teacher_tables.NOTE,
         judgements=[teacher_tables.lines(title, one) for title, one in judged.items()],
         parameters=_attack_table(evaluation),
         nets=_net_table(evaluation),
         selection=selection_note(evaluation),
-        timing=evaluation.timing.to_json() if evaluation.timing else {},
+        times=_times(evaluation),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
     )

@@ -92,6 +92,16 @@ def eps_text(value: Any) -> str:
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-3 else f"{value:.4g}"
 
 
+def duration_text(seconds: float | None) -> str:
+    """Seconds as people say them: "0.42 s", "1 min 13 s", "3 h 5 min"."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes} min {left} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def value_text(value: Any) -> str:
     """A parameter as text: numbers short, lists joined, everything else as it is."""
     if value is None:
@@ -161,8 +171,9 @@ def markdown(table: Table) -> str:
 
 
 def escape_latex(value: str) -> str:
-    """Text for LaTeX, its special characters escaped, "±" and the dagger as mathematics."""
-    return "".join(_LATEX.get(character, character) for character in value)
+    """Text on one line for LaTeX, special characters escaped, "±" and the dagger as mathematics."""
+    line = re.sub(r"\s+", " ", value)
+    return "".join(_LATEX.get(character, character) for character in line)
 
 
 def latex(table: Table, caption: str) -> str:
@@ -189,7 +200,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def html(table: Table) -> Markup:
-    """A table for a page, in a frame that scrolls."""
+    """A table for a page, in a frame that scrolls without `page.js`, which needs its other forms to copy."""
     words = [
         "" if i not in table.left else Markup(' class="text"') for i in range(len(table.titles))
     ]
@@ -204,8 +215,15 @@ def html(table: Table) -> Markup:
         for row in table.cells()
     ]
     return Markup(
-        '<div class="scroll"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table></div>'
-    ).format(Markup("").join(heads), Markup("\n").join(rows))
+        '<div class="scroll"><table class="sortable" aria-label="{}" data-markdown="{}" data-latex="{}">\n'
+        "<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table></div>"
+    ).format(
+        table.heading or table.titles[0],
+        markdown(table),
+        latex(table, table.heading),
+        Markup("").join(heads),
+        Markup("\n").join(rows),
+    )
 
 
 def _html_cell(cell: Cell, kind: str) -> Markup:
@@ -217,7 +235,8 @@ def _html_cell(cell: Cell, kind: str) -> Markup:
 
 
 def _inside(cell: Cell) -> Markup:
-    shown = escape(cell.text + (DAGGER if cell.mark == "close" else ""))
+    text = cell.text.replace("± ", "±\u00a0")  # a narrow column breaks before it
+    shown = escape(text + (DAGGER if cell.mark == "close" else ""))
     if tag := {"best": "b", "code": "code"}.get(cell.mark):
         shown = Markup("<{0}>{1}</{0}>").format(tag, shown)
     if cell.link:

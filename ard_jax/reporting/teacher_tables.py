@@ -31,7 +31,8 @@ def table(found: Mapping[str, TeacherQuality]) -> Table | None:
         for title, quality in found.items()
         for name, view in quality.views.items()
     ]
-    return Table(["images", *(title for title, _ in columns)], rows) if rows else None
+    titles = ["images", *(title for title, _ in columns)]
+    return Table(titles, rows, "What the teachers say") if rows else None
 
 
 def _spread(value: Quartiles | None) -> str:

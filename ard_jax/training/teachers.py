@@ -45,6 +45,7 @@ class Teacher:
       source: where it came from, for people.
       identity: the same for machines: a run only continues with the same teacher.
       model: architecture name.
+      folder: where its network lies, "" for a partner.
     """
 
     role: str
@@ -54,6 +55,7 @@ class Teacher:
     source: str
     identity: str
     model: str
+    folder: str = ""
 
 
 def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None:
@@ -99,7 +101,7 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
       TeacherError: wrong classes or image shape, or a clean accuracy under the floor.
       CheckpointError: a checkpoint that is missing or damaged.
     """
-    s, role = settings, settings.role
+    s, role, folder = settings, settings.role, ""
     if s.checkpoint:
         bundle, variables, meta, folder = networks.load(s.checkpoint, bn_groups=s.bn_groups)
         description = meta["config"]["net"]
@@ -113,11 +115,12 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
         variables, source, identity = _begin(s.seed, role, bundle, description, mesh)
     elif not s.checkpoint:
         network = run.Network(bundle, description, evaluator)
-        variables, source, identity = _train(s, splits, mesh, network)
+        variables, source, identity, folder = _train(s, splits, mesh, network)
     if problems := _misfits(role, source, description, splits):
         raise TeacherError("; ".join(problems))
     variables = put_replicated(mesh, variables)
-    teacher = Teacher(role, bundle, variables, evaluator, source, identity, description["model"])
+    about = (source, identity, description["model"], folder)
+    teacher = Teacher(role, bundle, variables, evaluator, *about)
     if s.seed is None:
         _check_floor(teacher, s, splits)
     return teacher
@@ -158,7 +161,7 @@ def kept_in(settings: TeacherSettings, net: dict[str, Any], splits: Splits) -> t
 
 
 def _train(settings: TeacherSettings, splits: Splits, mesh: Any, network: run.Network):
-    """(variables, source, identity) of the recipe's result, trained now or found in the cache."""
+    """(variables, source, identity, folder) of the recipe's result, trained now or found in the cache."""
     role, recipe, net = settings.role, settings.recipe, network.description
     assert recipe is not None  # there is no checkpoint
     folder, identity = kept_in(settings, net, splits)
@@ -178,7 +181,7 @@ def _train(settings: TeacherSettings, splits: Splits, mesh: Any, network: run.Ne
         f"best of its {training.split} split at epoch {result.best_step // training.steps_per_epoch}; "
         f"kept in {folder}"
     )
-    return result.best.student.variables, source, f"recipe {identity}"
+    return result.best.student.variables, source, f"recipe {identity}", str(folder)
 
 
 def _misfits(role: str, source: str, net: dict[str, Any], splits: Splits) -> list[str]:

@@ -131,12 +131,18 @@ def test_losses_check_the_same(name):
     for taken in (Y.tolist(), jnp.asarray(Y), Y.astype(np.int64)):
         np.testing.assert_array_equal(loss(Z.tolist(), taken), expected)
     for labels, message in (
-        (Y + 1, "labels are from 1 to 5"), (Y - 1, "labels are from -1"), (np.eye(5)[Y], "not one-hot"),
+        (Y + 1, "labels are from 1 to 5"), (Y - 1, "labels are from -1"),
+        (np.eye(5, dtype=int)[Y], "not one-hot"),
         (Y.astype(np.float32), "labels are float32"), (Y[:2], "labels of shape"), ("text", "labels must be"),
         (None, "labels are None"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             loss(Z, labels)
+    if name == "cross_entropy":  # takes distributions
+        np.testing.assert_allclose(loss(Z, np.eye(5)[Y]), expected, rtol=1e-6)
+    else:
+        with pytest.raises(ValueError, match="not one-hot"):
+            loss(Z, np.eye(5)[Y])
     with pytest.raises(ValueError, match=r"logits have shape \(5,\)"):
         loss(Z[0], Y)
     with pytest.raises(ValueError, match="logits are int32"):

@@ -249,7 +249,7 @@ def parsed(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint=/nope", "--format=bar"], "--checkpoint is for --mode=evaluate and export, not for"),
+        (["--checkpoint=/nope", "--format=bar"], "--checkpoint is for --mode=evaluate and export"),
         (["--mode=plan", "--attacks=fgsm"], "--attacks is for --mode=evaluate, not for --mode=plan"),
         (["--mode=evaluate", "--fold_batchnorm"], "--fold_batchnorm is for --mode=export"),
         (["--mode=evaluate", "--attacks=fgsm", "--attacks", "bim"], "--attacks is given 2 times; give it"),
@@ -382,7 +382,7 @@ def test_help_may_be_read_in_part():
     command = [sys.executable, "-m", "ard_jax.main", "--help"]
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.multiprocess

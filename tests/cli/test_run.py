@@ -54,7 +54,14 @@ def test_everything_is_written(finished):
     # A clean teacher is no robust one, on purpose.
     judged = {role: t["quality"].get("verdict") for role, t in evaluation["teachers"].items()}
     assert judged["robust"] in ("fit", "unfit", "doubtful") and judged["clean"] is None
-    assert "Will the teachers help?" in report.read_text()
+    page = report.read_text()
+    for part in (
+        "Will the teachers help?", "Confusion matrix of student (best), PGD_sat", "Temperatures",
+        "Push scale",
+        "Which attack broke which share", "Robust teacher&#39;s own training: accuracy",
+        "with its confidence", "<dt>Identity</dt><dd>recipe ",
+    ):  # fmt: skip
+        assert part in page, part
 
 
 def test_flags_agree_with_the_record(finished):
@@ -301,26 +308,28 @@ def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
         train.evaluate_checkpoint(experiment, path, ["fgsm"], out=f"{path}/last")
     train.evaluate_checkpoint(experiment, path, ["fgsm"], out=str(out))
     assert (out / "report.html").is_file() and (out / "evaluation.json").is_file()
-    with pytest.raises(ValueError, match="mine holds an evaluation; choose another folder"):
+    with pytest.raises(
+        ValueError, match="mine holds evaluation.json already; choose another folder"
+    ):
         train.evaluate_checkpoint(experiment, path, ["fgsm"], out=str(out))
 
 
 def test_two_evaluations_at_once_have_two_folders(tmp_path):
     with (
-        train._evaluation_folder(tmp_path, "") as (first, unfinished),
-        train._evaluation_folder(tmp_path, "") as (second, none),
+        train.result_folder(tmp_path, "") as (first, unfinished),
+        train.result_folder(tmp_path, "") as (second, none),
     ):
         assert (first.name, second.name) == ("1", "2")
         assert unfinished == tmp_path / "unfinished"
-    with pytest.raises(KeyboardInterrupt), train._evaluation_folder(tmp_path, "") as (third, _):
+    with pytest.raises(KeyboardInterrupt), train.result_folder(tmp_path, "") as (third, _):
         raise KeyboardInterrupt
     assert none is None and not third.exists()
     out = str(tmp_path / "out")
-    with train._evaluation_folder(tmp_path, out) as (made, _):
+    with train.result_folder(tmp_path, out) as (made, _):
         with pytest.raises(
             locks.FolderBusyError, match="another process is running in .*out; .* with --out"
         ):
-            with train._evaluation_folder(tmp_path, out):
+            with train.result_folder(tmp_path, out):
                 pass
     assert made.is_dir() and not list(made.iterdir())
 

@@ -10,6 +10,7 @@ import statistics
 import pytest
 from evaluations import evaluation, net
 from matplotlib.figure import Figure
+from pages import Page
 
 from ard_jax.reporting import comparison_page, plots
 from ard_jax.reporting.record import (
@@ -290,5 +291,6 @@ def test_plot_enlarges_the_robust_ones(three_seeds):
 def test_page_escapes_what_comes_from_the_run():
     done = {("sat", 0): finished(0.9, 0.5, warnings=["<script>alert(1)</script>"])}
     page = comparison_page.render(make_record(done))
-    assert "<script" not in page and "&lt;script" in page
+    assert page.count("<script") == 1 and "<script>alert" not in page and "&lt;script" in page
+    assert Page(page).problems() == []
     assert not re.search(r"(src|href)=\"https?:", page)

@@ -2,17 +2,16 @@
 
 import base64
 import csv
-import html.parser
 import io
-import math
 import re
 
 import numpy as np
 import pytest
-from evaluations import evaluation, net, suite
+from evaluations import arrays, evaluation, make_metrics, net, suite
+from pages import Page
 from PIL import Image
 
-from ard_jax.reporting import run_page
+from ard_jax.reporting import plots, run_page
 from ard_jax.reporting.record import Evaluation, read_evaluation
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{'
@@ -20,23 +19,6 @@ HOSTILE = '<script>alert("x")</script> & $\\frac{'
 
 def record(values=None, **fields):
     return Evaluation.from_json(evaluation(**fields) if values is None else values)
-
-
-def make_metrics(steps=1000):
-    records = []
-    for step in range(1, steps + 1):
-        fade = math.exp(-step / 300)
-        records.append({
-            "kind": "train", "step": step, "epoch": step // 8, "time": 1.7e9 + step, "loss": 0.2 + fade,
-            "loss_push": -0.05 * (1 - fade), "accuracy": 0.97 - 0.8 * fade,
-            "robust_accuracy": 0.7 - 0.6 * fade, "lr_student": 0.1 if step < 700 else 1e-4,
-            "push_scale": 10.0 ** (step // 250), "images_per_second": 5000.0,
-        })  # fmt: skip
-        if step % 50 == 0:
-            scores = {"clean": 0.95 - 0.7 * fade, "pgd_trades": 0.6 * (1 - fade)}
-            common = {"kind": "eval", "step": step, "split": "validation"} | scores
-            records += [common | {"net": name} for name in ("student", "robust")]
-    return [*records, {"kind": "event", "step": 400, "event": "itt_started"}]
 
 
 def make_images(n=12, size=8, channels=1):
@@ -50,32 +32,6 @@ def make_images(n=12, size=8, channels=1):
         "predicted_adversarial": np.where(np.arange(n) % 3, labels, 7),
         "caption": "student (best), PGD_sat.",
     }
-
-
-class _Page(html.parser.HTMLParser):
-    """Collects tags, ids and links; fails on a tag that closes what is not open."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.ids, self.open, self.text = [], [], [], [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "br", "img", "link"):
-            self.open.append(tag)
-        self.handle_startendtag(tag, attrs)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "action")]
-        self.ids += [value for name, value in attrs if name == "id"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def test_summary_table_numbers_and_alignment():
@@ -122,22 +78,27 @@ def test_csv_has_every_number():
 
 def test_full_report_holds_everything_and_needs_nothing():
     values = evaluation()
-    text = run_page.render(record(values), make_metrics(), make_images())
-    assert text == run_page.render(record(values), make_metrics(), make_images())
-    page = _Page(text)
+    flags = {name: array for name, array in arrays(values).items() if "(last)" not in name}
+    own = {"clean": make_metrics(50)}
+    text = run_page.render(record(values), make_metrics(), make_images(), flags, own)
+    page = Page(text)
     for name in values["nets"]:
         assert f"<tr><th>{name}</th>" in text
     for attack in values["attacks"].values():
         assert f"<th><span>{attack['label']}</span></th>" in text
     for part in (
-        "61.25", 'title="95 % interval: 54.2 to 64.2"', "trained by recipe trades", values["command"],
+        "<dd>2 min 23 s</dd>", "<dd>5,120 images/s</dd>", "61.25", "trained by recipe trades",
+        'title="95 % interval: 54.2 to 64.2"', values["command"],
         "&#34;itt_start&#34;: 51", "8/255", "jax 0.10.2", "The clean teacher is not robust.",
         "AutoAttack was not run", "Accuracy: student", "Accuracy: robust", "Loss terms", "Learning rates",
-        "itt", "<th>one</th>", "123,456", "student (best), PGD_sat.", "Attack: PGD_sat.",
+        "Push scale", "Temperatures", "Clean teacher&#39;s own training: accuracy", "Which attack broke",
+        "Confusion matrix of robust teacher, PGD_sat", "itt", "<th>one</th>", "123,456",
+        "student (best), PGD_sat.", "Attack: PGD_sat.",
     ):  # fmt: skip
         assert part in text, part
     assert page.tags.count("svg") >= 6 and page.tags.count("img") == 3 * 12
-    assert "script" not in page.tags and "link" not in page.tags
+    assert page.problems() == []
+    assert page.tags.count("script") == 1 and "link" not in page.tags
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
     assert len(page.ids) == len(set(page.ids))  # ids of different figures are kept apart
@@ -145,6 +106,13 @@ def test_full_report_holds_everything_and_needs_nothing():
     used |= set(re.findall(r"url\(#([^)]+)\)", text))
     assert used and used <= set(page.ids)
     assert len(text) < 1_000_000
+
+
+def test_figures_are_the_same_each_time():
+    line = plots.Line("a", np.arange(3.0), np.arange(3.0))
+    assert plots.lines("x", "A figure", [line]) == plots.lines("x", "A figure", [line])
+    drawn = [plots.matrix("x", "A matrix", np.eye(2), ["a", "b"]) for _ in range(2)]
+    assert drawn[0] == drawn[1]
 
 
 def test_selected_on_test_is_said_loudly():
@@ -171,8 +139,8 @@ def test_hostile_names_are_text():
         {"kind": "event", "step": 1, "event": HOSTILE + "_started"},
     ]
     text = run_page.render(record(values), metrics, make_images() | {"caption": HOSTILE})
-    page = _Page(text)
-    assert "script" not in page.tags and "<script" not in text
+    page = Page(text)
+    assert page.tags.count("script") == 1 == text.count("<script") and HOSTILE not in text
     assert "".join(page.text).count(HOSTILE) > 20
 
 
@@ -217,7 +185,7 @@ def test_nets_with_missing_or_odd_values():
 
 def test_empty_evaluation_and_metrics():
     text = run_page.render(Evaluation(), [])
-    assert "No network was evaluated" in text and "svg" not in _Page(text).tags
+    assert "No network was evaluated" in text and "svg" not in Page(text).tags
     assert run_page.summary_table(Evaluation()) and run_page.csv_text(Evaluation()).count("\n") == 1
 
 
@@ -236,21 +204,6 @@ def test_empty_evaluation_and_metrics():
 )
 def test_few_and_odd_metrics(metrics):
     assert "student (best)" in run_page.render(record(), metrics)
-
-
-def test_series_keeps_the_last_of_a_step_and_thins():
-    curves = run_page.series([
-        {"step": 2, "loss": 1.0}, {"step": 1, "loss": 3.0, "epoch": 0}, {"step": 2, "loss": 2.0},
-        {"step": 3, "loss": "nan"},
-    ])  # fmt: skip
-    assert list(curves) == ["loss"]
-    steps, values = curves["loss"]
-    np.testing.assert_array_equal(steps, [1, 2, 3])
-    np.testing.assert_array_equal(values, [3.0, 2.0, np.nan])
-    many = run_page.series([{"step": s, "x": float(s)} for s in range(30_000)])["x"]
-    assert len(many[0]) == 300
-    np.testing.assert_allclose(many[0], many[1])
-    np.testing.assert_allclose(many[1].mean(), 14999.5)
 
 
 def _decode(uri):
@@ -274,6 +227,20 @@ def test_images_are_magnified_and_differences_centred():
     assert rows[0]["label"] == "zero" and rows[0]["predicted_adversarial"] == "one"
     assert rows[0]["clean_right"] and not rows[0]["adversarial_right"]
     assert rows[1]["predicted_adversarial"] == "12"
+
+
+def test_confidences_stand_beside_what_the_net_says():
+    sure = {"confidence_clean": np.full(12, 0.987), "confidence_adversarial": np.full(12, np.nan)}
+    text = run_page.render(record(), [], make_images() | sure)
+    assert text.count("<small>98.7 %</small>") == 12 and "with its confidence" in text
+    assert "with its confidence" not in run_page.render(record(), [], make_images())
+
+
+def test_attack_parameters_that_are_the_same_stand_below():
+    values = evaluation()
+    page = run_page.render(record(values), [])
+    assert "The same in all that have it: norm linf; step size 2/255; restarts 1." in page
+    assert "<tr><th>norm</th>" not in page and "<tr><th>steps</th><td" in page
 
 
 def test_other_sizes_channels_and_values():

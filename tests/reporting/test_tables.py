@@ -1,10 +1,12 @@
 """One writer for each format of a table."""
 
 import csv
+import dataclasses
 import io
 import re
 
 import pytest
+from pages import Page
 
 from ard_jax.reporting import tables
 from ard_jax.reporting.tables import Cell, Table
@@ -54,9 +56,31 @@ def test_html_is_escaped():
     assert "<th><span>&lt;b&gt;</span></th>" in page and "<tr><th>&lt;i&gt;</th>" in page
     assert '<td title="&#34;"><a href="&amp;">&lt;</a></td>' in page
     page = tables.html(TABLE)
-    for part in ("<td><b>52.00 ± 2.00</b></td>", 'class="heat" style="--v:0.5000" title="95 %">x<',
+    for part in ("<td><b>52.00 ±\u00a02.00</b></td>", 'class="heat" style="--v:0.5000" title="95 %">x<',
                  "<code>f(x)</code>", '<a href="u">y</a><small>z</small>'):  # fmt: skip
         assert part in page
+
+
+def test_html_holds_the_other_forms_to_copy():
+    table = dataclasses.replace(TABLE, heading="50% & more")
+    (_, attributes), *_ = [
+        e for e in Page(f"<h1></h1>{tables.html(table)}").elements if e[0] == "table"
+    ]
+    assert attributes["aria-label"] == "50% & more" and attributes["class"] == "sortable"
+    assert attributes["data-markdown"] == tables.markdown(table)
+    assert attributes["data-latex"] == tables.latex(table, "50% & more")
+    # `page.js` takes the lines above the rows as they are: 2 of Markdown, 7 of LaTeX.
+    lines = attributes["data-latex"].splitlines()
+    assert len(attributes["data-markdown"].splitlines()) == 2 + len(table.rows)
+    assert lines[6] == r"\midrule" and lines[7 + len(table.rows)] == r"\bottomrule"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.421, "0.421 s"), (59.9, "59.9 s"), (73.2, "1 min 13 s"), (11100, "3 h 5 min")],
+)
+def test_duration_text(seconds, text):
+    assert tables.duration_text(seconds) == text
 
 
 def test_csv_quotes():
