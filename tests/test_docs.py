@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_the_notebook_code_of_the_front_page_runs():
     names = {}
     exec(code.replace("range(200)", "range(1)"), names)  # what is shown, in less time
     assert set(names["result"]["attacks"]) == {"fgsm", "pgd_sat"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_notebooks_are_small_and_show_a_whole_clean_run(path):
+    assert path.stat().st_size < 200_000
+    code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    kinds = {(output["output_type"], output.get("name")) for output in outputs}
+    assert kinds <= {("display_data", None), ("stream", "stdout")}
+    assert not re.search(r"Warning|/(tmp|home|root|usr)/", json.dumps(outputs))
 
 
 def test_the_examples_of_extensions_run():
