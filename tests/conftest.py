@@ -1,6 +1,7 @@
 """CPU with 8 simulated devices and quick compilation, set before jax is imported anywhere."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -58,6 +59,21 @@ def pytest_cmdline_main(config):
         option.numprocesses, option.maxprocesses = "auto", option.maxprocesses or 4
         if option.dist == "no":
             option.dist = "loadfile"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_maps():
+    """Lets go of compiled programs after a module, once the process has many memory maps.
+
+    XLA maps the code of each program; past vm.max_map_count (65,530) the next one ends the process.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > 25_000:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
