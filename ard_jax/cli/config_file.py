@@ -158,7 +158,7 @@ def _broken(path: Path, error: Exception) -> ConfigFileError:
     )
 
 
-def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: str) -> str:
+def _apply(config: Any, types_: dict[str, Any], override: str) -> str:
     """Sets one value; returns what is wrong with it, or ""."""
     path, _, text = override.partition("=")
     inside = sorted(known for known in types_ if known.startswith(f"{path}."))
@@ -190,7 +190,7 @@ def _apply(config: ml_collections.ConfigDict, types_: dict[str, Any], override: 
     return ""
 
 
-def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
+def _idle(config: Any, given: list[str]) -> list[str]:
     """Which of the values that were set are never read, beside the others, and why."""
     if "runs" in config:
         return [text for path in dict.fromkeys(given) if (text := _idle_run(config, path))]
@@ -211,22 +211,20 @@ def _idle(config: ml_collections.ConfigDict, given: list[str]) -> list[str]:
     return found
 
 
-def _experiments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _experiments(config: Any) -> dict[str, Any]:
     """Beginning of dotted names -> experiment: one, or the runs of a comparison."""
     runs: Any = config.get("runs")
     return {"": config} if runs is None else {f"runs.{name}.": runs[name] for name in runs}
 
 
-def _methods(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _methods(config: Any) -> dict[str, Any]:
     """Likewise -> name of the method."""
     return {
         prefix: one.get("method", {}).get("name") for prefix, one in _experiments(config).items()
     }
 
 
-def _foreign(
-    config: ml_collections.ConfigDict, given: list[str], name: str, former: dict[str, Any]
-) -> list[str]:
+def _foreign(config: Any, given: list[str], name: str, former: dict[str, Any]) -> list[str]:
     """What would stay of the `former` methods of the file `name` where others were set."""
     changed = {p: m for p, m in _methods(config).items() if m != former[p] and m in methods.ATTACKS}
     found = []
@@ -249,7 +247,7 @@ def _foreign(
     return found
 
 
-def _idle_run(config: ml_collections.ConfigDict, path: str) -> str:
+def _idle_run(config: Any, path: str) -> str:
     """Why a value of one run of a comparison is never read; "" if it is."""
     group, _, inner = path.partition(".")
     name, _, field = inner.partition(".")
@@ -288,7 +286,7 @@ def _unknown(path: str, known: list[str]) -> str:
     return f"config.{path} does not exist; config{where and '.'}{where} has {', '.join(names) or 'none'}"
 
 
-def _types(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _types(config: Any) -> dict[str, Any]:
     """Dotted name -> type of everything that can be set; those below a name of type dict are free."""
     if "runs" not in config:
         return dict(_of_experiment(config))

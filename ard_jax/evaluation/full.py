@@ -22,7 +22,7 @@ from ard_jax.data import ArrayDataset
 from ard_jax.evaluation import autoattack, diagnostics, noise, teacher_quality
 from ard_jax.evaluation.accuracies import ExampleResults, summarize
 from ard_jax.evaluation.evaluator import Evaluator
-from ard_jax.io.files import write_text_atomic
+from ard_jax.io.files import write_arrays_atomic, write_text_atomic
 from ard_jax.io.metric_writer import METRICS_FILE, MetricWriter, read_metrics
 from ard_jax.io.progress import Progress
 from ard_jax.models import ModelBundle
@@ -484,10 +484,10 @@ def save(
     arrays: dict[str, np.ndarray] = {}
     for title, result in results.items():
         arrays |= {"labels": result.labels} | result.arrays(title)
-    _save_arrays(folder / "evaluation_flags.npz", arrays)
+    write_arrays_atomic(folder / "evaluation_flags.npz", arrays)
     if evaluation.config["eval"].get("save_images"):
         found = {f"{n}/{a}": s.images for n, r in results.items() for a, s in r.suites.items()}
-        _save_arrays(folder / "evaluation_images.npz", found)
+        write_arrays_atomic(folder / "evaluation_images.npz", found)
     write_text_atomic(folder / "evaluation.csv", run_page.csv_text(evaluation))
     table = tables.markdown(run_page.result_table(evaluation))
     write_text_atomic(folder / "evaluation.md", table)
@@ -496,9 +496,3 @@ def save(
     write_text_atomic(path, page)
     write_text_atomic(folder / record.EVALUATION_FILE, evaluation.text())
     return path
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    partial = path.with_suffix(".tmp.npz")
-    np.savez_compressed(partial, **arrays)
-    partial.replace(path)

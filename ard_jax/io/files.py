@@ -12,6 +12,15 @@ from typing import Any
 _SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
+def write_arrays_atomic(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes a compressed .npz file, whole or not at all."""
+    import numpy as np  # --help answers without it
+
+    partial = path.with_suffix(".tmp.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(path)
+
+
 def write_text_atomic(path: str | os.PathLike, text: str) -> Path:
     """Writes a UTF-8 text file through `<path>.tmp`: a reader sees the old file or the new one.
 

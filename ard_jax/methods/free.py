@@ -102,4 +102,5 @@ def _refuses(config: FreeConfig, attack: Any) -> str:
 REGISTRATION = base.Registration(
     "free", FreeConfig, make, attack="fgsm", refuses=_refuses,
     updates=lambda config: config.replays,
+    needs_labels=lambda _: "has one gradient of the class's cross-entropy for weights and images",
 )  # fmt: skip

@@ -125,7 +125,21 @@ def _refuses(config: Any, attack: Any) -> str:
 
 REGISTRATION = (
     base.Registration(
-        "icml26", Icml26Config, make, ("robust",), "sat_train", refuses=_refuses, igdm=_IGDM
-    ),
-    base.Registration("icml26_at", Icml26AtConfig, make_at, attack="sat_train", refuses=_refuses),
+        "icml26",
+        Icml26Config,
+        make,
+        ("robust",),
+        "sat_train",
+        refuses=_refuses,
+        igdm=_IGDM,
+        needs_labels=lambda _: "attacks by the class",
+    ),  # fmt: skip
+    base.Registration(
+        "icml26_at",
+        Icml26AtConfig,
+        make_at,
+        attack="sat_train",
+        refuses=_refuses,
+        needs_labels=lambda _: "learns from the class, as its code does",
+    ),  # fmt: skip
 )
