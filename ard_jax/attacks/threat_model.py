@@ -24,6 +24,7 @@ STARTS = ("none", "uniform", "gauss")
 #   range_at_end     CIARD's CW: the ball after every step, the range once after the last
 #   range_only       N-FGSM: no ball; eps is the unit of start and step
 ORDERS = ("ball_then_range", "range_then_ball", "range_at_end", "range_only")
+LEAST_EPS = 0.1 / 255  # in [0,1] pixels; below it 8/255 was rather divided by 255 once more
 _SLACK = 1e-4  # of the range, what rounding may leave outside of ball and range
 
 

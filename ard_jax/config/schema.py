@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ard_jax.attacks.threat_model import LEAST_EPS
 from ard_jax.config.data_options import DataConfig
 from ard_jax.config.marks import CONTENT, EVALUATION, NOTHING, Folder
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Positive, Seed, Share
@@ -20,7 +21,6 @@ from ard_jax.optim import OptimConfig
 
 # Arguments of `models.create` that are no options of an architecture.
 _OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalization", "bn_groups"}
-_LEAST_EPS = 0.1 / 255
 
 
 class NetConfig(Options):
@@ -395,9 +395,9 @@ class Experiment(Options):
         return found + self._radius_conflicts() + self._group_conflicts()
 
     def _radius_conflicts(self) -> list[str]:
-        if self.eps < _LEAST_EPS:
+        if self.eps < LEAST_EPS:
             return [
-                f"eps={self.eps}: must be at least 0.1/255 = {_LEAST_EPS:.3g}, a tenth of a grey level, in "
+                f"eps={self.eps}: must be at least 0.1/255 = {LEAST_EPS:.3g}, a tenth of a grey level, in "
                 "units of [0,1] pixels (8/255 = 0.0314)"
             ]
         if self.norm != "linf":

@@ -133,7 +133,7 @@ REGISTRATION = (
         refuses=_refuses,
         igdm=_IGDM,
         needs_labels=lambda _: "attacks by the class",
-    ),  # fmt: skip
+    ),
     base.Registration(
         "icml26_at",
         Icml26AtConfig,
@@ -141,5 +141,5 @@ REGISTRATION = (
         attack="sat_train",
         refuses=_refuses,
         needs_labels=lambda _: "learns from the class, as its code does",
-    ),  # fmt: skip
+    ),
 )

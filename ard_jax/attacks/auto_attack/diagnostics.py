@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ard_jax.attacks.auto_attack.versions import Member, num_targets
-from ard_jax.attacks.threat_model import ThreatModel
+from ard_jax.attacks.threat_model import LEAST_EPS, ThreatModel
 from ard_jax.losses import checks
 
 # A gap of more than this between a plain gradient attack and AutoAttack points at gradient masking:
@@ -18,7 +18,6 @@ SQUARE_GAIN = 0.002
 _SMALL_GRADIENT = 1e-6
 _SATURATED = 88  # exp(-88) is the smallest normal float32
 _LOGITS_DIFFER = 1e-4
-_LEAST_EPS = 0.1 / 255
 _DARK = 32 / 255  # a brightest pixel below it is rather one of another scale
 
 
@@ -171,7 +170,7 @@ def image_warnings(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> l
 
 def radius_warnings(eps: Any, width: float = 1.0) -> list[str]:
     """Warnings out of a radius, of pixels whose range is so wide."""
-    return [] if eps / width >= _LEAST_EPS else [
+    return [] if eps / width >= LEAST_EPS else [
         f"eps={float(eps):.3g} is less than a tenth of a grey level; is 8/255 meant, divided by 255 once?"
     ]  # fmt: skip
 
