@@ -72,8 +72,8 @@ def traces():
     """Program -> how often a small run of two epochs, teachers and evaluation included, traces it."""
     from ard_jax.cli import train
     from ard_jax.config import parse
+    from ard_jax.configs import ciard_digits
     from ard_jax.runtime import compilation
-    from configs import ciard_digits
 
     compilation.TRACES.clear()
     with tempfile.TemporaryDirectory() as folder:

@@ -81,7 +81,7 @@ def arguments():
 def configured(args, setting: str, seed: int):
     """The configuration of one run."""
     path, _, variant = args.config.partition(":")
-    config = importlib.import_module(f"configs.{Path(path).stem}").get_config(variant)
+    config = importlib.import_module(f"ard_jax.configs.{Path(path).stem}").get_config(variant)
     config.epochs = args.epochs or config.epochs
     folder = args.out / f"{config.name}-{config.epochs}-epochs"
     config.seed = seed

@@ -1,6 +1,6 @@
 """The digits experiment, shrunk: tests run the real configuration path, not one of their own."""
 
-from configs import ciard_digits
+from ard_jax.configs import ciard_digits
 
 
 def tiny(tmp_path, variant="", **overrides):

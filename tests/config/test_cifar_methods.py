@@ -8,8 +8,8 @@ import pytest
 from ard_jax import data, methods
 from ard_jax.cli import train
 from ard_jax.config import parse
+from ard_jax.configs import cifar10
 from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
-from configs import cifar10
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 

@@ -57,7 +57,9 @@ def test_every_config_file_is_tested():
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in FILES.items() for v in vs])
 def test_config_files_are_valid_and_survive_json(name, variant):
-    experiment = parse.to_experiment(importlib.import_module(f"configs.{name}").get_config(variant))
+    experiment = parse.to_experiment(
+        importlib.import_module(f"ard_jax.configs.{name}").get_config(variant)
+    )
     assert parse.to_experiment(parse.to_dict(experiment)) == experiment
     # A config lists every option of its method, so that each can be overridden on the command line.
     defaults = methods.make_config(experiment.method.name, {})
@@ -68,13 +70,13 @@ def test_config_files_are_valid_and_survive_json(name, variant):
 
 @pytest.mark.parametrize(("name", "variant"), [(n, v) for n, vs in COMPARISONS.items() for v in vs])
 def test_comparisons_are_valid(name, variant):
-    comparison = from_config(importlib.import_module(f"configs.{name}").get_config(variant))
+    comparison = from_config(importlib.import_module(f"ard_jax.configs.{name}").get_config(variant))
     assert len(comparison.experiments) == len(comparison.methods) * len(comparison.seeds)
 
 
 @pytest.mark.parametrize(("variant", "teachers"), [("icml26", 5), ("saad", 4)])
 def test_published_tables_ask_for_their_teachers(variant, teachers):
-    raw = importlib.import_module("configs.compare_cifar10").get_config(variant)
+    raw = importlib.import_module("ard_jax.configs.compare_cifar10").get_config(variant)
     with pytest.raises(parse.ConfigError) as caught:
         from_config(raw)
     for name, about in raw.teachers_about.items():
@@ -93,7 +95,7 @@ def test_published_tables_ask_for_their_teachers(variant, teachers):
 
 
 def test_papers_table_at_the_papers_length_and_shortened():
-    get_config = importlib.import_module("configs.compare_cifar10").get_config
+    get_config = importlib.import_module("ard_jax.configs.compare_cifar10").get_config
     whole, short = (from_config(get_config(v)) for v in ("ciard", "ciard,epochs=30"))
     assert whole.protocol["select_on"] == "test" and whole.protocol["data.holdout"] == 0
     epochs = {m: whole.settings[m]["epochs"] for m in whole.methods}
@@ -112,7 +114,7 @@ def test_papers_table_at_the_papers_length_and_shortened():
 
 
 def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
-    comparison = from_config(importlib.import_module("configs.compare_digits").get_config())
+    comparison = from_config(importlib.import_module("ard_jax.configs.compare_digits").get_config())
     assert len(comparison.methods) >= 8 and comparison.seeds == (0, 1, 2)
 
 
@@ -120,12 +122,12 @@ def test_digits_comparison_has_eight_methods_or_more_and_three_seeds():
 def test_unknown_variant(name):
     with pytest.raises(ValueError, match="no variant 'nonsense'"):
         choice = "rslad:nonsense" if name in DATASETS else "nonsense"
-        importlib.import_module(f"configs.{name}").get_config(choice)
+        importlib.import_module(f"ard_jax.configs.{name}").get_config(choice)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_unknown_method(dataset):
-    get_config = importlib.import_module(f"configs.{dataset}").get_config
+    get_config = importlib.import_module(f"ard_jax.configs.{dataset}").get_config
     with pytest.raises(ValueError, match=rf"{dataset}.py needs a method.*trades"):
         get_config()
     with pytest.raises(ValueError, match="knows no method 'rsald'.*Methods: rslad, .*trades"):
@@ -137,7 +139,7 @@ def test_unknown_method(dataset):
     [("digits", "rslad_digits"), ("cifar10", "rslad_cifar10"), ("tiny_imagenet", "rslad_tiny_imagenet")],
 )  # fmt: skip
 def test_the_name_holds_method_and_data(choice, name):
-    get_config = importlib.import_module(f"configs.{choice}").get_config
+    get_config = importlib.import_module(f"ard_jax.configs.{choice}").get_config
     assert get_config("rslad").name == name
 
 
@@ -146,9 +148,11 @@ def test_a_file_of_its_own_is_the_experiment_of_its_method():
         method, dataset = next(
             (file.removesuffix(f"_{d}"), d) for d in DATASETS if file.endswith(d)
         )
-        own = importlib.import_module(f"configs.{file}").get_config()
+        own = importlib.import_module(f"ard_jax.configs.{file}").get_config()
         assert (
-            importlib.import_module(f"configs.{dataset}").get_config(method).eq_as_configdict(own)
+            importlib.import_module(f"ard_jax.configs.{dataset}")
+            .get_config(method)
+            .eq_as_configdict(own)
         )
 
 
@@ -159,20 +163,21 @@ def test_a_method_registered_later_needs_nothing_in_configs(dataset, monkeypatch
     monkeypatch.setitem(methods.TEACHERS, "newer", entry.teachers)
     monkeypatch.setitem(methods.TRAINED_TEACHERS, "newer", entry.trained_teachers)
     monkeypatch.setitem(methods.ATTACKS, "newer", entry.attack)
-    raw = importlib.import_module(f"configs.{dataset}").get_config("newer")
+    raw = importlib.import_module(f"ard_jax.configs.{dataset}").get_config("newer")
     experiment = parse.to_experiment(raw)
     assert (experiment.name, experiment.method.name) == (f"newer_{dataset}", "newer")
     assert experiment.attack.name == "trades_train"
     assert experiment.teachers.robust is not None and experiment.teachers.clean is None
     assert set(experiment.method.options) == {"adv_weight", "kl_reduction", "kl_scale"}
     assert (
-        importlib.import_module("configs.compare_digits").get_config("all").methods[-1] == "newer"
+        importlib.import_module("ard_jax.configs.compare_digits").get_config("all").methods[-1]
+        == "newer"
     )
 
 
 def test_paper_values():
     """reference: eminentgu/CIARD, HEAD 93a9a2d."""
-    e = parse.to_experiment(importlib.import_module("configs.ciard_cifar10").get_config())
+    e = parse.to_experiment(importlib.import_module("ard_jax.configs.ciard_cifar10").get_config())
     assert (e.epochs, e.batch_size, e.eps, e.student.model) == (300, 128, 8 / 255, "resnet18")
     assert (e.student_optim.lr, e.student_optim.momentum, e.student_optim.weight_decay) == (
         0.1,
@@ -282,7 +287,7 @@ def test_every_option_has_a_meaning_and_stands_in_the_config():
     """So that the command line can set it, whether or not a file names it."""
     records = [schema.Experiment, *(type(methods.make_config(n, {})) for n in methods.names())]
     assert all(f.description for record in records for f in record.model_fields.values())
-    raw = importlib.import_module("configs.ciard_digits").get_config()
+    raw = importlib.import_module("ard_jax.configs.ciard_digits").get_config()
     for path, record in options.records(parse.to_experiment(raw), "config"):
         if path != "config.method":
             group = functools.reduce(lambda g, name: g[name], path.split(".")[1:], raw)
@@ -371,7 +376,7 @@ def test_switches_of_the_recipe_that_cannot_be(tmp_path, variant, values, lines)
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_takes_the_switches(name):
-    raw = importlib.import_module("configs.cifar10").get_config(name)
+    raw = importlib.import_module("ard_jax.configs.cifar10").get_config(name)
     raw.data.update(augment="idbh_strong", extra="x.npz", extra_fraction=0.5)
     raw.update(swa_start=2, average_bn="recomputed")
     raw.awp.gamma = 0.005
@@ -398,7 +403,9 @@ def test_the_recipe_leaves_teachers_alone(tmp_path):
 
 
 def test_parts_of_the_recipe_side_by_side():
-    built = from_config(importlib.import_module("configs.compare_digits").get_config("recipe"))
+    built = from_config(
+        importlib.import_module("ard_jax.configs.compare_digits").get_config("recipe")
+    )
     assert len(built.methods) == 12 and len(built.seeds) == 3
     differ = {
         name: {k for k, v in one.items() if v != built.settings[name.split("_")[0]].get(k)}
@@ -411,7 +418,7 @@ def test_parts_of_the_recipe_side_by_side():
 
 def test_everything_wrong_with_a_method_at_once(tmp_path):
     """A teacher that it does not take, a zero temperature, a negative weight, an unusable attack."""
-    raw = importlib.import_module("configs.dard_digits").get_config()
+    raw = importlib.import_module("ard_jax.configs.dard_digits").get_config()
     raw.teachers.clean = tiny(tmp_path).teachers.clean
     raw.method.update(temperature=0.0, a=-0.5)
     raw.attack.options.update(lambda_schedule="up", dice="cake")
@@ -469,7 +476,7 @@ def test_reference_has_every_value():
 
 
 def test_a_run_that_was_made_stays_readable():
-    raw = importlib.import_module("configs.cifar10").get_config("rslad").to_dict()
+    raw = importlib.import_module("ard_jax.configs.cifar10").get_config("rslad").to_dict()
     raw["epochs"] = 5  # the schedule's decays are later: refused for a new run
     with pytest.raises(parse.ConfigError, match="student_optim.boundaries"):
         parse.to_experiment(raw)
@@ -478,7 +485,7 @@ def test_a_run_that_was_made_stays_readable():
 
 def test_gradient_matching(tmp_path):
     """Its weight by data set, what a longer run would change, and teachers and methods that it refuses."""
-    get_config = {d: importlib.import_module(f"configs.{d}").get_config for d in DATASETS}
+    get_config = {d: importlib.import_module(f"ard_jax.configs.{d}").get_config for d in DATASETS}
     weights = {d: get_config[d]("adaad:igdm").igdm.weight for d in DATASETS}
     assert weights == {"digits": 1.0, "cifar10": 1.0, "cifar100": 10.0, "tiny_imagenet": 10.0}
     with pytest.raises(ValueError, match="no variant 'igdm'"):
@@ -506,7 +513,7 @@ def test_gradient_matching(tmp_path):
 
 
 def test_constants_of_the_data_sets():
-    get_config = {d: importlib.import_module(f"configs.{d}").get_config for d in DATASETS}
+    get_config = {d: importlib.import_module(f"ard_jax.configs.{d}").get_config for d in DATASETS}
     names = ("temperature_first", "temperature_last", "share_first", "share_last")
     found = {d: tuple(get_config[d]("adr").method[n] for n in names) for d in DATASETS}
     assert found == {
@@ -529,7 +536,7 @@ def test_only_what_every_step_trains_can_have_a_cyclic_rate(tmp_path):
     [("fat", "sat_train", "stops each on its own"), ("dkl", "apgd_ce", "eps_ramp=False")],
 )
 def test_attack_that_a_method_cannot_do_its_work_with(name, attack, words):
-    raw = importlib.import_module("configs.digits").get_config(name)
+    raw = importlib.import_module("ard_jax.configs.digits").get_config(name)
     raw.attack.name, raw.epochs = attack, 0
     with pytest.raises(
         parse.ConfigError, match=rf"config.attack: attack '{attack}'.*{words}"

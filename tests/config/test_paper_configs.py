@@ -28,7 +28,9 @@ COUNTS = {
 def test_a_step_of_the_experiment(name, variant):
     import numpy as np
 
-    experiment = parse.to_experiment(importlib.import_module(f"configs.{name}").get_config(variant))
+    experiment = parse.to_experiment(
+        importlib.import_module(f"ard_jax.configs.{name}").get_config(variant)
+    )
     classes, shape = SHAPES[experiment.data.name]
     names = tuple(str(i) for i in range(classes))
     data = ArrayDataset(

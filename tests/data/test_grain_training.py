@@ -17,8 +17,8 @@ from ard_jax import data
 from ard_jax.checkpoints import manager, networks, resume
 from ard_jax.cli import train, train_checks
 from ard_jax.config import build, parse
+from ard_jax.configs import digits
 from ard_jax.data.train_batches import TrainBatches
-from configs import digits
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -139,7 +139,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 from ard_jax.cli import train
 from ard_jax.config import parse
-from configs import digits
+from ard_jax.configs import digits
 
 raw = digits.get_config("natural")
 raw.workdir, loader, folder = sys.argv[1:4]

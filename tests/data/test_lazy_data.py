@@ -7,7 +7,7 @@ from test_data_tfds import write_prepared
 
 from ard_jax import data
 from ard_jax.config import parse
-from configs import ciard_digits
+from ard_jax.configs import ciard_digits
 
 GRAIN = data.Reading("grain")
 

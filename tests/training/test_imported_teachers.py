@@ -13,9 +13,9 @@ from ard_jax.checkpoints import manager
 from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.cli import train, train_checks
 from ard_jax.config import build, parse
+from ard_jax.configs import digits
 from ard_jax.runtime import sharding
 from ard_jax.training import teachers
-from configs import digits
 
 
 @pytest.fixture(scope="module")

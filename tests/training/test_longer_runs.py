@@ -52,7 +52,7 @@ def test_a_schedule_that_ends_with_the_run_says_so(tmp_path):
     ],
 )  # fmt: skip
 def test_what_depends_on_the_length(file, changes, reason):
-    from configs import protocol
+    from ard_jax.configs import protocol
 
     config = protocol.digits(file)
     config.epochs = 20

@@ -10,11 +10,11 @@ from ard_jax.checkpoints.resume import ConfigChangedError
 from ard_jax.cli import compare, plan, train
 from ard_jax.config import build, parse
 from ard_jax.config.comparison import from_config
+from ard_jax.configs import protocol
 from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 from ard_jax.reporting import record
 from ard_jax.runtime import preemption, sharding
 from ard_jax.training import teachers
-from configs import protocol
 
 ROLES = {"lbgat": "guide", "peeraid": "peer"}
 SMALL = {"eval__attacks": ("pgd_sat",), "eval__grid": 0, "eval__max_examples": 50}

@@ -12,9 +12,9 @@ from experiments import tiny
 
 from ard_jax.cli import train
 from ard_jax.config import build, parse
+from ard_jax.configs import dard_digits
 from ard_jax.runtime import sharding
 from ard_jax.training import soft_labels, teachers
-from configs import dard_digits
 
 
 def experiment(folder, variant="", **overrides):
