@@ -192,9 +192,10 @@ def _apply(config: Any, types_: dict[str, Any], override: str) -> str:
 
 def _idle(config: Any, given: list[str]) -> list[str]:
     """Which of the values that were set are never read, beside the others, and why."""
+    found = [text for path in dict.fromkeys(given) if (text := _idle_in_teacher(config, path))]
     if "runs" in config:
-        return [text for path in dict.fromkeys(given) if (text := _idle_run(config, path))]
-    kind, found = config.data.get("augment"), []
+        return found + [text for path in dict.fromkeys(given) if (text := _idle_run(config, path))]
+    kind = config.data.get("augment")
     if "data.pad" in given and kind not in PADDED:
         found.append(
             f"config.data.pad is of random crops: leave it out with config.data.augment={kind}"
@@ -209,6 +210,30 @@ def _idle(config: Any, given: list[str]) -> list[str]:
             "config.data.extra_fraction is of config.data.extra: give that file, or leave it out"
         )
     return found
+
+
+def _idle_in_teacher(config: Any, path: str) -> str:
+    """Why a value of a teacher's network or recipe is never read; "" if it is."""
+    match = re.fullmatch(r"((?:runs\.\w+\.)?)teachers\.(\w+)\.((net|recipe)\..*)", path)
+    if not match:
+        return ""
+    prefix, role, field, _ = match.groups()
+    teacher, where = _experiments(config)[prefix].teachers[role], f"config.{prefix}teachers.{role}"
+    if teacher is None:
+        return ""
+    if teacher.get("checkpoint"):
+        return (
+            f"config.{path} is of a teacher that is trained: leave it out with {where}.checkpoint="
+            f"{teacher.checkpoint}, which brings its own network, or leave that out"
+        )
+    method = teacher.get("recipe", {}).get("method")
+    if field == "recipe.beta" and method != "trades":
+        reader = "'trades'"
+    elif field.startswith("recipe.attack.") and method == "natural":
+        reader = "'sat' and 'trades'"
+    else:
+        return ""
+    return f"config.{path} is of {reader}: leave it out with {where}.recipe.method={method!r}"
 
 
 def _experiments(config: Any) -> dict[str, Any]:

@@ -169,6 +169,10 @@ class AwpConfig(Options):
     )
     start: AtLeastOne = Field(default=1, description="First epoch with a perturbation.")
 
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        return [] if self.gamma else self.without_effect("gamma")
+
 
 class MethodConfig(Options):
     """A method by name and its options (see `methods`)."""
@@ -383,6 +387,11 @@ class Experiment(Options):
             found.append(
                 f"average_bn={self.average_bn!r} is of an average of the student: set config.ema_decay or "
                 "config.swa_start, or leave it out"
+            )
+        if self.data.augment == "cutmix" and self.batch_size == 1:
+            found.append(
+                "batch_size=1: config.data.augment='cutmix' mixes two images of a batch; use at least 2, or "
+                "another augmentation"
             )
         starts = {"swa_start": self.swa_start, "awp.start": self.awp.start if self.awp.gamma else 0}
         starts["attack.eps_ramp"] = self.attack.eps_ramp

@@ -69,6 +69,15 @@ class Options(BaseModel):
         """What is wrong with the fields taken together, in sentences that begin with a field's name."""
         return []
 
+    def without_effect(self, switch: str) -> list[str]:
+        """One conflict for each field that is not at its default, though `switch` is off."""
+        return [
+            f"{name}={value!r} has no effect with {switch}={getattr(self, switch)}: set {switch} too, or "
+            f"leave {name} out"
+            for name, value in self
+            if name != switch and value != type(self).model_fields[name].default
+        ]
+
     def replace(self, **values: Any) -> Self:
         """The record with other values, checked anew."""
         return type(self)(**(dict(self) | values))

@@ -50,6 +50,10 @@ class Igdm(Options):
         "SAAD's code (adaad).",
     )
 
+    def conflicts(self) -> list[str]:
+        """See `Options.conflicts`."""
+        return [] if self.weight else self.without_effect("weight")
+
 
 def passes(
     config: Igdm, own: tuple[str, ...], released: dict[str, tuple[str, ...]]

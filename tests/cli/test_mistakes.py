@@ -23,6 +23,7 @@ from ard_jax.runtime import environment, preemption
 
 ROOT = Path(__file__).parents[2]
 DIGITS, SAT, CIARD = "digits.py:natural", "digits.py:sat", "digits.py:ciard"
+RSLAD = "digits.py:rslad"
 
 
 def experiment(file, *overrides):
@@ -56,6 +57,15 @@ REFUSED = [
     (SAT, ["awp.gamma=1e9"], "config.awp.gamma=1000000000.0: must be at most 1"),
     (SAT, ["awp.gamma=0.01", "awp.start=-4"], "config.awp.start=-4: must be at least 1"),
     (SAT, ["igdm.weight=0.5"], "config.igdm.weight=0.5: method 'sat' takes no gradient matching"),
+    (SAT, ["awp.start=3"], "config.awp.start=3 has no effect with gamma=0.0: set gamma too, or leave start"),
+    (RSLAD, ["igdm.variant=released"], "config.igdm.variant='released' has no effect with weight=0.0: set"),
+    (RSLAD, ["igdm.beta=2"], "config.igdm.beta=2.0 has no effect with weight=0.0: set weight too, or leave"),
+    (SAT, ["data.augment=cutmix", "attack.name=adr_train", "batch_size=1"], "config.batch_size=1: config."),
+    (RSLAD, ["teachers.robust.recipe.beta=3"], "config.teachers.robust.recipe.beta is of 'trades': leave it"),
+    (CIARD, ["teachers.clean.recipe.attack.steps=3"], "config.teachers.clean.recipe.attack.steps is of 'sat' "
+     "and 'trades': leave it out with config.teachers.clean.recipe.method='natural'"),
+    (CIARD, ["teachers.robust.checkpoint=runs/x", "teachers.robust.recipe.epochs=9"], "config.teachers.robust"
+     ".recipe.epochs is of a teacher that is trained: leave it out with config.teachers.robust.checkpoint="),
     (SAT, ["igdm.weight=-1"], "config.igdm.weight=-1.0: must be at least 0"),
     (DIGITS, ["data.holdout=1.0"], "config.data.holdout=1.0: a share below 1, or a whole number of images"),
     (DIGITS, ["data.holdout=inf"], "config.data.holdout=inf: must be a finite number"),
