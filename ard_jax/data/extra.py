@@ -21,6 +21,7 @@ from ard_jax.data.split import permutation
 
 _IMAGES, _LABELS = ("image", "images"), ("label", "labels")
 _CHUNK = 1 << 20  # labels that are looked at together
+_LOOKED_AT = 100  # images of a file
 _STREAM = 1 << 63  # of numbers beside the orders of epochs, which have the key (seed, epoch)
 
 
@@ -61,7 +62,7 @@ def open_extra(
     fraction: float,
     batch_size: int,
 ) -> ExtraImages:
-    """Opens a file beside the training images that it adds to; reads the labels, and no image.
+    """Opens a file beside the training images that it adds to; reads the labels, and few of the images.
 
     Args:
       path: of the file.
@@ -71,7 +72,7 @@ def open_extra(
 
     Raises:
       DataError: every problem of the file, together: it is missing or compressed, lacks an array, has images
-        of another type or size, labels out of range, or fewer images than a batch takes.
+        of another type or size or all black ones, labels out of range, or fewer images than a batch takes.
     """
     per_batch = int(fraction * batch_size)
     where = Path(path).expanduser()
@@ -162,7 +163,9 @@ def _map(path: Path) -> tuple[dict[str, np.ndarray], str, list[str]]:
                     arrays[name] = _map_member(path, file, members[key])
                     sums.append(f"{members[key].CRC:08x}")
     except FileNotFoundError:
-        problems.append("there is no such file: correct the path")
+        problems.append("there is no such file: correct the path, or leave it empty for none")
+    except IsADirectoryError:
+        problems.append("it is a folder: give an .npz file in it")
     except OSError as error:
         problems.append(f"it cannot be read ({error.strerror or error}): correct its permissions")
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
@@ -220,6 +223,11 @@ def _problems(arrays: dict[str, np.ndarray], train: ArrayDataset | LazyDataset) 
                 f"its images are {shape} (H, W, C), those of {train.name} {train.image_shape}: resize or "
                 "convert them"
             )
+        if not found and (top := images[_spread(len(images))].max()) <= 1:
+            found.append(
+                f"its images have no value above {top}, black in the range 0 to 255, as far as {_LOOKED_AT} "
+                "of them tell: give (255 * images).round().astype(np.uint8) of those in [0, 1]"
+            )
     if labels is not None:
         if labels.ndim not in (1, 2) or labels.size != len(labels) or labels.dtype.kind not in "iu":
             found.append(
@@ -233,6 +241,11 @@ def _problems(arrays: dict[str, np.ndarray], train: ArrayDataset | LazyDataset) 
             f"it has {len(images)} images but {len(labels)} labels: give one for each image"
         )
     return found
+
+
+def _spread(count: int) -> np.ndarray:
+    """Rows of the images that are looked at, from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(int))
 
 
 def _out_of_range(labels: np.ndarray, classes: int) -> str:

@@ -142,9 +142,11 @@ def test_files_that_are_taken(tmp_path, keys, shape):
         ({"label": np.zeros((50, 3), int)}, ["labels are int64 of shape (50, 3)"]),
         ({"label": np.zeros(49, int)}, ["50 images but 49 labels"]),
         (
-            {"image": np.zeros((3, 4, 4, 1), np.uint8), "label": np.zeros(3, int)},
+            {"image": np.full((3, 4, 4, 1), 2, np.uint8), "label": np.zeros(3, int)},
             ["3 images, fewer than the 5"],
         ),
+        ({"image": np.ones((50, 4, 4, 1), np.uint8)}, ["images have no value above 1, black in the range"]),
+        ({"image": np.zeros((50, 4, 4, 1), np.uint8)}, ["images have no value above 0, black in the range"]),
         ({"label": np.array([None] * 50)}, ["holds objects"]),
     ],
 )  # fmt: skip
@@ -165,6 +167,8 @@ def test_files_that_cannot_be_mapped(tmp_path):
     assert "label is compressed" in str(error.value)
     with pytest.raises(DataError, match="no such file"):
         open_extra(tmp_path / "none.npz", dataset(), 0.5, BATCH)
+    with pytest.raises(DataError, match="it is a folder: give an .npz file in it"):
+        open_extra(tmp_path, dataset(), 0.5, BATCH)
     both = dict.fromkeys(("image", "images"), images) | {"label": np.zeros(9, int)}
     np.savez(tmp_path / "both.npz", **both)
     with pytest.raises(DataError, match="both 'image' and 'images': leave one out"):
