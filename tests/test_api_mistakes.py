@@ -205,6 +205,7 @@ MISTAKES = {
     "attack": (lambda: parts(attack="sat_train"), "attack is str; give attacks.make"),
     "teacher": (lambda: parts(teachers={"robust": "wrn"}), r"teachers\['robust'\] is str"),
     "epochs": (lambda: parts(epochs=0), "epochs=0: must be an integer >= 1"),
+    "soft labels": (lambda: parts(soft_labels="yes"), "soft_labels='yes': must be True or False"),
     "BatchNorm": (lambda: parts(attack_bn="Train"), "unknown attack_bn 'Train'"),
     "gamma": (lambda: methods.Awp(gamma=-1), "gamma of AWP=-1"),
     "teacher's images": (

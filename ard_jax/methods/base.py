@@ -118,6 +118,7 @@ class Parts:
         checks.count(self.batch_size, "batch_size", 0)
         checked.lengths(self)
         checks.count(self.eps_ramp, "eps_ramp", 0)
+        checks.flag(self.soft_labels, "soft_labels")
         checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
         checks.choice(self.attack_bn_stats, "attack_bn_stats", ("discard", "keep"))
 
