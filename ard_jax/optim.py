@@ -171,7 +171,11 @@ def one_cycle(position: jax.Array, peak: float, last: float) -> tuple[jax.Array,
     Returns:
       (the rate as a part of the largest: 1/25 at 0, 1 at `peak`, 1/250000 at `last`; what is added to the
       momentum: 0.05, -0.05, 0.05), float32.
+
+    Raises:
+      ValueError: `peak` is not above 0.
     """
+    checks.positive(peak, "peak of one_cycle")
     rising = position <= peak
     up = 0.5 - 0.5 * jnp.cos(jnp.pi * position / peak)
     down = 0.5 + 0.5 * jnp.cos(jnp.pi * (position - peak) / (last - peak))
@@ -212,6 +216,8 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
     ):
         if jax.tree.structure(grads) != jax.tree.structure(params):
             raise ValueError("grads are not those of params: their trees have other leaves")
+        if opt_state is None:
+            raise ValueError("opt_state is None; give that of init(params) or of the last update")
         shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, params)]
         if shapes[0] != shapes[1]:
             raise ValueError("grads are not those of params: their arrays have other shapes")

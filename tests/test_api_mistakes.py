@@ -586,6 +586,14 @@ OF_TRAINING = {
         lambda: OPTIM.update({"a": X}, OPTIM.init({"a": Z}), {"a": Z}, 0.1),
         "grads are not those of params: their arrays have other shapes",
     ),
+    "no state of an optimiser": (
+        lambda: OPTIM.update({"a": Z}, None, {"a": Z}, 0.1),
+        r"opt_state is None; give that of init\(params\)",
+    ),
+    "a cycle without a rise": (
+        lambda: optim.one_cycle(0.0, 0, 3),
+        "peak of one_cycle=0: must be ab",
+    ),
     "a complex loss": (
         lambda: of_loss(lambda z, soft, batch: (1j * jnp.mean(z.nat), {})),
         "the loss is .*complex.* real scalars",
