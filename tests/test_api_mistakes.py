@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ard_jax import attacks, data, evaluate, losses, methods, models, optim
+from ard_jax.attacks.auto_attack.square import SquareState
 from ard_jax.data.base import ArrayDataset
-from ard_jax.interop import safetensors_file, torch_export
+from ard_jax.evaluation import teacher_quality
+from ard_jax.interop import safetensors_file, torch_export, torch_names
 from ard_jax.methods import base
 from ard_jax.methods.options import Options
 from ard_jax.models import described
@@ -301,6 +303,19 @@ OF_ATTACKS = {
     ),
     "steps of a schedule": (lambda: attacks.lambda_values("paper", 0), "steps=0: must be"),
     "no state of Square": (lambda: attacks.square_result(predict, None, X, Y), "state is NoneType"),
+    "a state of Square of other images": (
+        lambda: square_parts(images=X[:2], labels=Y[:2]),
+        r"shapes \(\(4, 8, 8, 1\), \(4,\), \(4,\)\) for images of \(2, 8, 8, 1\); give the rows",
+    ),
+    "half a query": (lambda: square_parts(queries=1.5), "queries=1.5: must be an integer >= 0"),
+    "no function of Square": (
+        lambda: square_parts(predict=W),
+        "predict is ndarray; give a function",
+    ),
+    "padding of Square": (
+        lambda: attacks.square_start(predict, X, Y, KEY, eps=0.1, alive=np.ones(3, bool)),
+        r"alive is bool\[3\]; give bool\[4\]",
+    ),
     "a folder": (lambda: autoattack(state_dir=3), "state_dir is int; give a path"),
     "progress": (lambda: autoattack(progress="no"), "progress='no': must be True or False"),
     "members": (lambda: autoattack(attacks=3), "attacks=3: give some of apgd-ce"),
@@ -500,6 +515,17 @@ OF_RADII = {
 }
 
 
+def square_parts(**changed):
+    state = SquareState(X, np.ones(4, np.float32), np.ones(4, np.int32))
+    counts = {"first_query": 0, "queries": 1, "budget": 1}
+    given = {"predict": predict, "state": state, "images": X, "labels": Y, "key": KEY} | counts
+    return attacks.square_run(**given | changed, eps=0.1)
+
+
+def moved(name="a", images=X, x_adv=X, labels=Y, f=predict):
+    return teacher_quality.per_image(f, images, labels, {name: x_adv})
+
+
 def trains_with(result, **options):
     return methods.create("sat", parts(attack=Mine(result, **options)))
 
@@ -621,6 +647,37 @@ OF_TRAINING = {
     "no JSON": (
         lambda: safetensors_file.export(NET, NET.init(0), "nowhere", {"description": "foo"}),
         "the description 'foo' is no JSON",
+    ),
+    "no network to export": (
+        lambda: safetensors_file.export(None, NET.init(0), "nowhere", {}),
+        "^NoneType is no network",
+    ),
+    "no metadata": (
+        lambda: safetensors_file.export(NET, NET.init(0), "nowhere", None),
+        "metadata is NoneType; give",
+    ),
+    "no file to export to": (
+        lambda: safetensors_file.export(NET, NET.init(0), None, {}),
+        "path is NoneType; give a file's path",
+    ),
+    "no network for PyTorch": (
+        lambda: torch_export.export(None, NET.init(0), "nowhere", DESCRIPTION),
+        "^NoneType is no network",
+    ),
+    "no state dict": (
+        lambda: torch_names.from_torch("small_cnn", None),
+        "state is NoneType; give a dict of torch name -> array",
+    ),
+    "a teacher that is no function": (lambda: moved(f=W), "predict is ndarray; give a function"),
+    "a teacher's images in bytes": (lambda: moved(images=PAIR[0]), "images are uint8"),
+    "a teacher's labels": (lambda: moved(labels=Y[:2]), r"labels of shape \(2,\) for a batch of 4"),
+    "fewer images of an attack": (
+        lambda: moved(x_adv=X[:2]),
+        r"moved\['a'\] has shape \(2, 8, 8, 1\)",
+    ),
+    "an attack called clean, of a teacher": (
+        lambda: moved("clean"),
+        r"moved is \['clean'\]; give a",
     ),
     "class names in no order": (lambda: named(set("abcde")), r"class_names=.*; give a tuple"),
     "a negative temperature": (

@@ -52,12 +52,8 @@ def look(
     return logits, found
 
 
-def traced_shape(predict: Any, *arguments: Any) -> Any:
-    """Returns what predict would return, as shapes, without running it.
-
-    Raises:
-      ValueError: no function, one that needs the values of its arguments, as NumPy does, or one that fails.
-    """
+def check_function(predict: Any) -> None:
+    """Raises ValueError unless `predict` is a function."""
     kind = type(predict).__name__
     if isinstance(predict, type) or not callable(predict) or hasattr(predict, "bind"):
         instead = ""
@@ -68,6 +64,15 @@ def traced_shape(predict: Any, *arguments: Any) -> Any:
                 "; of a network of ard_jax.models: lambda x: net.apply(variables, x, False)[0]"
             )
         raise ValueError(f"predict is {kind}; give a function from images to logits{instead}")
+
+
+def traced_shape(predict: Any, *arguments: Any) -> Any:
+    """Returns what predict would return, as shapes, without running it.
+
+    Raises:
+      ValueError: no function, one that needs the values of its arguments, as NumPy does, or one that fails.
+    """
+    check_function(predict)
     try:
         return jax.eval_shape(predict, *arguments)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:

@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax.attacks.attack import Attack
+from ard_jax.attacks.checked_predict import check_function
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import noise
 from ard_jax.evaluation.accuracies import confidence_interval
 from ard_jax.evaluation.evaluator import Evaluator
+from ard_jax.losses import checks
 from ard_jax.methods.saad import entropy
 from ard_jax.reporting.record import (
     Finding,
@@ -48,7 +50,11 @@ def answers(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     Args:
       logits: [B,K] float.
       labels: [B] int.
+
+    Raises:
+      ValueError: they are not.
     """
+    logits, labels = checks.logits_and_labels(logits, labels)
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32)), axis=-1)
     right = jnp.all(jnp.isfinite(logits), axis=-1) & (jnp.argmax(logits, axis=-1) == labels)
     return {"right": right, "confidence": confidence, "entropy": entropy(logits)}
@@ -81,7 +87,22 @@ def per_image(
 
     Returns:
       "clean" -> `answers` at x; each name -> `answers` at its x', "first_order" and "central" [B] float32.
+
+    Raises:
+      ValueError: an argument of another kind or shape.
     """
+    check_function(predict)
+    images = jnp.asarray(checks.pixels(images))
+    if not isinstance(moved, Mapping) or CLEAN in moved:
+        given = list(moved) if isinstance(moved, Mapping) else type(moved).__name__
+        raise ValueError(
+            f"moved is {given}; give a dict of name -> x', of names other than 'clean'"
+        )
+    for name, x_adv in moved.items():
+        if np.shape(x_adv) != images.shape:
+            raise ValueError(
+                f"moved[{name!r}] has shape {np.shape(x_adv)}; give that of images, {images.shape}"
+            )
     z, pullback = jax.vjp(predict, images)
     _, along = jax.vjp(lambda u: pullback(u)[0], jnp.zeros_like(z))
     found = {CLEAN: answers(z, labels)}

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ard_jax.models import ModelBundle, described
+from ard_jax.models.bundle import check_network
 
 
 def export(
@@ -35,10 +36,15 @@ def export(
       The path.
 
     Raises:
-      ValueError: a description that is missing or of another network, values that are not text, or
-        variables that do not fit the network.
+      ValueError: an argument of another kind, a description that is missing or of another network, values
+        that are not text, or variables that do not fit the network.
       OSError: the folder does not exist or cannot be written.
     """
+    check_network(bundle)
+    for name, value, kind in (("path", path, str | os.PathLike), ("metadata", metadata, Mapping)):
+        if not isinstance(value, kind):
+            give = "a file's path" if name == "path" else '{"description": ...}'
+            raise ValueError(f"{name} is {type(value).__name__}; give {give}")
     path, metadata = Path(path), dict(metadata)
     if wrong := sorted(key for key, value in metadata.items() if not isinstance(value, str)):
         raise ValueError(f"safetensors metadata must be text, but {wrong} are not; use json.dumps")

@@ -18,7 +18,7 @@ import numpy as np
 
 from ard_jax.interop import torch_names
 from ard_jax.models import ModelBundle, described
-from ard_jax.models.bundle import normalization_constants
+from ard_jax.models.bundle import check_network, normalization_constants
 
 _ALIGNMENT = 64  # bytes; PyTorch starts every array at such an offset, for memory-mapped reading
 
@@ -47,6 +47,7 @@ def export(
     Raises:
       ValueError: the description is not that of this network, or has options that are not plain data.
     """
+    check_network(bundle)
     architecture = _architecture(bundle, description)
     text = _json(bundle, description)
     tensors = torch_names.to_torch(bundle, variables) | _normalization(bundle)

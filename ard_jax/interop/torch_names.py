@@ -65,8 +65,10 @@ def tidy(state: Mapping[str, np.ndarray]) -> Tidied:
       A Tidied.
 
     Raises:
-      ValueError: there is no network in it; several normalisation layers; half of one.
+      ValueError: no dict, or no network in it; several normalisation layers; half of one.
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state is {type(state).__name__}; give a dict of torch name -> array")
     tensors, constants, ignored = {}, {}, []
     for name, value in state.items():
         match = _CONSTANTS.fullmatch(name)

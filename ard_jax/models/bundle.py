@@ -256,8 +256,13 @@ def num_params(bundle: ModelBundle) -> int:
     Raises:
       ValueError: no network.
     """
+    check_network(bundle)
+    params = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def check_network(bundle: Any) -> None:
+    """Raises ValueError unless it is a network."""
     if not isinstance(bundle, ModelBundle):
         shown = repr(bundle) if isinstance(bundle, str) else type(bundle).__name__
         raise ValueError(f"{shown} is no network; give one of models.create(...)")
-    params = jax.eval_shape(lambda: bundle.init(jax.random.key(0)))["params"]
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

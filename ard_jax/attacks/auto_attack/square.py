@@ -19,7 +19,7 @@ from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import create
 from ard_jax.attacks.auto_attack import square_moves
 from ard_jax.attacks.auto_attack.square_moves import SquareOptions
-from ard_jax.attacks.checked_predict import look
+from ard_jax.attacks.checked_predict import check_function, look
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.losses import checks
 
@@ -89,10 +89,16 @@ def _checked(
     return images, labels, key, chosen
 
 
-def _check_state(state: Any) -> None:
+def _check_state(state: Any, images: Any) -> None:
     if not isinstance(state, SquareState):
         kind = type(state).__name__
         raise ValueError(f"state is {kind}; give that of square_start or square_run")
+    found, count = tuple(map(np.shape, state)), len(images)
+    if found != (np.shape(images), (count,), (count,)):
+        raise ValueError(
+            f"state has arrays of shapes {found} for images of {np.shape(images)}; give the rows of the same "
+            "images"
+        )
 
 
 def square_start(  # noqa: D417 (the others are those of `square`)
@@ -119,11 +125,15 @@ def square_start(  # noqa: D417 (the others are those of `square`)
       ValueError: as `square`.
     """
     threat = ThreatModel(eps, norm)
+    check_function(predict)
     images, labels, key, chosen = _checked(images, labels, key, threat, options)
+    mask: Any = None if alive is None else checks.array(alive, "alive")
+    if mask is not None and (mask.shape, mask.dtype) != (labels.shape, np.bool_):
+        raise ValueError(f"alive is {mask.dtype}{list(mask.shape)}; give bool[{len(labels)}]")
     x = jnp.clip(images + square_moves.start_noise(images, key, threat, chosen), 0.0, 1.0)
     margin = _margin(predict, x, labels)
-    if alive is not None:
-        margin = jnp.where(alive, margin, -jnp.inf)
+    if mask is not None:
+        margin = jnp.where(mask, margin, -jnp.inf)
     return SquareState(x, margin, jnp.ones(images.shape[0], jnp.int32))
 
 
@@ -159,8 +169,13 @@ def square_run(  # noqa: D417 (the others are those of `square`)
       ValueError: as `square`.
     """
     threat = ThreatModel(eps, norm)
+    check_function(predict)
     images, labels, key, chosen = _checked(images, labels, key, threat, options)
-    _check_state(state)
+    _check_state(state, images)
+    counts = {"first_query": first_query, "queries": queries, "budget": budget}
+    for name, value in counts.items():
+        if not isinstance(value, jax.Array):
+            checks.count(value, name, 0)
     propose = square_moves.proposer(images, key, threat, chosen, budget)
     last = jnp.minimum(jnp.asarray(first_query + queries), budget)
 
@@ -185,9 +200,10 @@ def square_result(
     """The state as a result: success is tested once more, by the predicted class.
 
     Raises:
-      ValueError: no state.
+      ValueError: no state, or one of other images.
     """
-    _check_state(state)
+    check_function(predict)
+    _check_state(state, images)
     success = jnp.argmax(predict(state.images), axis=-1) != labels
     found = jnp.where(threat_model.per_image(success, images), state.images, images)
     return SquareResult(found, success, state.queries)
