@@ -124,6 +124,9 @@ DESCRIPTION = {
 }  # fmt: skip
 
 
+UNKNOWN = "unknown method 'rsald'; did you mean 'rslad'"
+
+
 MISTAKES = {
     "no function": (lambda: pgd(Z), "predict is ndarray; give a function"),
     "a bundle": (lambda: measure(NET), "lambda x: net.apply"),
@@ -201,6 +204,10 @@ MISTAKES = {
     "pixels to 255": (lambda: NET.apply(NET.init(0), 255 * X, False), "go up to 25.*by 255"),
     "parameters alone": (lambda: NET.apply(NET.init(0)["params"], X, False), "variables are not"),
     "no network": (lambda: models.num_params("resnet18"), "'resnet18' is no network"),
+    "a method's matching": (lambda: methods.igdm_problems("rsald", None), UNKNOWN),
+    "a method's teacher": (lambda: methods.needs_robust_teacher("rsald", None), UNKNOWN),
+    "a method's labels": (lambda: methods.label_problems("rsald", None, None), UNKNOWN),
+    "a method's ramp": (lambda: methods.ramp_problems("rsald", None, 0, None), UNKNOWN),
     "no parts": (lambda: methods.create("natural", NET), "parts is ModelBundle"),
     "student": (lambda: parts(student="resnet18"), "student is str; give models.create"),
     "optimiser": (lambda: parts(student_optim="sgd"), "student_optim is str; give optim.make"),

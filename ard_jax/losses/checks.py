@@ -4,6 +4,7 @@ Shapes and dtypes are always checked, values where they can be read: those of co
 traces. So a train step pays nothing.
 """
 
+import difflib
 import math
 import warnings
 from collections.abc import Iterable
@@ -340,7 +341,9 @@ def flag(value: Any, name: str) -> None:
 
 def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
-    if not isinstance(value, str) or value not in (choices := tuple(choices)):
-        raise ValueError(
-            f"unknown {name} {value!r}; choose one of {', '.join(c or repr(c) for c in choices)}"
-        )
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1, 0.75)
+        meant = f"did you mean {near[0]!r}? Else " if near else ""
+        known = ", ".join(c or repr(c) for c in choices)
+        raise ValueError(f"unknown {name} {value!r}; {meant}choose one of {known}")

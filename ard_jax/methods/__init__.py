@@ -132,8 +132,11 @@ def label_problems(
       attack: `attacks.Attack`.
       smoothing: share of a label that is spread over all classes.
       mixing: whether labels are those of two images at once.
+
+    Raises:
+      ValueError: unknown method.
     """
-    entry, found = _METHODS[name], []
+    entry, found = _entry(name), []
     if smoothing and not entry.cross_entropy(config):
         found.append(
             f"label_smoothing={smoothing}: method {name!r} has no cross-entropy with the labels under these "
@@ -155,10 +158,15 @@ def label_problems(
 
 
 def ramp_problems(name: str, attack: Any, epochs: int, config: Any) -> list[str]:
-    """Why the radius of this attack cannot grow over so many epochs with this method; empty when it can."""
+    """Why the radius of this attack cannot grow over so many epochs with this method; empty when it can.
+
+    Raises:
+      ValueError: unknown method.
+    """
+    entry = _entry(name)
     if not epochs:
         return []
-    if not _METHODS[name].attack:
+    if not entry.attack:
         return [f"eps_ramp={epochs}: method {name!r} has no attack whose radius could grow; use 0"]
     if isinstance(attack, Attack) and not attack.numbers:
         return [
@@ -172,10 +180,15 @@ def ramp_problems(name: str, attack: Any, epochs: int, config: Any) -> list[str]
 
 
 def igdm_problems(name: str, igdm: Igdm | None) -> list[str]:
-    """Why the method cannot be trained with this gradient matching; empty when it can."""
+    """Why the method cannot be trained with this gradient matching; empty when it can.
+
+    Raises:
+      ValueError: unknown method.
+    """
+    passes = _entry(name).igdm
     if igdm is None or not igdm.weight:
         return []
-    if (passes := _METHODS[name].igdm) is None:
+    if passes is None:
         return [
             f"igdm.weight={igdm.weight}: method {name!r} takes no gradient matching, but "
             f"{', '.join(IGDM)} do; use 0, or one of these"
@@ -189,10 +202,15 @@ def igdm_problems(name: str, igdm: Igdm | None) -> list[str]:
 
 
 def needs_robust_teacher(name: str, igdm: Igdm | None) -> str:
-    """What fails with a teacher that is not robust, for people; "" where nothing does."""
+    """What fails with a teacher that is not robust, for people; "" where nothing does.
+
+    Raises:
+      ValueError: unknown method.
+    """
+    entry = _entry(name)
     if igdm is not None and igdm.weight:
         return "gradient matching (config.igdm.weight)"
-    return f"method {name!r}" if _METHODS[name].robust_teacher else ""
+    return f"method {name!r}" if entry.robust_teacher else ""
 
 
 def _teacher_problems(name: str, parts: Parts) -> list[str]:
