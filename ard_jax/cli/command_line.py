@@ -42,7 +42,9 @@ def parse(argv: list[str]) -> list[str]:
         try:
             rewritten = _rewritten(argv[1:])
             left = flags.FLAGS([argv[0], *rewritten])
-            if not (problem := _unused(flags.FLAGS) or _repeated(flags.FLAGS, rewritten)):
+            values = flags.FLAGS
+            problem = _unused(values) or _repeated(values, rewritten) or _empty_items(values)
+            if not problem:
                 return _with_runs(left)
         except flags.Error as error:
             problem = _bad_value(flags.FLAGS, str(error))
@@ -104,6 +106,16 @@ def _repeated(values: flags.FlagValues, arguments: list[str]) -> str:
         if (count := paths.count(path)) > 1:
             found.append(f"--config.{path} is given {count} times; give it once")
     return "; ".join(found)
+
+
+def _empty_items(values: flags.FlagValues) -> str:
+    """Which flags have nothing beside a comma; "" if none."""
+    given = ((name, values[name].value) for name in MODES_OF)
+    return "; ".join(
+        f"--{name}={','.join(items)}: nothing stands beside a comma; leave that comma out"
+        for name, items in given
+        if isinstance(items, list) and not all(str(one).strip() for one in items)
+    )
 
 
 def _unused(values: flags.FlagValues) -> str:

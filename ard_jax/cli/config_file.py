@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,16 @@ def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
     get_config = getattr(_module(path), "get_config", None)
     if not callable(get_config):
         raise ConfigFileError(f"--config={name}: {path} is no config file; it has no get_config()")
-    try:
-        inspect.signature(get_config).bind(*arguments)
-    except TypeError:
+    if not _takes(get_config, arguments):
         takes = (
             "needs a choice behind a colon" if not arguments else "takes no choice behind its colon"
         )
-        raise ConfigFileError(f"--config={name}: {path} {takes}") from None
+        if not _takes(get_config, ()) and not _takes(get_config, ("",)):
+            takes = (
+                f"has get_config{inspect.signature(get_config)}, which must take nothing, or one text: what "
+                "stands behind a colon"
+            )
+        raise ConfigFileError(f"--config={name}: {path} {takes}")
     try:
         config = get_config(*arguments)
     except ValueError as error:
@@ -108,6 +111,14 @@ def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
             "configuration, such as that of configs/digits.py"
         )
     return config
+
+
+def _takes(function: Callable, arguments: tuple[str, ...]) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def _missing(path: Path, name: str) -> str:
@@ -161,6 +172,9 @@ def _broken(path: Path, error: Exception) -> ConfigFileError:
 def _apply(config: Any, types_: dict[str, Any], override: str) -> str:
     """Sets one value; returns what is wrong with it, or ""."""
     path, _, text = override.partition("=")
+    if ":" in path:
+        name, _, value = path.partition(":")
+        return f"config.{path}: = stands before a value: --config.{name}={value}"
     inside = sorted(known for known in types_ if known.startswith(f"{path}."))
     opened = next(
         (p for p in types_ if path.startswith(f"{p}.") and typing.get_origin(types_[p]) is dict), ""

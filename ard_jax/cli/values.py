@@ -3,6 +3,7 @@
 import ast
 import difflib
 import operator
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -108,6 +109,8 @@ def _dict(text: str) -> dict[str, Any]:
 def _tuple(text: str, inner: Any) -> tuple[Any, ...]:
     if _plain(inner) is str and "'" not in text and '"' not in text:
         return tuple(part.strip() for part in text.strip("()[]").split(",") if part.strip())
+    if _plain(inner) is int and re.search(r"\d\s*-\s*\d", text):
+        raise ValueError("expected a tuple, such as (1, 2); write a range out, such as 0,1,2")
     try:
         value = _literal(text)
     except ValueError:

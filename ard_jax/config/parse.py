@@ -24,7 +24,10 @@ def to_experiment(config: Any, saved: bool = False) -> Experiment:
     """
     raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     if "runs" in raw and "methods" in raw:
-        raise ConfigError("this is the configuration of a comparison: use --mode=compare")
+        raise ConfigError(
+            "this is the configuration of a comparison: use --mode=compare, or that of one experiment, such "
+            "as --config=configs/digits.py:rslad"
+        )
     raw, gone = removed.split(raw)
     problems = removed.problems(gone, saved)
     if isinstance(method := raw.get("method"), dict):

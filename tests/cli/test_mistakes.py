@@ -110,12 +110,17 @@ REFUSED = [
     (DIGITS, ["student_optim.learning_rate=3"], "config.student_optim.learning_rate does not exist; "
      "config.student_optim has boundaries,"),
     (DIGITS, ["data=cifar10"], "config.data is a group of values: set those in it, such as config.data."),
+    (DIGITS, ["eps:0.1=True"], "config.eps:0.1: = stands before a value: --config.eps=0.1"),
+    (DIGITS, ["eval.step_sizes.pgd_sat:0.1=True"], "= stands before a value: --config.eval.step_sizes."),
+    ("cifar10.py:natural", ["student.model=wrn_35_10"], "config.student: wrn_35_10: the depth of a wide ResN"
+     "et must be 6 n + 4 (10, 16, 22, 28, 34, 40"),
+    ("compare_digits.py", ["seeds=0-2"], "config.seeds=0-2: expected a tuple, such as (1, 2); write a range"),
     (DIGITS, ["epochs=three"], "config.epochs=three: expected an integer"),
     (DIGITS, ["eval.teachers=perhaps"], "config.eval.teachers=perhaps: expected True or False"),
     ("digits.py:foo", [], "configs/digits.py knows no method 'foo'"),
     ("digits.py:natural:foo", [], "configs of natural have no variant 'foo': it has none"),
     ("ciard_digits.py:foo", [], "configs of ciard have no variant 'foo': natural, sat"),
-    ("compare_digits.py", [], "this is the configuration of a comparison: use --mode=compare"),
+    ("compare_digits.py", [], "this is the configuration of a comparison: use --mode=compare, or that of "),
     ("protocol.py", [], "is no config file; it has no get_config()"),
     ("rslad_cifar10.py", [], "the config of a method is --config="),
     ("ciard_digit.py", [], f"does not exist; did you mean {ROOT}/configs/ciard_digits.py or"),
@@ -149,6 +154,10 @@ def test_all_problems_are_told_at_once():
         ("def get_config(): return 1 / 0", "line 1: ZeroDivisionError"),
         ("def get_config(choice): return {}", "needs a choice behind a colon"),
         ("get_config = 3", "it has no get_config()"),
+        (
+            "def get_config(a, b): return {}",
+            "has get_config(a, b), which must take nothing, or one text",
+        ),
     ],
 )
 def test_a_broken_config_file_is_named(text, problem, tmp_path):
@@ -261,6 +270,8 @@ def parsed(*arguments):
     [
         (["--checkpoint=/nope", "--format=bar"], "--checkpoint is for --mode=evaluate and export"),
         (["--mode=plan", "--attacks=fgsm"], "--attacks is for --mode=evaluate, not for --mode=plan"),
+        (["--mode=teacher", "--students=R,"], "--students=R,: nothing stands beside a comma; leave that"),
+        (["--mode=evaluate", "--attacks=,fgsm"], "--attacks=,fgsm: nothing stands beside a comma"),
         (["--mode=evaluate", "--fold_batchnorm"], "--fold_batchnorm is for --mode=export"),
         (["--mode=evaluate", "--attacks=fgsm", "--attacks", "bim"], "--attacks is given 2 times; give it"),
         (["--config=a.py", "--config=b.py"], "--config is given 2 times; give it once"),
