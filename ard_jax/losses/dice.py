@@ -159,15 +159,18 @@ def dpgd_objective(
     Raises:
       ValueError: shapes do not fit, an unknown name, a number out of its range, or targets missing.
     """
-    logits, labels = checks.logits_and_labels(logits, labels)
+    labels = jnp.asarray(checks.array(labels, "labels"))
+    padding = labels == -1
+    logits, labels = checks.logits_and_labels(logits, jnp.where(padding, 0, labels))
     checks.choice(dice, "dice kind", DICE_KINDS)
     checks.number(lam, "lam", -1.0, 1.0)
-    right = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    wrong = jnp.where(labels < 0, 0.0, 1.0 - right)
+    is_right = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == labels)
+    right, wrong = (jnp.where(padding, 0.0, m.astype(jnp.float32)) for m in (is_right, ~is_right))
     if dice == "soft":
         if targets is None:
             raise ValueError("targets are None; dice='soft' needs the teacher's probabilities")
-        return jnp.where(right > 0, 1.0 - lam, lam) * soft_dice(logits, targets, smoothing, form)
+        share = jnp.where(padding, 0.0, jnp.where(is_right, 1.0 - lam, lam))
+        return share * soft_dice(logits, targets, smoothing, form)
     loss = [
         dice_loss(logits, labels, m, kind=dice, form=form, smoothing=smoothing, groups=groups)
         for m in (right, wrong)

@@ -177,6 +177,15 @@ def test_objective_weighs_right_and_misclassified_images(lam, form):
     np.testing.assert_allclose(gradient, (1 - lam) * parts[0] + lam * parts[1], atol=1e-7)
 
 
+@pytest.mark.parametrize("dice", losses.DICE_KINDS)
+def test_padding_is_in_neither_set(dice):
+    z, t = logits(), jax.nn.softmax(logits(1))
+    padded = losses.dpgd_objective(z, Y.at[7:].set(-1), 0.25, dice=dice, targets=t)
+    alone = losses.dpgd_objective(z[:7], Y[:7], 0.25, dice=dice, targets=t[:7])
+    np.testing.assert_allclose(padded[:7], alone, rtol=1e-6)
+    np.testing.assert_array_equal(padded[7:], 0)
+
+
 @pytest.mark.parametrize("dice", ["per_sample", "unsquared", "soft"])
 def test_objectives_that_do_not_couple_the_batch(dice):
     z, t = logits(), jax.nn.softmax(logits(1))
