@@ -296,6 +296,25 @@ OF_ATTACKS = {
         lambda: attacks.pgd_loop("ce", X, X, eps=0.1, step_size=0.1, steps=1),
         "objective is str",
     ),
+    "an objective of classes": (
+        lambda: attacks.pgd_loop(
+            lambda x: jnp.argmax(predict(x), -1), X, X, eps=0.1, step_size=0.1, steps=1
+        ),
+        "the objective returned int32; it must return floats",
+    ),
+    "a teacher's NaN": (
+        lambda: attacks.make("rslad_train", 0.1)(predict, X, Y, KEY, teacher_logits=Z * np.nan),
+        "teacher_logits hold NaN or infinite values",
+    ),
+    "eot of a plain network": (lambda: apgd(eot=2), r"is given images and a key, .* \(eot > 1\)"),
+    "eot without a key": (
+        lambda: attacks.apgd(lambda x, key: predict(x), X, Y, eps=0.1, eot=2, start=X),
+        r"key is None, but APGD gives a key to predict \(eot > 1\)",
+    ),
+    "labels below padding": (
+        lambda: losses.dpgd_objective(Z, Y - 2, 0.5),
+        "labels are from -2 to 2",
+    ),
     "bytes in a loop": (
         lambda: attacks.pgd_loop(jnp.sum, *PAIR, eps=0.1, step_size=0.1, steps=1),
         "images are uint8",

@@ -82,6 +82,8 @@ def traced_shape(predict: Any, *arguments: Any) -> Any:
         ) from error
     except Exception as error:  # whatever a user's function raises
         text = (str(error).splitlines() or [""])[0]
+        if isinstance(error, TypeError) and "takes" in text and not all(map(_plain, arguments)):
+            text += "; it is given images and a key, as a network that draws random numbers needs (eot > 1)"
         images = arguments[0]
         if isinstance(error, TypeError) and "missing" in text:
             text += (

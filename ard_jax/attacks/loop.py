@@ -55,6 +55,10 @@ def _sum_of(objective: Callable, batch: int):
                 f"the objective returned shape {shape} for {batch} images; it must return "
                 "one value per example"
             )
+        if not jnp.issubdtype(kind := jnp.result_type(values), jnp.floating):
+            raise ValueError(
+                f"the objective returned {kind}; it must return floats, with a gradient"
+            )
         return jnp.sum(values), aux
 
     return total

@@ -188,7 +188,11 @@ def check_available(loss: Loss, labels: jax.Array | None, given: References) -> 
             f"teacher_logits are None; the attack loss {loss.loss!r}{soft} needs them, [B,K]"
         )
     if loss.needs_teacher == "logits":
-        checks.logits(given.teacher_logits, "teacher_logits")
+        soft = checks.logits(given.teacher_logits, "teacher_logits")
+        if checks.is_concrete(soft) and not np.isfinite(soft).all():
+            raise ValueError(
+                "teacher_logits hold NaN or infinite values; look for them in the teacher"
+            )
 
 
 def of_logits(
