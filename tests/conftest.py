@@ -61,6 +61,29 @@ def pytest_cmdline_main(config):
             option.dist = "loadfile"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--share",
+        default="0/1",
+        metavar="I/N",
+        help="of the files with tests to run, every N-th from I on",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves the files that are not of this share; modules keep their fixtures together."""
+    first, count = map(int, config.getoption("--share").split("/"))
+    kept = set(sorted({str(item.path) for item in items if _is_run(config, item)})[first::count])
+    left = [item for item in items if str(item.path) not in kept]
+    if count > 1 and left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if str(item.path) in kept]
+
+
+def _is_run(config, item):
+    return config.getoption("-m") != "slow" or item.get_closest_marker("slow")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_maps():
     """Lets go of compiled programs after a module, once the process has many memory maps.
@@ -74,6 +97,26 @@ def few_maps():
 
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def empty_figures(request):
+    """Leaves the figures of reports empty, which take as long as a tiny run, where no test looks at them."""
+    name = request.node.nodeid
+    if not name.startswith(
+        ("tests/cli/", "tests/distributed/", "tests/evaluation/", "tests/training/")
+    ):
+        yield
+        return
+    if name.endswith("/test_run.py"):  # one real report of a run; tests/reporting/ has the others
+        yield
+        return
+    from ard_jax.reporting import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_svg", lambda *_, **__: '<svg viewBox="0 0 1 1"></svg>')
+        patch.setattr(plots, "_place_labels", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")

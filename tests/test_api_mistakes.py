@@ -833,9 +833,10 @@ def test_an_attack_of_ones_own(pure):
 
 
 def test_an_evaluation_without_jit():
-    want = measure(names=("pgd_sat", "cw_inf"), batch_size=3)
+    few = {name: attacks.make(name, eps=0.1, steps=2) for name in ("pgd_sat", "cw_inf")}
+    want = evaluate.evaluate(predict, PAIR, few, batch_size=3)
     with jax.disable_jit():
-        found = measure(names=("pgd_sat", "cw_inf"), batch_size=3)
+        found = evaluate.evaluate(predict, PAIR, few, batch_size=3)
     assert found["attacks"] == want["attacks"]
 
 

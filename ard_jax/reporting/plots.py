@@ -252,6 +252,7 @@ def scatter(
         all_axes[1].set_title("the dotted frame", fontsize=8)
         _place_labels(all_axes[0], points, [p for p in points if p not in near], styles)
     _place_labels(all_axes[-1], panels[-1], panels[-1], styles)
+    figure.set_layout_engine("none")  # it stays as it is; each file would lay it out again
     return figure
 
 

@@ -35,8 +35,10 @@ from ard_jax.training.train_log import AHEAD
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 SUITES = {"eval.attacks": "('fgsm','square100')"}
-# Sums over the batch are added in another order: rounding, measured 9e-8 and 3e-7 after 20 steps.
-PARAMETERS, METRICS = 1e-5, 1e-5
+# Sums over the batch are added in another order. That is rounding, below 1e-6, until the input of a ReLU or
+# a gradient of the attack is 0 up to rounding and falls on the other side, which depends on the processor:
+# then 1.3e-5 of a parameter and 8e-4 of a momentum were measured after 20 steps.
+FIRST_METRICS, LATER = 1e-5, 2e-3
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,8 @@ def assert_metrics_agree(folder, expected):
             if name in same:
                 assert actual[name] == wanted[name]
             else:
-                assert actual[name] == pytest.approx(wanted[name], abs=METRICS), (name, wanted)
+                allowed = FIRST_METRICS if wanted["step"] <= 2 else LATER
+                assert actual[name] == pytest.approx(wanted[name], abs=allowed), (name, wanted)
 
 
 def assert_batches_equal(folder, count, expected):
@@ -87,7 +90,7 @@ def assert_batches_equal(folder, count, expected):
 
 def assert_agree(folder, count, one):
     print(f"{count} processes: arrays differ by at most {largest_difference(folder, one):.2g}")
-    assert_same(folder, one, atol=PARAMETERS)
+    assert_same(folder, one, atol=LATER)
     assert_batches_equal(folder, count, one)
     assert_metrics_agree(folder, one)
     for index in range(1, count):  # the others are silent
@@ -162,7 +165,7 @@ def test_sigterm_to_one_process_stops_both_at_one_step(folder, two):
     stop_at("student step 6", here, 2, only=1)
     assert 6 <= newest(here) <= 6 + AHEAD  # by what is dispatched and not read yet
     run(here, 2)
-    assert_same(here, two, atol=PARAMETERS)
+    assert_same(here, two, atol=LATER)
     events = [r for r in read_metrics(here / "run" / "metrics.jsonl") if r["kind"] == "event"]
     stops = [r["event"] for r in events if r["event"] != "compiled"]
     assert stops == ["preempted", "resumed"]
@@ -225,7 +228,7 @@ def test_one_of_two_killed_and_all_started_again(folder, two):
         run(again, count)
         assert "student compile" in marks(again)
         print(f"again with {count}: differs by at most {largest_difference(again, two):.2g}")
-        assert_same(again, two, atol=0 if count == 2 else PARAMETERS)
+        assert_same(again, two, atol=0 if count == 2 else LATER)
         assert_metrics_agree(again, two)
 
 

@@ -1,22 +1,25 @@
-"""Makes rounding_slice.npz: how far two right float32 runs of APGD and of FAB-T may be apart.
+"""Makes rounding_slice.npz: how far two right float32 runs of an attack may be apart.
 
     python tests/golden/make_rounding.py DIRECTORY_WITH_THE_FULL_FILES
 
-Both loops decide by signs: of gradients, of ReLU inputs, of differences of losses. Where one is zero up
+Attacks decide by signs: of gradients, of ReLU inputs, of differences of losses. Where one is zero up
 to rounding, processors decide differently, both are right, and from there on the paths differ by far more
 than rounding. So our loops run here in float64, once as they are and MEMBERS times on networks and images
 that are moved by what float32 arithmetic errs by. The file holds the largest distance of a member from the
 float64 run, of each image at each step: rounding where no decision is near, and how far paths fork where
-one is. Nothing in it depends on the processor. All sixteen images, in the order of the full file.
+one is. Nothing in it depends on the processor. All images, in the order of the full files.
 """
 
+import itertools
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import nets
 import numpy as np
+import test_attacks
 from float64 import in_float64
 
 from ard_jax import losses
@@ -25,7 +28,7 @@ from ard_jax.attacks.auto_attack.fab import fab
 
 MEMBERS = 32
 # Relative size of the moves, in float32 roundings (2^-24). `check_size` measures that it is enough.
-SIZE = 3 * 2.0**-24
+SIZE = 6 * 2.0**-24
 LOSSES = {"ce": "cross_entropy", "dlr": "dlr", "dlr-targeted": "targeted_dlr"}
 EPS = 8 / 255
 FAR = 2.0  # stands for the distance of an image for which FAB has found nothing
@@ -39,9 +42,9 @@ def moved(weights, rng):
     return weights, offset
 
 
-def network(weights, offset):
+def network(weights, offset, make=nets.cnn_a_predict):
     """Images [B,32,32,3] -> logits [B,10]."""
-    predict = nets.cnn_a_predict(weights)
+    predict = make(weights)
     return lambda images: predict(images + offset)
 
 
@@ -94,10 +97,12 @@ def apgd_spread(full, weights, loss):
     def run(weights, offset):
         return apgd(
             network(weights, offset), x, y, eps=float(full["apgd/eps"]), loss=LOSSES[loss],
-            targets=full["apgd/dlr-targeted/y_target"], start=start, trace=True,
+            targets=full["apgd/dlr-targeted/y_target"] if loss == "dlr-targeted" else None,
+            start=start, trace=True,
         )  # fmt: skip
 
-    exact, found = spread(run, weights, ("loss", "loss_best", "step_size", "success"))
+    exact, found = spread(run, weights, ("loss", "loss_best", "step_size", "success", "images"))
+    found["images"] = found["images"].max(axis=(1, 2, 3))
     if loss == "dlr":
         # Where the label is third, numerator and denominator of DLR are equal, at any weights. Its gradient
         # is 0, and what arithmetic leaves of it is no direction: after such a step nothing is known.
@@ -122,6 +127,30 @@ def fab_spread(full, weights):
     return found | {"images": found["images"].max(axis=(1, 2, 3))}
 
 
+class Attacked(NamedTuple):
+    """Adversarial images [B,H,W,C], and their cross-entropies [B]."""
+
+    images: jax.Array
+    ce: jax.Array
+
+
+def pgd_spread(make, weights, name):
+    """Of an attack of attacks.npz: of the images and of their cross-entropies."""
+    images, labels = test_attacks.batch(name)
+    spec = test_attacks.spec_of(name)
+    start = test_attacks.start_of(name, images, spec.eps)
+
+    @jax.jit
+    def run(weights, offset):
+        predict = network(weights, offset, make)
+        begin = None if start is None else jnp.float64(start)
+        x_adv = spec.run(predict, jnp.float64(images), labels, start=begin)
+        return Attacked(x_adv, losses.cross_entropy(predict(x_adv), labels))
+
+    _, found = spread(run, weights, Attacked._fields)
+    return found | {"images": found["images"].max(axis=(1, 2, 3))}
+
+
 def main(source):
     """Writes the file beside this script."""
     full = dict(np.load(Path(source) / "autoattack.npz"))
@@ -133,6 +162,12 @@ def main(source):
             found = apgd_spread(full, weights, loss)
             kept |= {f"apgd/{loss}/{name}": value for name, value in found.items()}
         kept |= {f"fab/{name}": value for name, value in fab_spread(full, weights).items()}
+        for net, name in itertools.product(test_attacks.NETS, test_attacks.HYPER):
+            if name in test_attacks.OWN_ROUNDING:
+                continue
+            make = {"small": nets.small_predict, "cnn_a": nets.cnn_a_predict}[net]
+            found = pgd_spread(make, test_attacks.weights_of(net), name)
+            kept |= {f"{net}/{name}/{what}": value for what, value in found.items()}
     path = Path(__file__).parent / "rounding_slice.npz"
     np.savez_compressed(path, **{name: value.astype(np.float32) for name, value in kept.items()})
     print(path.name, path.stat().st_size)

@@ -12,7 +12,7 @@ from shared_files import autoattack_rounding, load
 
 from ard_jax.attacks.auto_attack.apgd import apgd, checkpoint_lengths
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("optimised_programs")]  # they run for long
 
 LOSSES = {"ce": "cross_entropy", "dlr": "dlr", "dlr-targeted": "targeted_dlr"}
 # What the loss of a float32 network itself is rounded by, where its value counts and where its inputs do.
@@ -95,8 +95,9 @@ def test_the_adversarial_images_are_the_stored_ones():
         pytest.skip("only the full golden file holds the images")
     got, broken = run("ce").images, run("ce").success
     want = np.where(broken[:, None, None, None], golden()["apgd/ce/x_best_adv"], golden()["apgd/x"])
-    assert broken.any() and not broken.all()
-    assert np.mean(np.abs(got - want) > 1e-5) <= 3e-4
+    sure = rounding("ce", "images") < 1e-5
+    assert sure.any()  # 100 steps fork somewhere in most images
+    np.testing.assert_allclose(got[sure], want[sure], rtol=0, atol=1e-5)
 
 
 def test_checkpoints():

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import nets
 import numpy as np
 import pytest
-from shared_files import load
+from shared_files import HERE, load
 
 from ard_jax import attacks, losses
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("optimised_programs")]  # they run for long
 
 NETS = ("small", "cnn_a")
 # Library name -> name in the golden file's hp/ entries (fgsm has none: its step is eps).
@@ -19,11 +19,12 @@ HYPER = {
     "fgsm": None, "bim": "bim", "pgd_sat": "pgd_sat", "pgd_trades": "pgd_trades", "cw_inf": "cw",
     "tpgd": "tpgd", "ciard_train": "ciard", "trades_train": "trades", "dpgd": "dpgd",
 }  # fmt: skip
-# A sign step turns one gradient at rounding level into another pixel value, and then that image's
-# path forks. The golden README gives 0 to 3e-4 of all values for the attacks that do not start at a
-# minimum; 3e-4 of 64 images is 60 values, about one forked image. That many are let pass beyond
-# three times the stored noise (float32 against float64), whatever the number of images compared.
-FORKED_VALUES = 60
+# Their losses are rounded where they are small differences (of two predictions that start as one, of a Dice
+# over the batch), which no moved network shows: the stored noise of the images, float32 against float64, is
+# the measure, and about one forked image beyond.
+OWN_ROUNDING, FORKED_VALUES = ("trades_train", "dpgd"), 60
+# What the cross-entropy of a float32 network is rounded by, relative to 1 + its value.
+CE_ROUNDING = 3e-6
 
 
 @functools.cache
@@ -39,11 +40,14 @@ def golden():
     return entries | {"x": entries["x_u8"]}
 
 
+def weights_of(net):
+    prefix = f"{net}/weights/"
+    return {k.removeprefix(prefix): v for k, v in golden().items() if k.startswith(prefix)}
+
+
 @functools.cache
 def predict_of(net):
-    prefix = f"{net}/weights/"
-    weights = {k.removeprefix(prefix): v for k, v in golden().items() if k.startswith(prefix)}
-    return {"small": nets.small_predict, "cnn_a": nets.cnn_a_predict}[net](weights)
+    return {"small": nets.small_predict, "cnn_a": nets.cnn_a_predict}[net](weights_of(net))
 
 
 def batch(name=""):
@@ -117,14 +121,29 @@ def test_least_likely_class(net):
     np.testing.assert_array_equal(target, golden()[f"{net}/tpgd_target"])
 
 
+def rounding(net, name, what):
+    """How far two right runs may be apart, [B]: each is off the float64 run by at most as much as a member.
+
+    A sign step turns a gradient at rounding level into another pixel value, and from there on that image's
+    path forks, by the processor. Which images can comes from make_rounding.py.
+    """
+    spread = np.load(HERE / "rounding_slice.npz")[f"{net}/{name}/{what}"]
+    return 2 * spread[: len(batch(name)[0])]
+
+
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("name", HYPER)
 def test_adversarial_images(net, name):
     want = golden()[f"{net}/adv/{name}"]
-    x_adv = np.asarray(adversarial(net, name))[: len(want)]
-    differing = np.sum(np.abs(x_adv - want) > 1e-5)
-    assert differing <= 3 * golden()[f"{net}/noise_frac_px/{name}"] * want.size + FORKED_VALUES
-    assert np.max(np.abs(x_adv - want)) <= 2 * spec_of(name).eps + 1e-6
+    distance = np.abs(np.asarray(adversarial(net, name))[: len(want)] - want)
+    assert np.max(distance) <= 2 * spec_of(name).eps + 1e-6
+    if name in OWN_ROUNDING:
+        allowed = 3 * golden()[f"{net}/noise_frac_px/{name}"] * want.size + FORKED_VALUES
+        assert np.sum(distance > 1e-5) <= allowed
+        return
+    sure = rounding(net, name, "images")[: len(want)] < 1e-5
+    assert np.mean(sure) >= 0.5
+    assert np.max(distance[sure]) <= 1e-5
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -133,13 +152,19 @@ def test_scores_of_the_adversarial_images(net, name):
     _, labels = batch(name)
     logits = predict_of(net)(adversarial(net, name))
     stored = jnp.asarray(golden()[f"{net}/adv_logits/{name}"])
-    ce, want = (float(jnp.mean(losses.cross_entropy(z, labels))) for z in (logits, stored))
+    ce, want = (np.asarray(losses.cross_entropy(z, labels)) for z in (logits, stored))
+    if name in OWN_ROUNDING:
+        allowed = 3 * golden()[f"{net}/noise_ce_abs/{name}"] * (64 / len(labels)) + 1e-5
+        assert abs(np.mean(ce - want)) <= allowed
+    else:
+        allowed = rounding(net, name, "ce") + CE_ROUNDING * (1 + want)
+        assert np.all(np.abs(ce - want) <= allowed), (np.abs(ce - want) / allowed).max()
     right, want_right = (np.asarray(jnp.argmax(z, -1) == labels) for z in (logits, stored))
-    noise = golden()[f"{net}/noise_ce_abs/{name}"] * (64 / len(labels))  # of the mean over 64
-    assert abs(ce - want) <= 3 * noise + 1e-5
     assert np.sum(right != want_right) <= (1 if name == "trades_train" else 0)
     if f"{net}/adv_ce/{name}" in golden():  # of all 64 images
-        np.testing.assert_allclose(ce, golden()[f"{net}/adv_ce/{name}"], atol=3 * noise + 1e-5)
+        np.testing.assert_allclose(
+            ce.mean(), golden()[f"{net}/adv_ce/{name}"], rtol=1e-6, atol=np.mean(allowed)
+        )
         assert abs(np.mean(right) - golden()[f"{net}/adv_acc/{name}"]) <= np.mean(
             right != want_right
         )

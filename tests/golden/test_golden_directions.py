@@ -10,7 +10,7 @@ from ard_jax.interop import recognise
 
 pytestmark = pytest.mark.golden
 
-MANY = 30_000_000  # parameters; those above take seconds and gigabytes
+MANY = 3_000_000  # parameters; those above take seconds, and gigabytes
 
 
 def random_state(arch):

@@ -43,13 +43,13 @@ def run(name):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("adaad", CASES))
 def test_losses(name):
     golden, result = run(name)
     assert_steps_agree(golden, "total", np.array([m["loss"] for m in result.metrics], np.float64))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("adaad", CASES))
 def test_adversarial_fingerprints(name):
     golden, result = run(name)
     adversarial = np.float64(result.adversarial)
@@ -59,7 +59,7 @@ def test_adversarial_fingerprints(name):
 
 
 @pytest.mark.parametrize("after", (1, 6))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", steps_common.slow_but("adaad", CASES))
 def test_student(name, after):
     """Its statistics hold the pass at x after the update, too."""
     golden, result = run(name)
