@@ -1,4 +1,7 @@
-"""Training methods: `create(name, ...)` and `names()`. One file per paper, found by its REGISTRATION."""
+"""Training methods: `create(name, ...)` and `names()`. One file per paper, found by its REGISTRATION.
+
+`register` makes one of your own known.
+"""
 
 import dataclasses
 import importlib
@@ -34,11 +37,36 @@ ATTACKS = {name: entry.attack for name, entry in _METHODS.items()}
 ATTACKING = tuple(name for name, entry in _METHODS.items() if entry.attack)
 # Methods that take gradient matching as an add-on.
 IGDM = tuple(name for name, entry in _METHODS.items() if entry.igdm is not None)
+_ADDED: set[str] = set()  # by `register`
 
 
 def names() -> list[str]:
     """Names that `create` knows."""
     return sorted(_METHODS)
+
+
+def register(registration: Registration) -> None:
+    """Makes a method of your own known by its name, as long as this process lives.
+
+    A name that was registered so before gets the new method. A file in this folder that ends in a
+    REGISTRATION needs no such call, and configurations know it too.
+
+    Raises:
+      ValueError: not a Registration, or the name of a method of the library.
+    """
+    global ATTACKING, IGDM
+    if not isinstance(registration, Registration):
+        raise ValueError(
+            f"registration is {type(registration).__name__}; give methods.Registration(name, ...)"
+        )
+    if (name := registration.name) in _METHODS and name not in _ADDED:
+        raise ValueError(f"method {name!r} is one of the library's; choose another name")
+    _ADDED.add(name)
+    _METHODS[name] = registration
+    TRAINED_TEACHERS[name] = registration.trained_teachers
+    TEACHERS[name], ATTACKS[name] = registration.teachers, registration.attack
+    ATTACKING = tuple(name for name, entry in _METHODS.items() if entry.attack)
+    IGDM = tuple(name for name, entry in _METHODS.items() if entry.igdm is not None)
 
 
 def read_options(
@@ -301,5 +329,6 @@ __all__ = [
     "needs_robust_teacher",
     "ramp_problems",
     "read_options",
+    "register",
     "updates_per_step",
 ]
