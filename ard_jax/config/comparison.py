@@ -8,13 +8,13 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from ard_jax import attacks, methods
+from ard_jax import attacks
 from ard_jax.config import parse
 from ard_jax.config.parse import ConfigError, of_results, to_dict
 from ard_jax.config.schema import PARTNERS, Experiment, Folder
 from ard_jax.data import augment
 from ard_jax.io.options import Options, Seed, read
-from ard_jax.methods import TEACHERS, TRAINED_TEACHERS
+from ard_jax.methods import ATTACKING, TEACHERS, TRAINED_TEACHERS
 
 # Groups that every run must agree on, beside the teachers that it uses.
 _PROTOCOL = ("data", "eps", "norm", "precision", "select_on", "batch_size", "student", "eval")
@@ -296,7 +296,7 @@ def _protocol(experiment: Experiment, named: bool) -> dict[str, Any]:
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
     unused = {*_PROTOCOL, *_NO_SETTING}
-    if experiment.method.name not in methods.ATTACKING:
+    if experiment.method.name not in ATTACKING:
         unused.add("attack")
     if "robust" not in TRAINED_TEACHERS[experiment.method.name]:
         unused.add("robust_teacher_optim")
