@@ -1,4 +1,7 @@
-"""Training methods: `create(name, ...)` and `names()`. One file per paper, found by its REGISTRATION."""
+"""Training methods: `create(name, ...)` and `names()`. One file per paper, found by its REGISTRATION.
+
+Functions that take a method's name take a `Registration` of your own too.
+"""
 
 import dataclasses
 import importlib
@@ -42,7 +45,7 @@ def names() -> list[str]:
 
 
 def read_options(
-    name: str, options: dict[str, Any], where: str = "method"
+    name: str | Registration, options: dict[str, Any], where: str = "method"
 ) -> tuple[Any, list[str]]:
     """The method's option record, and every problem: see `ard_jax.io.options.read`.
 
@@ -52,12 +55,14 @@ def read_options(
     return read(_entry(name).options, options, where)
 
 
-def _entry(name: str) -> Registration:
+def _entry(name: str | Registration) -> Registration:
+    if isinstance(name, Registration):
+        return name
     checks.choice(name, "method", names())
     return _METHODS[name]
 
 
-def make_config(name: str, options: dict[str, Any]) -> Any:
+def make_config(name: str | Registration, options: dict[str, Any]) -> Any:
     """The method's option record.
 
     Raises:
@@ -70,7 +75,7 @@ def make_config(name: str, options: dict[str, Any]) -> Any:
 
 
 def attack_problems(
-    name: str,
+    name: str | Registration,
     attack: Any,
     bn_stats: str = "discard",
     bn: str = "eval",
@@ -87,6 +92,7 @@ def attack_problems(
       ValueError: unknown method or BatchNorm mode.
     """
     entry, found = _entry(name), []
+    name = entry.name
     checks.choice(bn, "bn", ("eval", "train"))
     checks.choice(bn_stats, "bn_stats", ("discard", "keep"))
     if not entry.attack:
@@ -122,7 +128,7 @@ def attack_problems(
 
 
 def label_problems(
-    name: str, config: Any, attack: Any, smoothing: float = 0.0, mixing: bool = False
+    name: str | Registration, config: Any, attack: Any, smoothing: float = 0.0, mixing: bool = False
 ) -> list[str]:
     """Why the method cannot learn from soft labels; empty when it can.
 
@@ -137,6 +143,7 @@ def label_problems(
       ValueError: unknown method.
     """
     entry, found = _entry(name), []
+    name = entry.name
     if smoothing and not entry.cross_entropy(config):
         found.append(
             f"label_smoothing={smoothing}: method {name!r} has no cross-entropy with the labels under these "
@@ -157,13 +164,13 @@ def label_problems(
     return found
 
 
-def ramp_problems(name: str, attack: Any, epochs: int, config: Any) -> list[str]:
+def ramp_problems(name: str | Registration, attack: Any, epochs: int, config: Any) -> list[str]:
     """Why the radius of this attack cannot grow over so many epochs with this method; empty when it can.
 
     Raises:
       ValueError: unknown method.
     """
-    entry = _entry(name)
+    name = (entry := _entry(name)).name
     if not epochs:
         return []
     if not entry.attack:
@@ -179,16 +186,16 @@ def ramp_problems(name: str, attack: Any, epochs: int, config: Any) -> list[str]
     return []
 
 
-def igdm_problems(name: str, igdm: Igdm | None) -> list[str]:
+def igdm_problems(name: str | Registration, igdm: Igdm | None) -> list[str]:
     """Why the method cannot be trained with this gradient matching; empty when it can.
 
     Raises:
       ValueError: unknown method.
     """
-    passes = _entry(name).igdm
+    name = (entry := _entry(name)).name
     if igdm is None or not igdm.weight:
         return []
-    if passes is None:
+    if (passes := entry.igdm) is None:
         return [
             f"igdm.weight={igdm.weight}: method {name!r} takes no gradient matching, but "
             f"{', '.join(IGDM)} do; use 0, or one of these"
@@ -201,7 +208,7 @@ def igdm_problems(name: str, igdm: Igdm | None) -> list[str]:
     return []
 
 
-def needs_robust_teacher(name: str, igdm: Igdm | None) -> str:
+def needs_robust_teacher(name: str | Registration, igdm: Igdm | None) -> str:
     """What fails with a teacher that is not robust, for people; "" where nothing does.
 
     Raises:
@@ -210,11 +217,11 @@ def needs_robust_teacher(name: str, igdm: Igdm | None) -> str:
     entry = _entry(name)
     if igdm is not None and igdm.weight:
         return "gradient matching (config.igdm.weight)"
-    return f"method {name!r}" if entry.robust_teacher else ""
+    return f"method {entry.name!r}" if entry.robust_teacher else ""
 
 
-def _teacher_problems(name: str, parts: Parts) -> list[str]:
-    wanted, given = _METHODS[name].teachers, parts.teachers
+def _teacher_problems(entry: Registration, parts: Parts) -> list[str]:
+    name, wanted, given = entry.name, entry.teachers, parts.teachers
     found = [f"method {name!r} needs a {role} teacher" for role in wanted if role not in given]
     found += [
         f"method {name!r} takes no {role} teacher"
@@ -224,7 +231,7 @@ def _teacher_problems(name: str, parts: Parts) -> list[str]:
     ]
     found += [
         f"method {name!r} trains its {role} teacher: give teacher_optims={{{role!r}: optim.make(...)}}"
-        for role in _METHODS[name].trained_teachers
+        for role in entry.trained_teachers
         if role not in (*parts.teacher_optims, *PARTNERS)
     ]
     classes = parts.student.num_classes
@@ -241,21 +248,21 @@ def _teacher_problems(name: str, parts: Parts) -> list[str]:
     return found
 
 
-def length_matters(name: str, options: dict[str, Any]) -> str:
+def length_matters(name: str | Registration, options: dict[str, Any]) -> str:
     """Returns what in the method's step depends on the length of the run; "" if nothing does."""
-    return _METHODS[name].length_matters(make_config(name, options))
+    return _entry(name).length_matters(make_config(name, options))
 
 
-def updates_per_step(name: str, options: dict[str, Any]) -> int:
+def updates_per_step(name: str | Registration, options: dict[str, Any]) -> int:
     """Returns how often a step of the method updates the student, for schedules that change each time."""
-    return _METHODS[name].updates(make_config(name, options))
+    return _entry(name).updates(make_config(name, options))
 
 
-def create(name: str, parts: Parts, **options: Any) -> Method:
+def create(name: str | Registration, parts: Parts, **options: Any) -> Method:
     """The method `name` on these networks, attack and optimisers.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`, or the registration of a method of your own.
       parts: networks, optimisers and attack.
       **options: fields of the method's option record.
 
@@ -266,17 +273,17 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     """
     if not isinstance(parts, Parts):
         raise ValueError(f"parts is {type(parts).__name__}; give methods.Parts(student=..., ...)")
-    config, problems = read_options(name, options)
-    problems += _teacher_problems(name, parts)
+    entry = _entry(name)
+    config, problems = read_options(entry, options)
+    problems += _teacher_problems(entry, parts)
     problems += attack_problems(
-        name, parts.attack, parts.attack_bn_stats, parts.attack_bn, config,
+        entry, parts.attack, parts.attack_bn_stats, parts.attack_bn, config,
         soft_labels=parts.soft_labels,
     )  # fmt: skip
-    problems += ramp_problems(name, parts.attack, parts.eps_ramp, config)
-    problems += igdm_problems(name, parts.igdm)
+    problems += ramp_problems(entry, parts.attack, parts.eps_ramp, config)
+    problems += igdm_problems(entry, parts.igdm)
     if problems:
         raise ValueError("; ".join(problems))
-    entry = _METHODS[name]
     if entry.attack:
         checked.attack(parts.attack, parts.student)
     made = entry.make(config, parts)
@@ -290,11 +297,11 @@ def create(name: str, parts: Parts, **options: Any) -> Method:
     def step(state: RunState, batch: dict[str, Any], key: Any):
         checked.step(parts.student, asked, state, batch)
         groups = {"the_teachers_are": state.teachers, "the_method_has": state.method}
-        with checked.keys(f"method {name!r}", batch, **groups):
+        with checked.keys(f"method {entry.name!r}", batch, **groups):
             return made.step(state, batch, checks.random_key(key))
 
     return dataclasses.replace(
-        made, init=init, step=step, name=name, teachers=entry.teachers,
+        made, init=init, step=step, name=entry.name, teachers=entry.teachers,
         trained_teachers=entry.trained_teachers,
     )  # fmt: skip
 

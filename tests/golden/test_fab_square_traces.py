@@ -15,7 +15,10 @@ from ard_jax.attacks.auto_attack.fab import fab
 from ard_jax.attacks.auto_attack.square import square, square_run, square_start
 from ard_jax.attacks.auto_attack.square_moves import SquareDraws
 
-pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("optimised_programs")]  # they run for long
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.usefixtures("optimised_programs"),
+]  # they run for long
 
 EPS = 8 / 255
 FAB_ROUNDING = 1e-6  # of a distance, in pixel units: a few roundings of a pixel
