@@ -32,7 +32,7 @@ def close_gradient(value, reference):
     np.testing.assert_allclose(value[: len(reference)], reference, rtol=0, atol=1e-6)
 
 
-CLASSES = ("c10", "c100")
+CLASSES = ("c10", pytest.param("c100", marks=pytest.mark.slow))
 PUSH_CASES = (
     "mixed", "none_wrong", "all_wrong", "one_wrong", "small_kd", "tiny_kd", "exact_kd", "large_kd",
     "tiny_push", "decade_below", "decade_above",

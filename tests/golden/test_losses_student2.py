@@ -12,7 +12,7 @@ from ard_jax import losses, optim
 from ard_jax.methods import base, dgad, gairat, mail
 
 pytestmark = pytest.mark.golden
-CLASSES = ("c10", "c100")
+CLASSES = ("c10", pytest.param("c100", marks=pytest.mark.slow))
 MAIL = {
     "at": (mail.MailConfig, mail.at_loss),
     "trades": (mail.MailTradesConfig, mail.trades_loss),
