@@ -2,7 +2,6 @@
 
 import pytest
 from test_golden_models import (
-    LARGE,
     OURS,
     SHAPES_ONLY,
     STATES,
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.golden
 @pytest.mark.parametrize(
     "arch",
     [
-        pytest.param(arch, marks=pytest.mark.slow if arch in LARGE else ())
+        pytest.param(arch, marks=pytest.mark.slow if "wrn" in arch else ())
         for arch in OURS
         if arch not in SHAPES_ONLY
     ],
