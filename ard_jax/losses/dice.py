@@ -159,9 +159,11 @@ def dpgd_objective(
     Raises:
       ValueError: shapes do not fit, an unknown name, a number out of its range, or targets missing.
     """
-    labels = jnp.asarray(checks.array(labels, "labels"))
-    padding = labels == -1
-    logits, labels = checks.logits_and_labels(logits, jnp.where(padding, 0, labels))
+    given = None if labels is None else jnp.asarray(checks.array(labels, "labels"))
+    padding = jnp.asarray(False) if given is None else given == -1
+    logits, labels = checks.logits_and_labels(
+        logits, None if given is None else jnp.where(padding, 0, given)
+    )
     checks.choice(dice, "dice kind", DICE_KINDS)
     checks.number(lam, "lam", -1.0, 1.0)
     is_right = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == labels)

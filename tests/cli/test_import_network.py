@@ -57,7 +57,7 @@ def test_normalisation_is_measured(trained, file, tmp_path, experiment, capsys):
     images = jnp.asarray(data.load("digits").test.images, jnp.float32) / 255
     logits = bundle.apply(variables, images, False)[0]
     want = trained[0].apply(trained[1], images, False)[0]
-    np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)  # one is compiled, the other is not
+    np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5)  # programs of their own
     assert meta["config"]["net"]["class_names"] == [str(i) for i in range(10)]
     origin = meta["origin"]
     assert origin["file"] == "teacher.npz" and len(origin["sha256"]) == 64
