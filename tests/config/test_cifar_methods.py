@@ -16,7 +16,7 @@ from ard_jax.configs import cifar10
 from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
-IMAGES = int(os.environ.get("ARD_CIFAR_IMAGES", 256))
+IMAGES = int(os.environ.get("ARD_CIFAR_IMAGES", 512))
 
 
 @pytest.fixture(scope="module")
