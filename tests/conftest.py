@@ -70,18 +70,14 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config, items):
-    """Leaves the files that are not of this share; modules keep their fixtures together."""
+    """Keeps the files of this share, whole, so that their fixtures are made once."""
     first, count = map(int, config.getoption("--share").split("/"))
-    kept = set(sorted({str(item.path) for item in items if _is_run(config, item)})[first::count])
-    left = [item for item in items if str(item.path) not in kept]
-    if count > 1 and left:
+    kept = set(sorted({str(item.path) for item in items})[first::count])
+    if left := [item for item in items if str(item.path) not in kept]:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if str(item.path) in kept]
-
-
-def _is_run(config, item):
-    return config.getoption("-m") != "slow" or item.get_closest_marker("slow")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,23 +95,22 @@ def few_maps():
         gc.collect()
 
 
+_RUN_FOLDERS = ("tests/cli/", "tests/distributed/", "tests/evaluation/", "tests/training/")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def empty_figures(request):
-    """Leaves the figures of reports empty, which take as long as a tiny run, where no test looks at them."""
-    name = request.node.nodeid
-    if not name.startswith(
-        ("tests/cli/", "tests/distributed/", "tests/evaluation/", "tests/training/")
-    ):
-        yield
-        return
-    if name.endswith("/test_run.py"):  # one real report of a run; tests/reporting/ has the others
-        yield
-        return
-    from ard_jax.reporting import plots
+    """Leaves the figures of reports empty in tests of runs; tests/cli/test_run.py has real ones.
 
+    They take as long to draw as a tiny run to train.
+    """
+    name = request.node.nodeid
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "_svg", lambda *_, **__: '<svg viewBox="0 0 1 1"></svg>')
-        patch.setattr(plots, "_place_labels", lambda *_: None)
+        if name.startswith(_RUN_FOLDERS) and not name.endswith("/test_run.py"):
+            from ard_jax.reporting import plots
+
+            patch.setattr(plots, "_svg", lambda *_, **__: '<svg viewBox="0 0 1 1"></svg>')
+            patch.setattr(plots, "_place_labels", lambda *_: None)
         yield
 
 

@@ -12,10 +12,8 @@ from shared_files import autoattack_rounding, load
 
 from ard_jax.attacks.auto_attack.apgd import apgd, checkpoint_lengths
 
-pytestmark = [
-    pytest.mark.golden,
-    pytest.mark.usefixtures("optimised_programs"),
-]  # they run for long
+# Optimised, as these loops run for longer than that takes.
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("optimised_programs")]
 
 LOSSES = {"ce": "cross_entropy", "dlr": "dlr", "dlr-targeted": "targeted_dlr"}
 # What the loss of a float32 network itself is rounded by, where its value counts and where its inputs do.

@@ -11,10 +11,8 @@ from shared_files import HERE, load
 
 from ard_jax import attacks, losses
 
-pytestmark = [
-    pytest.mark.golden,
-    pytest.mark.usefixtures("optimised_programs"),
-]  # they run for long
+# Optimised, as these loops run for longer than that takes.
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("optimised_programs")]
 
 NETS = ("small", "cnn_a")
 # Library name -> name in the golden file's hp/ entries (fgsm has none: its step is eps).

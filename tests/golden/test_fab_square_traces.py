@@ -15,10 +15,8 @@ from ard_jax.attacks.auto_attack.fab import fab
 from ard_jax.attacks.auto_attack.square import square, square_run, square_start
 from ard_jax.attacks.auto_attack.square_moves import SquareDraws
 
-pytestmark = [
-    pytest.mark.golden,
-    pytest.mark.usefixtures("optimised_programs"),
-]  # they run for long
+# Optimised, as these loops run for longer than that takes.
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("optimised_programs")]
 
 EPS = 8 / 255
 FAB_ROUNDING = 1e-6  # of a distance, in pixel units: a few roundings of a pixel
