@@ -138,8 +138,13 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
     Source of "ciard": eminentgu/CIARD, CIARD.py: student
     0.1 (0.5 + 0.5 cos(pi (e-150)/150)) exp(-0.01 (e-150)^2/150^2) from e = 150 of 300 epochs; the
     robust teacher the same from e = 50 with base 1e-4, and 0 before.
+
+    Raises:
+      ValueError: a schedule that does not fit into the epochs, or a readable epoch that is not one of them.
     """
-    checks.count(epochs, "epochs", 1)
+    if found := config.misfits(checks.count(epochs, "epochs", 1)):
+        raise ValueError("; ".join(found))
+    checks.numbers(epoch, "epoch", 1, epochs)
     e = jnp.asarray(epoch, jnp.float32)
     if config.schedule == "constant":
         return jnp.full((), config.lr, jnp.float32)
@@ -173,9 +178,12 @@ def one_cycle(position: jax.Array, peak: float, last: float) -> tuple[jax.Array,
       momentum: 0.05, -0.05, 0.05), float32.
 
     Raises:
-      ValueError: `peak` is not above 0.
+      ValueError: `peak` is not above 0, `last` not above `peak`, or a readable position outside [0, `last`].
     """
     checks.positive(peak, "peak of one_cycle")
+    if not last > peak:
+        raise ValueError(f"last={last}: one_cycle needs it above peak={peak}")
+    checks.numbers(position, "position of one_cycle", 0.0, last)
     rising = position <= peak
     up = 0.5 - 0.5 * jnp.cos(jnp.pi * position / peak)
     down = 0.5 + 0.5 * jnp.cos(jnp.pi * (position - peak) / (last - peak))

@@ -646,6 +646,22 @@ OF_TRAINING = {
         lambda: optim.one_cycle(0.0, 0, 3),
         "peak of one_cycle=0: must be ab",
     ),
+    "a cycle that ends at its peak": (
+        lambda: optim.one_cycle(0.0, 3, 3),
+        "last=3: one_cycle needs it above peak=3",
+    ),
+    "a cycle past its end": (
+        lambda: optim.one_cycle(4.0, 1, 3),
+        r"position of one_cycle=4.0: must be a finite number in \[0, 3\]",
+    ),
+    "a rate past the run": (
+        lambda: optim.learning_rate(optim.OptimConfig(schedule="cosine"), 3, jnp.arange(1, 5)),
+        r"epoch=4.0: must be a finite number in \[1, 3\]",
+    ),
+    "a rate of an unfit schedule": (
+        lambda: optim.learning_rate(optim.OptimConfig(schedule="one_cycle", warmup=3), 3, 1),
+        "warmup=3: must be less than the 3 epochs",
+    ),
     "a complex loss": (
         lambda: of_loss(lambda z, soft, batch: (1j * jnp.mean(z.nat), {})),
         "the loss is .*complex.* real scalars",

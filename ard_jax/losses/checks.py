@@ -261,9 +261,7 @@ def shares(values: Any, weights: Any, name: str, highest: float = 1.0) -> jax.Ar
       ValueError: another shape, or readable ones outside [0, highest].
     """
     weights = per_example(values, weights, name)
-    if is_concrete(weights) and weights.size:
-        for one in extremes(weights):
-            number(one, f"{name} of a row", 0.0, highest)
+    numbers(weights, f"{name} of a row", 0.0, highest)
     return weights.astype(jnp.float32)
 
 
@@ -298,6 +296,13 @@ def number(
         bounds = f" in [{lowest:g}, {highest:g}]" if highest < math.inf else f" >= {lowest:g}"
         bounds = "" if lowest == -math.inf else bounds
         raise ValueError(f"{name}={value}: must be a finite number{bounds}{fix}")
+
+
+def numbers(values: Any, name: str, lowest: float, highest: float) -> None:
+    """Raises ValueError unless all of the values that can be read are finite numbers in [lowest, highest]."""
+    if np.size(values) and (is_concrete(values) or isinstance(values, int | float)):
+        for one in extremes(values):
+            number(one, name, lowest, highest)
 
 
 def positive(value: Any, name: str) -> None:
