@@ -12,7 +12,7 @@ from ard_jax import attacks, data, evaluate, losses, methods, models, optim
 from ard_jax.attacks.auto_attack.square import SquareState
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import teacher_quality
-from ard_jax.interop import safetensors_file, torch_export, torch_names
+from ard_jax.interop import fold, safetensors_file, torch_export, torch_names
 from ard_jax.methods import base
 from ard_jax.methods.options import Options
 from ard_jax.models import described
@@ -111,6 +111,15 @@ def step(**changed):
     batch = {"image": X, "label": Y, "epoch": 1} | changed
     batch = {name: value for name, value in batch.items() if value is not None}
     return method.step(method.init(NET.init(0), {}), batch, KEY)
+
+
+def start():
+    return methods.create("natural", parts()).init(NET.init(0), {})
+
+
+def on_state(**changed):
+    batch = {"image": X, "label": Y, "epoch": 1}
+    return methods.create("natural", parts()).step(start().replace(**changed), batch, KEY)
 
 
 def named(class_names):
@@ -641,6 +650,22 @@ OF_TRAINING = {
     "no state of an optimiser": (
         lambda: OPTIM.update({"a": Z}, None, {"a": Z}, 0.1),
         r"opt_state is None; give that of init\(params\)",
+    ),
+    "variables for a state": (
+        lambda: on_state(student=NET.init(0)),
+        r"the state's student is dict; give NetState, such as NetState.create\(variables",
+    ),
+    "a state for variables": (
+        lambda: fold.inference(NET, start().student),
+        "variables are not those of small_cnn.*NetState",
+    ),
+    "a state for tensors": (
+        lambda: torch_names.to_torch(NET, start().student),
+        "variables are not those of small_cnn.*NetState",
+    ),
+    "a name for a layout": (
+        lambda: torch_names.torch_layout("small_cnn"),
+        "'small_cnn' is no network; give one of models.create",
     ),
     "a cycle without a rise": (
         lambda: optim.one_cycle(0.0, 0, 3),

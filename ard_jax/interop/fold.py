@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ard_jax.models import ModelBundle
+from ard_jax.models.bundle import check_fit
 from ard_jax.models.inference import Affine, inference_apply, norm_sources
 from ard_jax.models.norm import BatchNorm
 
@@ -35,7 +36,11 @@ def inference(bundle: ModelBundle, variables: Any) -> Callable[[jax.Array], jax.
 
     Returns:
       images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K]. Equals `bundle.apply` up to rounding.
+
+    Raises:
+      ValueError: no network, or variables that are not its own.
     """
+    check_fit(bundle, variables)
     variables = jax.tree.map(np.asarray, variables)
     norms = {path: _affine(variables, path) for path in norm_sources(bundle)}
     return lambda images: inference_apply(bundle, variables, norms, images)
@@ -50,7 +55,11 @@ def fold_batchnorm(bundle: ModelBundle, variables: Any) -> Folded:
 
     Returns:
       A Folded. Its logits equal those of the network up to rounding.
+
+    Raises:
+      ValueError: no network, or variables that are not its own.
     """
+    check_fit(bundle, variables)
     sources = norm_sources(bundle)
     kernels, norms = {}, {}
     variables = jax.tree.map(np.asarray, variables)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.interop import fold
+from ard_jax.io.files import check_file_place
 from ard_jax.models import ModelBundle, num_params
 
 NEEDS = ("jax2onnx", "onnx", "onnxruntime")
@@ -72,10 +73,13 @@ def export(
       ir_version: of the file's format, 8 or later.
 
     Raises:
+      ValueError: no network, or variables that are not its own.
+      OSError: no file can stand at `path`.
       OnnxError: packages are missing, an IR version that the opset or the onnx package does not have, or the
         weights exceed the 2 GB that one file can hold.
     """
     check_ir_version(ir_version)
+    check_file_place(path)
     if 4 * num_params(bundle) > _LIMIT:
         raise OnnxError(
             f"{bundle.name} has {num_params(bundle):,} parameters, more than the 2 GB that one ONNX file "

@@ -4,7 +4,6 @@ Arrays have our names and layouts ("params/conv1/kernel" [kh, kw, in, out], "bat
 header's metadata hold the network's description (architecture, options, normalisation, class names).
 """
 
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -16,8 +15,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ard_jax.io.files import check_file_place
 from ard_jax.models import ModelBundle, described
-from ard_jax.models.bundle import check_network
+from ard_jax.models.bundle import check_fit, check_network
 
 
 def export(
@@ -55,21 +55,12 @@ def export(
     except ValueError as error:
         raise ValueError(f"the description {metadata['description']!r:.60} is no JSON") from error
     described.check_fields(description, ("model",))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    check_file_place(path)
     named = description["model"]
     if named != bundle.name:
         raise ValueError(f"the description is of {named!r}, but the network is {bundle.name!r}")
-    tensors = flatten(variables)
-    expected = flatten(jax.eval_shape(lambda: bundle.init(jax.random.key(0))))
-    wrong = sorted(
-        name
-        for name in tensors.keys() | expected.keys()
-        if np.shape(tensors.get(name, 0)) != getattr(expected.get(name), "shape", None)
-    )
-    if wrong:
-        raise ValueError(f"the variables are not those of {bundle.name}: {wrong[:5]} differ")
-    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
+    check_fit(bundle, variables)
+    arrays = {k: np.array(v, np.float32, order="C") for k, v in flatten(variables).items()}
     temporary = path.with_name(path.name + ".tmp")
     save_file(arrays, temporary, metadata=metadata)
     os.replace(temporary, path)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.interop import fold, load_stablehlo
+from ard_jax.io.files import check_file_place
 from ard_jax.models import ModelBundle
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,9 +44,12 @@ def export(
       fold_batchnorm: see `fold.fold_batchnorm`.
 
     Raises:
+      ValueError: no network, or variables that are not its own.
+      OSError: no file can stand at `path`.
       StableHloError: flatbuffers is not installed.
     """
     check_installed()
+    check_file_place(path)
     if fold_batchnorm:
         predict = fold.fold_batchnorm(bundle, variables).predict
     else:

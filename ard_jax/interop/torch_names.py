@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import models
-from ard_jax.models.bundle import normalization_constants
+from ard_jax.models.bundle import check_network, check_variables, normalization_constants
 
 _LEAF_NAMES = {
     "kernel": "weight",
@@ -166,6 +166,8 @@ def to_torch(bundle: models.ModelBundle, variables: Mapping[str, Any]) -> dict[s
     Raises:
       ValueError: the variables are not those of the network.
     """
+    check_network(bundle)
+    check_variables(bundle.name, variables)
     expected = {torch_name(path): leaf.shape for path, leaf in _leaves(_shapes(bundle))}
     given = {torch_name(path): np.shape(leaf) for path, leaf in _leaves(variables)}
     problems = differences(given, expected)
@@ -195,7 +197,12 @@ def from_our_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def torch_layout(bundle: models.ModelBundle) -> dict[str, tuple[int, ...]]:
-    """Torch name -> torch shape of every tensor of a network, from shapes alone (nothing is allocated)."""
+    """Torch name -> torch shape of every tensor of a network, from shapes alone (nothing is allocated).
+
+    Raises:
+      ValueError: no network.
+    """
+    check_network(bundle)
     layout = {}
     for path, leaf in _leaves(_shapes(bundle)):
         shape = leaf.shape

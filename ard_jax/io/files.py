@@ -1,6 +1,7 @@
 """Text files that are whole or absent, and values as JSON holds them."""
 
 import contextlib
+import errno
 import math
 import numbers
 import os
@@ -63,6 +64,15 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
         raise ValueError(
             f"{name}={folder}: {nearest} cannot be written ({error.strerror}); choose another folder"
         ) from error
+
+
+def check_file_place(path: str | os.PathLike) -> None:
+    """Raises OSError unless a file can stand there: its folder exists, and it is no folder itself."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "this is a folder; give a file's path", str(path))
 
 
 def expand(path: str) -> str:

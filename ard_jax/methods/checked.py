@@ -19,8 +19,8 @@ from ard_jax.attacks.friendly import FriendlyAttack
 from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.io.options import Options
 from ard_jax.losses import checks
-from ard_jax.models.bundle import ModelBundle, check_variables
-from ard_jax.state import RunState
+from ard_jax.models.bundle import ModelBundle, check_fit
+from ard_jax.state import NetState, RunState
 
 _OURS = (PgdAttack, FriendlyAttack, ApgdAttack)
 # Metrics that a method's update and the log of a run have of their own.
@@ -165,27 +165,19 @@ def start(parts: Any, student: Any, teachers: Any, roles: tuple[str, ...]) -> No
     networks = {"the student": (parts.student, student)}
     networks |= {f"the {r} teacher": (parts.teachers[r], v) for r, v in given.items()}
     for name, (network, variables) in networks.items():
-        check_variables(name, variables)
-        wanted = jax.eval_shape(network.init, jax.random.key(0))
-        shapes = {k: dict(_shapes(wanted[k])) for k in ("params", "batch_stats")}
-        for group, of in shapes.items():
-            if (found := dict(_shapes(variables[group]))) != of:
-                wrong = sorted(n for n in {*of, *found} if of.get(n) != found.get(n))[0]
-                raise ValueError(
-                    f"variables are not those of {name}: {group}{wrong} has shape {found.get(wrong)} but "
-                    f"must have {of.get(wrong)}"
-                )
-
-
-def _shapes(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path), np.shape(leaf)) for path, leaf in leaves]
+        check_fit(network, variables, name)
 
 
 def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
     """Raises ValueError unless a step can begin; inside of jit it looks at kinds and shapes alone."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is {type(state).__name__}; give that of init or of the last step")
+    for name, net in {"student": state.student, **state.teachers}.items():
+        if not isinstance(net, NetState):
+            raise ValueError(
+                f"the state's {name} is {type(net).__name__}; give NetState, such as "
+                "NetState.create(variables, opt_state)"
+            )
     given = batch if isinstance(batch, Mapping) else {}
     views = ("view",) if method.views == 2 else ()
     if missing := [

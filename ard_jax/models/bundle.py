@@ -266,3 +266,23 @@ def check_network(bundle: Any) -> None:
     if not isinstance(bundle, ModelBundle):
         shown = repr(bundle) if isinstance(bundle, str) else type(bundle).__name__
         raise ValueError(f"{shown} is no network; give one of models.create(...)")
+
+
+def check_fit(bundle: Any, variables: Any, name: str = "") -> None:
+    """Raises ValueError unless these are variables of this network, which messages call `name`."""
+    check_network(bundle)
+    name = name or bundle.name
+    check_variables(name, variables)
+    wanted = jax.eval_shape(bundle.init, jax.random.key(0))
+    for group in ("params", "batch_stats"):
+        found, of = _shapes(variables[group]), _shapes(wanted[group])
+        if wrong := sorted(n for n in {*of, *found} if of.get(n) != found.get(n)):
+            raise ValueError(
+                f"variables are not those of {name}: {group}{wrong[0]} has shape {found.get(wrong[0])} but "
+                f"must have {of.get(wrong[0])}"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}

@@ -73,6 +73,12 @@ def test_a_file_that_is_none(tmp_path):
         stablehlo.load(path)
 
 
+@pytest.mark.parametrize("place", ["missing/o.bin", ""])
+def test_a_place_for_no_file(tmp_path, place):
+    with pytest.raises(OSError, match="folder"):
+        stablehlo.export(None, None, tmp_path / place)
+
+
 def test_missing_flatbuffers_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(stablehlo.StableHloError, match=r"needs flatbuffers.*'ard_jax\[export\]'"):
