@@ -99,8 +99,8 @@ def evaluate(
         results = dataclasses.replace(results, unmoved=())
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
     told += network
-    smallest = [] if suites else [min(float(spec.threat.eps) for spec in attacks.values())]
-    told += [text for radius in smallest for text in network_checks.radius_warnings(radius)]
+    radii = {(float(a.threat.eps), a.threat.norm) for a in attacks.values()} if not suites else ()
+    told += [text for radius in radii for text in network_checks.radius_warnings(*radius)]
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}

@@ -61,6 +61,10 @@ class OptimConfig(Options):
         found = []
         if self.nesterov and self.momentum == 0:
             found.append("nesterov=True needs a momentum greater than 0")
+        if self.warmup and self.schedule not in ("cosine", "one_cycle"):
+            found.append(
+                f"warmup={self.warmup}: schedule={self.schedule!r} has no warm-up; give 0, or schedule=cosine"
+            )
         if list(self.boundaries) != sorted(set(self.boundaries)):
             found.append(f"boundaries={self.boundaries}: epochs must increase")
         if self.schedule == "multistep" and not self.boundaries:

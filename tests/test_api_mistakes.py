@@ -275,6 +275,10 @@ OF_ATTACKS = {
         "step_size=0.0 .*no attack",
     ),
     "steps of size 0, called": (lambda: pgd(step_size=0), "step_size=0 .*no attack"),
+    "a step beyond the ball": (
+        lambda: pgd(step_size=0.3),
+        r"step_size=0.3: more than the width of the ball, 2 eps=0.2",
+    ),
     "a step in the wrong unit": (lambda: pgd(step_size=2 / 255**2), "next to nothing of eps=0.1"),
     "lambda": (lambda: attacks.make("dpgd", lambda_value=0.5), "of lambda_schedule='const'"),
     "unused sigma": (lambda: pgd(sigma=0.1), "sigma=0.1: of start='gauss'"),
@@ -639,9 +643,29 @@ OF_TRAINING = {
         lambda: methods.Registration("a", Options, len, attack="foo"),
         "choose one of '', adaad_train",
     ),
+    "an attack of another library": (
+        lambda: attacks.make("PGD", eps=0.1),
+        "unknown attack 'PGD'; did you mean 'pgd_sat'",
+    ),
+    "a training attack, evaluated": (
+        lambda: measure(names="rslad_train"),
+        "attack 'rslad_train' only trains: it needs a teacher, or leaves the ball",
+    ),
+    "no query": (
+        lambda: attacks.square(predict, X, Y, KEY, eps=0.1, queries=0),
+        "queries=0: must be",
+    ),
+    "a tensor dict for a model": (
+        lambda: torch_names.from_torch({"a": X}, "resnet18"),
+        "model_name is dict; give the name first",
+    ),
+    "a folder of digits": (
+        lambda: data.load("digits", "/data"),
+        "data_dir='/data': digits come with a package; leave it out",
+    ),
     "an epoch beyond the schedule": (
         lambda: step(epoch=2),
-        "epoch=2: must be an integer from 1 to 1",
+        "epoch=2: the optimiser is made for 1 epochs; give optim.make",
     ),
     "gradients of other arrays": (
         lambda: OPTIM.update({"a": X}, OPTIM.init({"a": Z}), {"a": Z}, 0.1),
@@ -831,6 +855,14 @@ SUSPICIONS = {
     "divided twice, evaluate": (
         lambda: evaluate(predict, PAIR, "fgsm", eps=8 / 255**2),
         "eps=0.000123 is less than a tenth",
+    ),
+    "a linf radius in L2": (
+        lambda: pgd(eps=8 / 255, norm="l2"),
+        "small radius in L2, where 0.25 to 2",
+    ),
+    "a linf radius in L2, evaluate": (
+        lambda: evaluate(predict, PAIR, "fgsm", eps=8 / 255, norm="l2"),
+        "eps=0.0314 is a small radius in L2",
     ),
     "divided twice, AutoAttack": (lambda: autoattack(eps=8 / 255**2), "eps=0.000123 is less than"),
     "rand without a key": (

@@ -83,18 +83,28 @@ def test_notebooks_are_small_and_show_a_whole_clean_run(path):
 
 
 def test_the_examples_of_extensions_run():
-    method, attack = examples((DOCS / "extending.md").read_text())
+    method, attack, dataset = examples((DOCS / "extending.md").read_text())
     names = {"__name__": "example"}
     exec(method, names)
     net = models.create("small_cnn", 3, (8, 8, 1))
     sgd = optim.make(optim.OptimConfig(), 1)
     parts = methods.Parts(net, sgd, attacks.make("rslad_train", eps=0.1), {"robust": net})
     registration = names["REGISTRATION"]
-    made = registration.make(registration.options(), parts)
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
-    assert jax.eval_shape(made.init, shapes, {"robust": shapes}).teachers
-    exec(attack, names)
     images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    batch = {"image": images, "label": np.array([0, 2], np.int32), "epoch": 1}
+    losses = []
+    for made in (
+        methods.create(registration, parts),
+        methods.create("rslad", parts, adv_weight=0.8),
+    ):
+        state = made.init(net.init(0), {"robust": net.init(1)})
+        losses.append(float(jax.jit(made.step)(state, batch, jax.random.key(2))[1]["loss"]))
+    assert losses[0] == pytest.approx(
+        losses[1], rel=1e-6
+    )  # it says that it is RSLAD of another weight
+    exec(dataset, names)
+    assert names["load"](None, None).test.labels.tolist() == [0, 1] * 8
+    exec(attack, names)
     weights = np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
     found = names["RandomSigns"](eps=0.1)(
         lambda x: x.reshape(len(x), -1) @ weights, images, np.array([0, 2]), jax.random.key(0)

@@ -166,7 +166,9 @@ class Attack(abc.ABC):
             text = f"attack {self.name!r}: eps=0, so no image can change; is 8/255 meant, where 8//255 is 0?"
             warnings.warn(text, stacklevel=3)
             return
-        for text in diagnostics.radius_warnings(threat.eps, threat.clip_max - threat.clip_min):
+        for text in diagnostics.radius_warnings(
+            threat.eps, threat.norm, threat.clip_max - threat.clip_min
+        ):
             warnings.warn(f"attack {self.name!r}: {text}", stacklevel=3)
         start, why = images, "it does nothing, or found nothing and gives the clean images back"
         if self.tileable:

@@ -4,7 +4,7 @@ A new attack is a subclass of `attack.Attack` in a file of its own, and one line
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ard_jax.attacks.attack import Attack, create
@@ -100,12 +100,32 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "apgd_ce": functools.partial(_create, ApgdAttack, label="APGD-CE"),
     "apgd_dlr": functools.partial(_create, ApgdAttack, label="APGD-DLR", loss="dlr"),
 }
+# Names under which other libraries, and functions of `attacks`, have these.
+_ELSEWHERE = {
+    "pgd": "pgd_sat", "pgd10": "sat_train", "pgd_linf": "pgd_sat", "cw": "cw_inf", "cw_linf": "cw_inf",
+    "aa": "autoattack", "auto_attack": "autoattack", "apgd": "apgd_ce", "square": "square5000",
+    "targeted_pgd": "tpgd", "trades_pgd": "trades_train", "ciard_pgd": "ciard_train",
+}  # fmt: skip
 _EVALUATION = ("fgsm", "pgd_sat", "pgd_trades", "bim", "tpgd", "cw_inf")
 
 
 def names() -> list[str]:
     """Returns the attacks that are pure functions and stay within eps: those that evaluate."""
     return [n for n in training_names() if _REGISTRY[n].keywords.get("order") != "range_only"]
+
+
+def check_name(name: Any, known: Iterable[str]) -> None:
+    """Raises ValueError unless `name` is one of the `known` names of attacks."""
+    known = sorted(known)
+    meant = _ELSEWHERE.get(name.lower().replace("-", "_")) if isinstance(name, str) else None
+    if meant in known and name not in known:
+        raise ValueError(f"unknown attack {name!r}; did you mean {meant!r}?")
+    if name in list(_REGISTRY) and name not in known:
+        raise ValueError(
+            f"attack {name!r} only trains: it needs a teacher, or leaves the ball of eps; to evaluate choose "
+            f"one of {', '.join(known)}"
+        )
+    checks.choice(name, "attack", known)
 
 
 def training_names() -> list[str]:
@@ -144,5 +164,5 @@ def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) 
     Raises:
       ValueError: unknown name or field, or a bad value.
     """
-    checks.choice(name, "attack", sorted(_REGISTRY))
+    check_name(name, _REGISTRY)
     return _REGISTRY[name](name, eps, norm, overrides)

@@ -14,6 +14,21 @@ from ard_jax.io.files import output_is_lost
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
+# Flags of other programs -> what to do here.
+_FOREIGN = {
+    "resume": "the same command continues a run where it was",
+    "lr": "set --config.student_optim.lr",
+    "learning_rate": "set --config.student_optim.lr",
+    "gpu": "all devices that JAX sees are used; JAX_PLATFORMS and CUDA_VISIBLE_DEVICES choose",
+    "device": "all devices that JAX sees are used; JAX_PLATFORMS and CUDA_VISIBLE_DEVICES choose",
+    "dataset": "set --config.data.name, or choose the file, such as --config=configs/cifar10.py:rslad",
+    "method": "choose it behind the file, such as --config=configs/cifar10.py:rslad",
+    **{
+        name: f"set --config.{name}"
+        for name in ("epochs", "eps", "norm", "batch_size", "seed", "workdir", "precision")
+    },
+    "epsilon": "set --config.eps",
+}
 _EXPECTED = {"bool": "true or false", "int": "an integer"}
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
@@ -81,6 +96,9 @@ def _rewritten(arguments: Iterable[str]) -> list[str]:
 
 def _bad_value(values: flags.FlagValues, told: str) -> str:
     """What absl tells of a flag, but for the Python error of a value that is no boolean or integer."""
+    foreign = re.match("Unknown command line flag '([a-z_]+)'", told)
+    if foreign and (hint := _FOREIGN.get(foreign[1])):
+        return f"--{foreign[1]} does not exist: {hint}"
     match = re.match("flag --([a-z_]+)=(.*?): ", told, re.DOTALL)
     expected = match and _EXPECTED.get(values[match[1]].flag_type())
     return f"--{match[1]}={match[2]}: expected {expected}" if match and expected else told

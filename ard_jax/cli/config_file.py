@@ -79,6 +79,10 @@ def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
             f"--config={name}: {path} is JSON, not a Python file with get_config(); what a run was trained "
             "with is taken from its folder: --mode=evaluate or export with --checkpoint=FOLDER"
         )
+    if path.suffix != ".py":
+        raise ConfigFileError(
+            f"--config={name}: {path} is no Python file with get_config(), such as FILE.py"
+        )
     get_config = getattr(_module(path), "get_config", None)
     if not callable(get_config):
         raise ConfigFileError(f"--config={name}: {path} is no config file; it has no get_config()")
@@ -199,6 +203,11 @@ def _apply(config: Any, types_: dict[str, Any], override: str) -> str:
         value = values.parse(text, types_.get(path, Any), group.get(last))
     except ValueError as error:
         return f"config.{path}={text}: {error}"
+    if path == "seeds" and text.strip().isdecimal():
+        return (
+            f"config.seeds={text}: give the seeds themselves, such as 0,1,2 for three of them, or {text}, "
+            f"with its comma for seed {text} alone"
+        )
     with group.unlocked(), group.ignore_type():
         group[last] = value
     return ""
@@ -317,9 +326,12 @@ def _unknown(path: str, known: list[str]) -> str:
         return f"config.{path} does not exist: this method has " + (
             f"the options {', '.join(have)}" if have else "no options"
         )
+    where, _, end = path.rpartition(".")
+    if end in ("name", "optimizer", "optimiser") and where.endswith("optim"):
+        return f"config.{path} does not exist: SGD is the only optimiser; leave it out"
     if near := values.nearest(path, known, "config."):
         return f"config.{path} does not exist{near}"
-    where, depth = path.rpartition(".")[0], path.count(".")
+    depth = path.count(".")
     group = [p for p in known if p.startswith(f"{where}.") or not where]
     names = dict.fromkeys(p.split(".")[depth] for p in group)
     return f"config.{path} does not exist; config{where and '.'}{where} has {', '.join(names) or 'none'}"

@@ -155,6 +155,11 @@ def _out_folder(out: str, network: Network, folder: Path, item: str, formats: li
     """Makes the folder, unless it holds what no export wrote under the names of this one."""
     last = "-last" if folder.parent.name == "last" else ""
     path = Path(out) if out else network.run / f"export{last}{'-ema' if item == 'ema' else ''}"
+    endings = {Path(name).suffix for one in FORMATS for name in _FILES[one]}
+    if path.suffix in endings and not path.is_dir():
+        raise ExportError(
+            f"--out={path} looks like a file; --out is the folder of all files: give {path.parent}"
+        )
     check_writable(path, "--out")
     manager.check_holds_no_steps(path, "--out")
     names = [CARD, *(name for one in formats for name in _FILES[one])]

@@ -23,7 +23,8 @@ def nearest(name: str, known: Iterable[str], prefix: str = "", ending: str = "")
     """Returns "; did you mean ...?" with up to three similar names between prefix and ending, or ""."""
     known = list(known)
     end = name.rpartition(".")[2]
-    found = difflib.get_close_matches(name, known, 3, 0.75)
+    found = [other for other in known if other == end]  # of the right name, in a wrong group
+    found += difflib.get_close_matches(name, known, 3, 0.75)
     ends = {other.rpartition(".")[2] for other in known}
     for similar in difflib.get_close_matches(end, sorted(ends), 2, 0.75):
         found += [other for other in known if other.rpartition(".")[2] == similar]

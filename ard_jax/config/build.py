@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import attacks, data, methods, optim
+from ard_jax.attacks import registry
 from ard_jax.config import parse
 from ard_jax.config.schema import (
     CONTENT,
@@ -29,7 +30,6 @@ from ard_jax.config.schema import (
 )
 from ard_jax.data import Splits, augment
 from ard_jax.data.base import ArrayDataset
-from ard_jax.losses import checks
 from ard_jax.methods import TEACHERS, Parts
 from ard_jax.runtime import sharding
 
@@ -116,7 +116,7 @@ def split_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """
     names = list(names)
     for name in names:
-        checks.choice(name, "attack", evaluable())
+        registry.check_name(name, evaluable())
     return [n for n in names if n not in attacks.SUITES], [n for n in names if n in attacks.SUITES]
 
 
@@ -282,6 +282,12 @@ def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
     if attack.init:
         overrides["start"] = attack.init
     return attacks.make(attack.name, eps=experiment.eps, norm=experiment.norm, **overrides)
+
+
+def attacks_beside(experiment: Experiment) -> tuple[str, ...]:
+    """Attacks that an evaluation makes besides those of `eval.attacks`."""
+    sweep = (_SWEEP,) if experiment.eval.eps_sweep else ()
+    return (*(_TRANSFER if experiment.eval.transfer else ()), *sweep)
 
 
 def evaluation_attack(name: str, experiment: Experiment, eps: float | None = None) -> Any:

@@ -12,7 +12,6 @@ from ard_jax.config.schema import ROLES, AttackConfig, Experiment, NetConfig, Te
 from ard_jax.data import augment
 
 # Attacks that an evaluation may make unasked: those of transfer, and of accuracy over radii.
-_ALWAYS_MADE = ("pgd_trades", "cw_inf", "pgd_sat")
 _LARGEST = 10_000  # width or depth: the widest network of the papers has 1024 channels
 
 
@@ -27,7 +26,7 @@ def find_problems(experiment: Experiment) -> list[str]:
     names = {f"config.eval.step_sizes: {n!r}": n for n in e.eval.step_sizes}
     names[f"config.eval.select_attack={e.eval.select_attack!r}"] = e.eval.select_attack
     found += _choices(names, [n for n in build.evaluable() if n in attacks.names()])
-    made = {*e.eval.attacks, e.eval.select_attack, *_ALWAYS_MADE}
+    made = {*e.eval.attacks, e.eval.select_attack, *build.attacks_beside(e)}
     if idle := [n for n in e.eval.step_sizes if n in attacks.names() and n not in made]:
         found.append(
             f"config.eval.step_sizes: {', '.join(idle)} is no attack of this evaluation; add it to "

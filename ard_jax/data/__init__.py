@@ -100,7 +100,7 @@ def load(
 
     Args:
       name: one of `names()`.
-      data_dir: where it is. digits ignores it; CIFAR: the TFDS data directory (None: TFDS's own);
+      data_dir: where it is. None for digits; CIFAR: the TFDS data directory (None: TFDS's own);
         tiny_imagenet, folder: the folder; tfds: the directory of one prepared version; npz: the file.
       holdout: how many training images become the validation split: a number (int) or a fraction
         (float in (0, 1)), stratified by class; 0: no validation split. Where the data brings a
@@ -128,6 +128,8 @@ def load(
         raise DataError(
             f"reading={reading!r} is {type(reading).__name__}; give a data.Reading(...)"
         )
+    if name == "digits" and data_dir:
+        raise DataError(f"data_dir={str(data_dir)!r}: digits come with a package; leave it out")
     if needed and not data_dir:
         raise DataError(f"data set {name!r} needs data_dir: {needed}")
     check_seed(seed)

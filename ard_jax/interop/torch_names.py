@@ -125,6 +125,11 @@ def from_torch(
       ValueError: tensors are missing, left over, of the wrong shape, not floating point or not finite (the
         message names them), or the stored normalisation differs from the model's.
     """
+    if not isinstance(model_name, str):
+        kind = type(model_name).__name__
+        raise ValueError(
+            f"model_name is {kind}; give the name first, as from_torch('resnet18', state)"
+        )
     bundle = models.create(model_name, **model_kwargs)
     tensors, constants, _ = tidy(state)
     if constants is not None:

@@ -295,7 +295,7 @@ def create(name: str | Registration, parts: Parts, **options: Any) -> Method:
         return made.init(student, teachers)
 
     def step(state: RunState, batch: dict[str, Any], key: Any):
-        checked.step(parts.student, asked, state, batch)
+        checked.step(parts, asked, state, batch)
         groups = {"the_teachers_are": state.teachers, "the_method_has": state.method}
         with checked.keys(f"method {entry.name!r}", batch, **groups):
             return made.step(state, batch, checks.random_key(key))

@@ -168,7 +168,7 @@ def start(parts: Any, student: Any, teachers: Any, roles: tuple[str, ...]) -> No
         check_fit(network, variables, name)
 
 
-def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
+def step(parts: Any, method: Any, state: Any, batch: Any) -> None:
     """Raises ValueError unless a step can begin; inside of jit it looks at kinds and shapes alone."""
     if not isinstance(state, RunState):
         raise ValueError(f"state is {type(state).__name__}; give that of init or of the last step")
@@ -188,7 +188,7 @@ def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
             f"the batch lacks {', '.join(missing)}: it has image [B,H,W,C] float32 in [0,1], label [B] int32"
             f"{second} and epoch int32, counted from 1"
         )
-    images = checks.pixels(batch["image"])
+    images, student = checks.pixels(batch["image"]), parts.student
     if images.shape[1:] != student.image_shape:
         raise ValueError(
             f"the batch has images {list(images.shape)}, the student takes {student.image_shape}"
@@ -207,6 +207,11 @@ def step(student: ModelBundle, method: Any, state: Any, batch: Any) -> None:
         )
     if checks.is_concrete(epoch):
         checks.count(int(epoch), "epoch", 1)
+        if 0 < parts.student_optim.epochs < epoch:
+            raise ValueError(
+                f"epoch={epoch}: the optimiser is made for {parts.student_optim.epochs} epochs; give "
+                "optim.make(config, epochs) all that the run has"
+            )
 
 
 def metrics(given: Mapping[str, Any], taken: Iterable[str] = OF_UPDATE) -> None:

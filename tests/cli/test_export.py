@@ -148,6 +148,7 @@ def test_given_data_must_fit(tmp_path):
         ({"checkpoint": "nowhere"}, "nowhere does not exist"),
         ({"item": "ema"}, "no 'ema' network: training with config.ema_decay .*; it has student$"),
         ({"out": "a_file"}, "a_file is not a folder"),
+        ({"out": "x/student.onnx"}, "--out=x/student.onnx looks like a file; .*: give x$"),
         (
             {"out": "run/best"},
             "--out=run/best: .*run/best holds the checkpoints of a run; choose another",

@@ -235,7 +235,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
     identity = fingerprint(settings, [images, labels, logits])
     about = {"version": version, "eps": threat.eps, "norm": norm, "images": len(images)}
     store = Store(session.state_dir, identity, about)
-    told = checks.radius_warnings(eps) + checks.image_warnings(images)
+    told = checks.radius_warnings(eps, norm) + checks.image_warnings(images)
     told += checks.output_warnings(logits, chosen)
     told += checks.constant_warnings(images, logits) or _network_warnings(
         engine, variables, images, labels, logits, chosen, key

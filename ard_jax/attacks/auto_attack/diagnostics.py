@@ -18,6 +18,7 @@ SQUARE_GAIN = 0.002
 _SMALL_GRADIENT = 1e-6
 _SATURATED = 88  # exp(-88) is the smallest normal float32
 _LOGITS_DIFFER = 1e-4
+_SMALL_L2 = 17 / 255  # the papers' linf radii are 2/255 to 16/255
 _DARK = 32 / 255  # a brightest pixel below it is rather one of another scale
 
 
@@ -168,11 +169,17 @@ def image_warnings(images: np.ndarray, low: float = 0.0, high: float = 1.0) -> l
     ]  # fmt: skip
 
 
-def radius_warnings(eps: Any, width: float = 1.0) -> list[str]:
+def radius_warnings(eps: Any, norm: str, width: float = 1.0) -> list[str]:
     """Warnings out of a radius, of pixels whose range is so wide."""
-    return [] if eps / width >= LEAST_EPS else [
-        f"eps={float(eps):.3g} is less than a tenth of a grey level; is 8/255 meant, divided by 255 once?"
-    ]  # fmt: skip
+    if eps / width < LEAST_EPS:
+        return [
+            f"eps={float(eps):.3g} is less than a tenth of a grey level; is 8/255 meant, divided by 255 once?"
+        ]
+    if norm == "l2" and eps / width < _SMALL_L2:
+        return [
+            f"eps={float(eps):.3g} is a small radius in L2, where 0.25 to 2 are usual; is norm='linf' meant?"
+        ]
+    return []
 
 
 def constant_warnings(images: np.ndarray, logits: np.ndarray) -> list[str]:

@@ -243,7 +243,7 @@ def square(
     Raises:
       ValueError: a bad argument, or logits of a wrong shape.
     """
-    checks.count(queries, "queries", 0)
+    checks.count(queries, "queries", 1)
     images, labels, key = threat_model.check_batch(
         images, labels, key, ThreatModel(eps, norm), labelled=True
     )
