@@ -174,7 +174,8 @@ def known_data() -> Iterator[Finding]:
             yield Finding(f"data: {name}", "cannot be read", str(error))
             continue
         text = (
-            found or f"not in {root}; --config.data.dir says where else, docs/data_on_disk.md how"
+            found
+            or f"absent from {root}; --config.data.dir says where it is, docs/data_on_disk.md how"
         )
         yield Finding(f"data: {name}", str(text))
 

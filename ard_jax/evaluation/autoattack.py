@@ -27,8 +27,8 @@ def defined_members(name: str, num_classes: int) -> tuple[tuple[Member, ...], li
     if not left:
         return kept, []
     return kept, [
-        f"{SUITES[name].label} without {', '.join(left)}, which need more than {num_classes} classes: "
-        "an upper bound, not AutoAttack"
+        f"{SUITES[name].label} without {' and '.join(left)}, whose loss needs at least "
+        f"{max(member.min_classes for member in wanted)} classes: an upper bound, not AutoAttack"
     ]
 
 

@@ -215,6 +215,8 @@ class _Loop:
         try:
             if start:
                 self.log.event(start, "resumed")
+                epoch = start // training.steps_per_epoch + 1
+                self.progress.message(f"{training.title}: continues at step {start}, epoch {epoch}")
             if late:
                 state = self.boundary(start, state, late=True)
             # NOTE: do not change the order. Everything up to "advance" happens at `step` updates done.
@@ -279,7 +281,8 @@ class _Loop:
                     | values
                 )
             score, best = training.score(scores), self.meta["best"]
-            self.log.shown = {f"{training.split[:3]} {k}": v for k, v in scores["student"].items()}
+            split = f"{training.split[:3]}@{epoch}"
+            self.log.shown = {f"{split} {k}": f"{v:.1%}" for k, v in scores["student"].items()}
             if best is None or score > best["score"]:
                 self.meta["best"] = {"step": step, "epoch": epoch, "score": score, "scores": scores}
                 self.last.wait()  # a second best checkpoint is never without a last one

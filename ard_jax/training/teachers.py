@@ -208,10 +208,15 @@ def _check_floor(teacher: Teacher, settings: TeacherSettings, splits: Splits) ->
     clean = teacher.evaluator.run(teacher.variables, test, {}).accuracy("clean")
     tell(f"  {teacher.role} teacher: clean accuracy {clean:.2%} on {len(test)} test images")
     if clean < floor:
+        cause = (
+            f"It was trained for {settings.recipe.epochs} epochs: train it longer, or lower the floor if it "
+            "is meant."
+            if settings.recipe
+            else "The usual cause is input normalisation: this network is given [0,1] images normalised by "
+            f"{teacher.bundle.normalization!r}; a checkpoint trained on other statistics loses tens of "
+            "points. Set the right normalisation, or lower the floor if this is meant."
+        )
         raise TeacherError(
             f"the {teacher.role} teacher ({teacher.source}) has a clean accuracy of {clean:.2%}, under "
-            f"the floor of {floor:.2%} (config.teachers.{teacher.role}.min_clean). The usual cause is "
-            f"input normalisation: this network is given [0,1] images normalised by "
-            f"{teacher.bundle.normalization!r}; a checkpoint trained on other statistics loses tens of "
-            "points. Set the right normalisation, train longer, or lower the floor if this is meant."
+            f"the floor of {floor:.2%} (config.teachers.{teacher.role}.min_clean). {cause}"
         )
