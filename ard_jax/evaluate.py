@@ -217,7 +217,7 @@ def _as_dataset(predict: Any, pair: Any) -> ArrayDataset:
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
     if not is_pair or any(isinstance(half, tuple) for half in pair):
         raise ValueError(
-            f"dataset is {type(pair).__name__}; give a split of data.load(...), or (images, labels)"
+            f"dataset is {type(pair).__name__}; give a split of data.load(...) in memory, or (images, labels)"
         )
     images = checks.array(pair[0], "images")
     if jnp.issubdtype(images.dtype, jnp.floating):

@@ -275,10 +275,6 @@ OF_ATTACKS = {
         "step_size=0.0 .*no attack",
     ),
     "steps of size 0, called": (lambda: pgd(step_size=0), "step_size=0 .*no attack"),
-    "a step beyond the ball": (
-        lambda: pgd(step_size=0.3),
-        r"step_size=0.3: more than the width of the ball, 2 eps=0.2",
-    ),
     "a step in the wrong unit": (lambda: pgd(step_size=2 / 255**2), "next to nothing of eps=0.1"),
     "lambda": (lambda: attacks.make("dpgd", lambda_value=0.5), "of lambda_schedule='const'"),
     "unused sigma": (lambda: pgd(sigma=0.1), "sigma=0.1: of start='gauss'"),
@@ -651,6 +647,21 @@ OF_TRAINING = {
         lambda: measure(names="rslad_train"),
         "attack 'rslad_train' only trains: it needs a teacher, or leaves the ball",
     ),
+    "a step instead of a method": (
+        lambda: methods.create(
+            methods.Registration("mm", Options, lambda c, p: lambda s, b, k: s), parts()
+        ),
+        "make of method 'mm' returned function; it must return a base.Method",
+    ),
+    "percentages": (lambda: losses.as_logits(Z * 0 + 20.0), "soft labels are no probabilities"),
+    "an array of JAX as images": (
+        lambda: ArrayDataset(jnp.asarray(PAIR[0]), PAIR[1], tuple("abcde"), "m", "train"),
+        "images are .*ArrayImpl; give a numpy array of uint8",
+    ),
+    "grey levels in a loop": (
+        lambda: attacks.pgd_loop(lambda x: x.sum((1, 2, 3)), X, X, eps=0.1, step_size=2, steps=3),
+        "step_size=2: must be a finite number in .*8/255 for 8",
+    ),
     "no query": (
         lambda: attacks.square(predict, X, Y, KEY, eps=0.1, queries=0),
         "queries=0: must be",
@@ -802,6 +813,11 @@ def constant(x):
     return jnp.zeros(len(x))[:, None] + jnp.arange(5.0)
 
 
+def of_another_order():
+    images = np.random.default_rng(1).integers(256, size=(40, 8, 8, 1), dtype=np.uint8)
+    return images, (np.argmax(predict(images / np.float32(255)), -1).astype(np.int32) + 1) % 5
+
+
 def square(f, x=X):
     return attacks.square(f, x, Y, KEY, eps=0.1, queries=1)
 
@@ -855,6 +871,10 @@ SUSPICIONS = {
     "divided twice, evaluate": (
         lambda: evaluate(predict, PAIR, "fgsm", eps=8 / 255**2),
         "eps=0.000123 is less than a tenth",
+    ),
+    "permuted classes": (
+        lambda: measure(data=of_another_order()),
+        "clean accuracy 0.0% is below chance: are the classes in another order",
     ),
     "a linf radius in L2": (
         lambda: pgd(eps=8 / 255, norm="l2"),

@@ -216,6 +216,7 @@ def pgd_loop(
         raise ValueError(f"objective is {type(objective).__name__}; give a function x' -> [B]")
     x, x_start = (jnp.asarray(checks.float_images(one)) for one in (x, x_start))
     threat.check_reach(x.shape[1:])
+    threat.check_length(step_size, "step_size")
     return ascend(
         stateless, x, x_start, threat=threat, step_size=step_size, steps=steps, unroll=unroll
     )[0]

@@ -7,6 +7,7 @@ what the schema has, parsed by the schema's types.
 import importlib.machinery
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import types
@@ -17,7 +18,7 @@ from typing import Any
 
 import ml_collections
 
-from ard_jax import configs, methods
+from ard_jax import attacks, configs, methods
 from ard_jax.cli import values
 from ard_jax.config.comparison import SHORTENED, ComparisonConfig
 from ard_jax.config.schema import Experiment
@@ -232,7 +233,36 @@ def _idle(config: Any, given: list[str]) -> list[str]:
         found.append(
             "config.data.extra_fraction is of config.data.extra: give that file, or leave it out"
         )
-    return found
+    return found + [text for path in dict.fromkeys(given) if (text := _unread(config, path))]
+
+
+_OF_SCHEDULE = {
+    "boundaries": "multistep", "decay": "multistep", "start": "ciard", "idle_before_start": "ciard",
+}  # fmt: skip
+
+
+def _unread(config: Any, path: str) -> str:
+    """Why a value of one experiment has no effect beside the others; "" if it has."""
+    group, _, name = path.rpartition(".")
+    schedule = config[group].get("schedule", "constant") if group.endswith("_optim") else ""
+    of = _OF_SCHEDULE.get(name, schedule)
+    if schedule and of != schedule and config[group][name] not in ((), False):
+        return f"config.{path} is of {of}: leave it out with config.{group}.schedule={schedule}"
+    method = config.get("method", {}).get("name", "")
+    if group.startswith("attack") and not methods.ATTACKS.get(method, "any"):
+        return f"config.{path}: {method} trains without an attack; leave it out"
+    if path == "attack.bn_stats" and config.attack.get("bn", "eval") == "eval":
+        return f"config.{path} is of config.attack.bn=train: set that too, or leave it out"
+    if path == "eval.save_images" and config.eval.save_images:
+        if not set(config.eval.get("attacks", attacks.SUITES)) & set(attacks.SUITES):
+            return f"config.{path}: AutoAttack's images are saved; add autoattack to config.eval.attacks"
+    if path == "eval.dense_from" and config.eval.dense_from > config.get("epochs", math.inf):
+        return (
+            f"config.{path}={config.eval.dense_from} lies behind the last of {config.epochs} epochs"
+        )
+    if path in ("data.workers", "data.prefetch") and config.data.get("loader") != "grain":
+        return f"config.{path} is of config.data.loader=grain: set that too, or leave it out"
+    return ""
 
 
 def _idle_in_teacher(config: Any, path: str) -> str:

@@ -20,6 +20,7 @@ from ard_jax.methods.options import BelowOne
 from ard_jax.optim import OptimConfig
 
 # Arguments of `models.create` that are no options of an architecture.
+_TINY_MULTIPLE = 0.1  # of eps: a list of nothing larger is rather one of radii
 _OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalization", "bn_groups"}
 
 
@@ -418,6 +419,10 @@ class Experiment(Options):
             found.append(
                 f"eval.eps_sweep={self.eval.eps_sweep}: {over} times config.eps={self.eps:.4g} is more than "
                 f"1, where every image is within reach; multiples up to {1 / self.eps:.4g}"
+            )
+        if (largest := max(self.eval.eps_sweep, default=1)) and largest <= _TINY_MULTIPLE:
+            found.append(
+                f"eval.eps_sweep={self.eval.eps_sweep}: multiples of config.eps, such as 0.5 and 1, not radii"
             )
         found += [
             f"eval.step_sizes.{name}={size}: must be at most 1, in [0,1] pixels"

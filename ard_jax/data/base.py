@@ -135,8 +135,16 @@ class Splits:
 
 
 def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
-    """The first `limit` examples; all of them when it is 0."""
-    return dataset.subset(np.arange(min(limit, len(dataset)))) if limit else dataset
+    """The first `limit` examples; all of them when it is 0.
+
+    Of examples in the order of their classes, as a folder has them, it is evenly spaced ones.
+    """
+    if not limit or limit >= len(dataset):
+        return dataset
+    labels = dataset.labels
+    ordered = labels[0] < labels[-1] and bool(np.all(np.diff(labels) >= 0))
+    chosen = np.arange(limit) * len(dataset) // limit if ordered else np.arange(limit)
+    return dataset.subset(chosen)
 
 
 def positions(indices: np.ndarray, count: int, what: str) -> np.ndarray:
@@ -158,7 +166,7 @@ def positions(indices: np.ndarray, count: int, what: str) -> np.ndarray:
 
 def _check_images(images: np.ndarray, what: str) -> None:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        kind = getattr(images, "dtype", type(images).__name__)
+        kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
         raise DataError(f"{what} are {kind}; give a numpy array of uint8, values 0 to 255")
     if images.ndim != 4:
         raise DataError(f"{what} have shape {images.shape}; give [N, H, W, C]")
@@ -220,7 +228,7 @@ def class_mismatch(theirs: Sequence[str], ours: Sequence[str]) -> str:
 def check_labels(labels: np.ndarray, class_names: tuple[str, ...], what: str) -> None:
     """Raises DataError unless the labels are int32 [N] in 0..K-1; `what` names them."""
     if not isinstance(labels, np.ndarray) or labels.dtype != np.int32:
-        kind = getattr(labels, "dtype", type(labels).__name__)
+        kind = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
         raise DataError(f"{what} are {kind}; give a numpy array of int32 (.astype(np.int32))")
     if labels.ndim != 1:
         raise DataError(f"{what} have shape {labels.shape}; give one class number per image, [N]")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ard_jax.attacks import registry
 from ard_jax.attacks.auto_attack import diagnostics
-from ard_jax.evaluation.accuracies import ExampleResults
+from ard_jax.evaluation.accuracies import ExampleResults, confidence_interval
 from ard_jax.evaluation.evaluator import NOT_FINITE
 from ard_jax.reporting.record import NetworkResult
 
@@ -32,6 +32,11 @@ def warnings(
         for name in names
         if results.accuracy(name) > results.accuracy("clean") + _ABOVE_CLEAN
     ]
+    clean = results.accuracy("clean")
+    if confidence_interval(clean, len(results.labels))[1] < 1 / max(len(net.per_class_clean), 1):
+        found.append(
+            f"{title}: clean accuracy {clean:.1%} is below chance: are the classes in another order?"
+        )
     if results.unmoved:
         found.append(
             f"{title}: {', '.join(results.unmoved)} returned every image unchanged, so that the accuracy is "

@@ -80,6 +80,8 @@ def export(
     """
     check_ir_version(ir_version)
     check_file_place(path)
+    if Path(path).suffix.lower() != ".onnx":
+        raise OnnxError(f"{path}: the name of an ONNX file ends in .onnx")
     if 4 * num_params(bundle) > _LIMIT:
         raise OnnxError(
             f"{bundle.name} has {num_params(bundle):,} parameters, more than the 2 GB that one ONNX file "

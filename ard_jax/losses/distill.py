@@ -137,7 +137,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def as_logits(probabilities: jax.Array) -> jax.Array:
-    """Logits [B,K] whose softmax are these, [B,K], as an attack takes them: finite where one is 0."""
+    """Logits [B,K] whose softmax are these, [B,K], as an attack takes them: finite where one is 0.
+
+    Raises:
+      ValueError: readable rows that are negative or do not sum to 1.
+    """
+    checks.probabilities(checks.array(probabilities, "probabilities"), "soft labels")
     probabilities = jnp.asarray(probabilities, jnp.float32)
     return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
 

@@ -287,6 +287,11 @@ def create(name: str | Registration, parts: Parts, **options: Any) -> Method:
     if entry.attack:
         checked.attack(parts.attack, parts.student)
     made = entry.make(config, parts)
+    if not isinstance(made, Method):
+        raise ValueError(
+            f"make of method {entry.name!r} returned {type(made).__name__}; it must return a base.Method, "
+            "such as base.from_loss(parts, ...) makes"
+        )
     needed = (*made.columns, "soft_label") if parts.soft_labels else made.columns
     asked = dataclasses.replace(made, columns=needed)
 
