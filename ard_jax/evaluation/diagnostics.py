@@ -33,7 +33,8 @@ def warnings(
         if results.accuracy(name) > results.accuracy("clean") + _ABOVE_CLEAN
     ]
     clean = results.accuracy("clean")
-    if confidence_interval(clean, len(results.labels))[1] < 1 / max(len(net.per_class_clean), 1):
+    classes = len(net.per_class_clean)
+    if classes > 1 and confidence_interval(clean, len(results.labels))[1] < 1 / classes:
         found.append(
             f"{title}: clean accuracy {clean:.1%} is below chance: are the classes in another order?"
         )
