@@ -66,6 +66,7 @@ def evaluate(config: Any) -> int:
     if experiment is None:
         experiment = train_checks.saved_experiment(path)
         train.use_compilation_cache(experiment)
+    train_checks.check_method(experiment, path)
     train_checks.check_overrides(experiment, flags.OVERRIDES.value, path)
     names = flags.ATTACKS.value or list(experiment.eval.attacks)
     train.evaluate_checkpoint(experiment, path, names, source, expand(flags.OUT.value))

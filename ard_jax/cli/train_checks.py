@@ -321,6 +321,17 @@ def saved_experiment(path: str) -> Experiment:
         ) from error
 
 
+def check_method(experiment: Experiment, path: str) -> None:
+    """Raises ConfigError where the checkpoint was trained by another method, whose name its results bear."""
+    folder = manager.find(path)
+    trained = manager.read_meta(folder).get("experiment", {}).get("method", {}).get("name")
+    if trained not in (None, experiment.method.name):
+        raise ConfigError(
+            f"{folder} was trained by {trained}, and --config is of {experiment.method.name}; give a config "
+            f"of {trained}, or leave --config out for that of the training"
+        )
+
+
 def check_overrides(experiment: Experiment, overrides: Iterable[str], path: str) -> None:
     """Checks that no value of the training was set that a checkpoint was not trained with.
 

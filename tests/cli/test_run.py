@@ -294,6 +294,10 @@ def test_values_of_another_training_are_refused(finished):
         parse.ConfigError, match=r"another training:\n  - config.epochs=7: .* with 2\n"
     ):
         train_checks.check_overrides(longer, ["epochs=7"], str(report.parent))
+    train_checks.check_method(experiment, str(report.parent))
+    other = experiment.replace(method=experiment.method.replace(name="natural", options={}))
+    with pytest.raises(parse.ConfigError, match="trained by ciard, and --config is of natural"):
+        train_checks.check_method(other, str(report.parent))
 
 
 def test_evaluate_into_a_folder_of_ones_own(finished, tmp_path):
