@@ -12,7 +12,7 @@ from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Seed
 class DataConfig(Options):
     """Dataset, split and augmentation."""
 
-    name: str = Field(description="One of `data.names()`.")
+    name: str = Field(description="digits, cifar10, cifar100, tiny_imagenet, folder, tfds or npz.")
     dir: str = Field(
         default="",
         description="Folder or file of the data; empty for datasets that come with a package.",

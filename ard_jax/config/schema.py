@@ -27,7 +27,9 @@ _OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalizat
 class NetConfig(Options):
     """A network: `models.create(model, init=..., normalization=..., **kwargs)`."""
 
-    model: str = Field(description="One of `models.names()`.")
+    model: str = Field(
+        description="A network of docs/models.md, such as small_resnet, resnet18, mobilenet_v2 or wrn_34_10."
+    )
     init: Literal["", "torch", "flax"] = Field(
         default="torch",
         description="Initial values as PyTorch or as Flax draws them; empty: `torch`.",
@@ -65,7 +67,9 @@ class NetConfig(Options):
 class AttackConfig(Options):
     """The inner attack of training; 0 and an empty text mean the named attack's own value."""
 
-    name: str = Field(description="One of `attacks.training_names()`.")
+    name: str = Field(
+        description="A training attack of docs/attacks.md, such as pgd_sat or trades_train."
+    )
     step_size: NotNegative = Field(default=0.0, description="In [0,1] pixel units.")
     steps: Annotated[int, Field(ge=0, le=10_000)] = Field(default=0, description="Gradient steps.")
     init: Literal["", "none", "uniform", "gauss"] = Field(
@@ -178,7 +182,9 @@ class AwpConfig(Options):
 class MethodConfig(Options):
     """A method by name and its options (see `methods`)."""
 
-    name: str = Field(description="One of `methods.names()`.")
+    name: str = Field(
+        description="A method of docs/methods/index.md; a config of it sets the rest, such as digits.py:NAME."
+    )
     options: dict[str, Any] = Field(default={}, description="Of the method's own record.")
 
 

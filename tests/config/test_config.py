@@ -5,13 +5,14 @@ import functools
 import hashlib
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from experiments import tiny
 
-from ard_jax import methods
+from ard_jax import data, methods
 from ard_jax.attacks import threat_model
 from ard_jax.config import build, parse, reference, schema
 from ard_jax.config.comparison import from_config
@@ -305,6 +306,11 @@ def test_every_option_has_a_meaning_and_stands_in_the_config():
 )
 def test_choices_are_those_of_the_code(record, name, choices):
     assert set(get_args(record.model_fields[name].annotation)) == set(choices)
+
+
+def test_the_data_sets_are_listed():
+    text = schema.DataConfig.model_fields["name"].description
+    assert re.findall(r"\w+", text.replace(" or ", " ")) == data.names()
 
 
 def test_what_two_runs_must_agree_on(tmp_path):
