@@ -91,9 +91,14 @@ class Progress(contextlib.AbstractContextManager):
             self._print_line(now)
 
     def seconds_left(self) -> float | None:
-        """Estimated seconds to the end from the speed of the last 1000 updates; None if unknown."""
+        """Estimated seconds to the end from the speed of the last 1000 updates; None if unknown.
+
+        After the first update, which compiles, it is not known.
+        """
         if self.step >= self.total:
             return 0.0
+        if self._updates < 2:
+            return None
         (start, first), (end, last) = self._marks[0], self._marks[-1]
         return (end - start) / (last - first) * (self.total - last) if last > first else None
 

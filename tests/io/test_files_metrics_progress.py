@@ -255,6 +255,7 @@ def test_plain_progress_lines(monkeypatch, capsys):
         progress.update(1, fields)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3  # the compiled step, then one every ten seconds
+    assert lines[0].endswith("ETA ?")  # it says nothing of the others
     for part in ("student: 21/100", "epoch=3", "loss=0.1235", "accuracy=91.2%", "1,234 img/s"):
         assert part in lines[-1]
     assert lines[-1].endswith("ETA 01:19")  # 79 steps at 1 step/s: compilation is left out
