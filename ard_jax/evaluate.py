@@ -100,7 +100,7 @@ def evaluate(
     found, told = summary.to_json(), diagnostics.warnings("predict", results, summary, attacks)
     told += network
     radii = {(float(a.threat.eps), a.threat.norm) for a in attacks.values()} if not suites else ()
-    told += [text for radius in radii for text in network_checks.radius_warnings(*radius)]
+    told += [text for radius in sorted(radii) for text in network_checks.radius_warnings(*radius)]
     for text in told:
         warnings.warn(text, stacklevel=2)
     measured = {key: found[key] for key in _MEASURED if key in found}

@@ -42,7 +42,10 @@ def pytest_configure():
             options.env_option_overrides = [
                 *options.env_option_overrides,
                 ("xla_cpu_use_fusion_emitters", False),
-                ("xla_cpu_parallel_codegen_split_count", 1),  # 32 parts cost more than they share out
+                (
+                    "xla_cpu_parallel_codegen_split_count",
+                    1,
+                ),  # 32 parts cost more than they share out
             ]
         return options
 

@@ -285,7 +285,7 @@ def training_attack(attack: AttackConfig, experiment: Experiment) -> Any:
 
 
 def attacks_beside(experiment: Experiment) -> tuple[str, ...]:
-    """Attacks that an evaluation makes besides those of `eval.attacks`."""
+    """Attacks that an evaluation makes unasked: those of transfer, and of accuracy over radii."""
     sweep = (_SWEEP,) if experiment.eval.eps_sweep else ()
     return (*(_TRANSFER if experiment.eval.transfer else ()), *sweep)
 

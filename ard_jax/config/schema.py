@@ -19,8 +19,8 @@ from ard_jax.methods.igdm import Igdm
 from ard_jax.methods.options import BelowOne
 from ard_jax.optim import OptimConfig
 
-# Arguments of `models.create` that are no options of an architecture.
 _TINY_MULTIPLE = 0.1  # of eps: a list of nothing larger is rather one of radii
+# Arguments of `models.create` that are no options of an architecture.
 _OF_CREATE = {"name", "num_classes", "image_shape", "init", "dtype", "normalization", "bn_groups"}
 
 

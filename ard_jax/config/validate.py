@@ -11,7 +11,6 @@ from ard_jax.config import build
 from ard_jax.config.schema import ROLES, AttackConfig, Experiment, NetConfig, TeacherConfig
 from ard_jax.data import augment
 
-# Attacks that an evaluation may make unasked: those of transfer, and of accuracy over radii.
 _LARGEST = 10_000  # width or depth: the widest network of the papers has 1024 channels
 
 
