@@ -42,10 +42,8 @@ def pytest_configure():
             options.env_option_overrides = [
                 *options.env_option_overrides,
                 ("xla_cpu_use_fusion_emitters", False),
-                (
-                    "xla_cpu_parallel_codegen_split_count",
-                    1,
-                ),  # 32 parts cost more than they share out
+                # The code in one part: splitting it in 32 costs more than it shares out.
+                ("xla_cpu_parallel_codegen_split_count", 1),
             ]
         return options
 
