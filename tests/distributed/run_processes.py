@@ -33,9 +33,10 @@ def flags(folder, variant="", **overrides):
             "recipe.epochs": "1", "recipe.batch_size": "256",
         }.items()
     }  # fmt: skip
-    values = ({} if variant else ciard) | {
+    attack = {} if variant == "natural" else {"attack.steps": 3}
+    values = ({} if variant else ciard) | attack | {
         "workdir": folder / "run", "teachers.cache": folder.parent / "teachers", "epochs": 4,
-        "batch_size": 256, "attack.steps": 3, "student.kwargs.widths": "(4,)",
+        "batch_size": 256, "student.kwargs.widths": "(4,)",
         "student.kwargs.blocks": 1, "eval.attacks": "('fgsm',)", "eval.every": 2,
         "eval.max_examples": 100, "eval.eps_sweep": "()", "eval.batch_size": 100,
         "eval.grid": 0,
