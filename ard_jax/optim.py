@@ -239,8 +239,6 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
         return params, Counted(inner, opt_state.updates + 1) if counted else inner
 
     def rate(epoch: jax.Array, opt_state: Any = None):
-        if isinstance(epoch, int) or checks.is_concrete(epoch):
-            checks.count(int(epoch), "epoch", 1, epochs)
         if counted and opt_state is not None:
             return cycle(config, opt_state.updates / total)[0]
         return learning_rate(config, epochs, epoch)

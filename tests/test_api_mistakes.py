@@ -656,7 +656,7 @@ OF_TRAINING = {
     "percentages": (lambda: losses.as_logits(Z * 0 + 20.0), "soft labels are no probabilities"),
     "an array of JAX as images": (
         lambda: ArrayDataset(jnp.asarray(PAIR[0]), PAIR[1], tuple("abcde"), "m", "train"),
-        "images are .*ArrayImpl; give a numpy array of uint8",
+        r"images are \w+; give a numpy array of uint8",
     ),
     "grey levels in a loop": (
         lambda: attacks.pgd_loop(lambda x: x.sum((1, 2, 3)), X, X, eps=0.1, step_size=2, steps=3),
@@ -676,7 +676,7 @@ OF_TRAINING = {
     ),
     "an epoch beyond the schedule": (
         lambda: step(epoch=2),
-        "epoch=2: the optimiser is made for 1 epochs; give optim.make",
+        "epoch=2: the optimiser is made for 1 epochs; make it for all of the run: optim.make",
     ),
     "gradients of other arrays": (
         lambda: OPTIM.update({"a": X}, OPTIM.init({"a": Z}), {"a": Z}, 0.1),

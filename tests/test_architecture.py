@@ -28,7 +28,7 @@ def parameters(node):
 def test_the_top_folder_is_small():
     names = {path.name for path in PACKAGE.glob("*.py")}
     assert names == {
-        "__init__.py", "__main__.py", "evaluate.py", "main.py", "optim.py", "rng.py", "state.py",
+        "__init__.py", "evaluate.py", "main.py", "optim.py", "rng.py", "state.py",
     }  # fmt: skip
 
 

@@ -99,9 +99,8 @@ def test_the_examples_of_extensions_run():
     ):
         state = made.init(net.init(0), {"robust": net.init(1)})
         losses.append(float(jax.jit(made.step)(state, batch, jax.random.key(2))[1]["loss"]))
-    assert losses[0] == pytest.approx(
-        losses[1], rel=1e-6
-    )  # it says that it is RSLAD of another weight
+    # The page says that it is RSLAD with another weight.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     exec(dataset, names)
     assert names["load"](None, None).test.labels.tolist() == [0, 1] * 8
     exec(attack, names)

@@ -52,12 +52,12 @@ def of_the_package(path):
 
 
 def test_every_part_has_a_layer():
-    assert {part_of(path) for path in FILES} - {"__init__", "__main__"} == set(LAYER_OF)
+    assert {part_of(path) for path in FILES} - {"__init__"} == set(LAYER_OF)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_an_import_goes_to_a_lower_layer(path):
-    if part_of(path) in ("__init__", "__main__"):
+    if part_of(path) == "__init__":
         return
     own = LAYER_OF[part_of(path)]
     higher = {part for part in of_the_package(path) if LAYER_OF[part] >= own}

@@ -135,9 +135,9 @@ class Splits:
 
 
 def first(dataset: ArrayDataset, limit: int) -> ArrayDataset:
-    """The first `limit` examples; all of them when it is 0.
+    """Returns `limit` examples, all of them when it is 0.
 
-    Of examples in the order of their classes, as a folder has them, it is evenly spaced ones.
+    Takes the first ones, or evenly spaced ones where the labels are in order, as those of a folder are.
     """
     if not limit or limit >= len(dataset):
         return dataset

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import models
-from ard_jax.models.bundle import check_network, check_variables, normalization_constants
+from ard_jax.models.bundle import check_fit, check_network, normalization_constants
 
 _LEAF_NAMES = {
     "kernel": "weight",
@@ -169,15 +169,9 @@ def to_torch(bundle: models.ModelBundle, variables: Mapping[str, Any]) -> dict[s
       not among them, nor is `num_batches_tracked`, which PyTorch fills in itself.
 
     Raises:
-      ValueError: the variables are not those of the network.
+      ValueError: no network, or variables that are not its own.
     """
-    check_network(bundle)
-    check_variables(bundle.name, variables)
-    expected = {torch_name(path): leaf.shape for path, leaf in _leaves(_shapes(bundle))}
-    given = {torch_name(path): np.shape(leaf) for path, leaf in _leaves(variables)}
-    problems = differences(given, expected)
-    if problems:
-        raise ValueError(f"the variables are not those of {bundle.name}: {summary(problems)}")
+    check_fit(bundle, variables)
     return {
         torch_name(path): np.array(_to_torch_layout(np.asarray(leaf, np.float32)), order="C")
         for path, leaf in _leaves(variables)

@@ -209,8 +209,8 @@ def step(parts: Any, method: Any, state: Any, batch: Any) -> None:
         checks.count(int(epoch), "epoch", 1)
         if 0 < parts.student_optim.epochs < epoch:
             raise ValueError(
-                f"epoch={epoch}: the optimiser is made for {parts.student_optim.epochs} epochs; give "
-                "optim.make(config, epochs) all that the run has"
+                f"epoch={epoch}: the optimiser is made for {parts.student_optim.epochs} epochs; make "
+                "it for all of the run: optim.make(config, epochs)"
             )
 
 

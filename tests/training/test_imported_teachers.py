@@ -33,9 +33,11 @@ def experiment(tmp_path):
     return parse.to_experiment(tiny(tmp_path))
 
 
-def teacher(folder, tmp_path):
+def teacher(folder, tmp_path, floor=0.8):
     """The folder's network as the robust teacher of a run."""
-    raw = tiny(tmp_path, teachers__robust__checkpoint=str(folder), teachers__robust__min_clean=0.8)
+    raw = tiny(
+        tmp_path, teachers__robust__checkpoint=str(folder), teachers__robust__min_clean=floor
+    )
     built = parse.to_experiment(raw)
     mesh = sharding.make_mesh(1)
     return teachers.obtain(
@@ -52,7 +54,12 @@ def test_identity_is_that_of_the_arrays(trained, file, tmp_path, experiment):
     first = teacher(imported(file, "first"), tmp_path)
     assert first.source.endswith("first/best/0, imported from teacher.npz")
     assert first.model == "small_cnn" and first.identity.startswith("imported ")
-    assert teacher(imported(file, "again"), tmp_path).identity == first.identity
+    again = imported(file, "again")
+    assert teacher(again, tmp_path).identity == first.identity
+    with pytest.raises(
+        teachers.TeacherError, match="min_clean.*usual cause is input normalisation"
+    ):
+        teacher(again, tmp_path, floor=1.0)
     changed = jax.tree.map(np.array, trained[1])
     changed["params"]["fc"]["bias"][0] += 0.01
     other = published.write(tmp_path / "teacher.npz", trained[0], changed)
