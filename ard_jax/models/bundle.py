@@ -273,16 +273,23 @@ def check_fit(bundle: Any, variables: Any, name: str = "") -> None:
     check_network(bundle)
     name = name or bundle.name
     check_variables(name, variables)
-    wanted = jax.eval_shape(bundle.init, jax.random.key(0))
-    for group in ("params", "batch_stats"):
-        found, of = _shapes(variables[group]), _shapes(wanted[group])
-        if wrong := sorted(n for n in {*of, *found} if of.get(n) != found.get(n)):
-            raise ValueError(
-                f"variables are not those of {name}: {group}{wrong[0]} has shape {found.get(wrong[0])} but "
-                f"must have {of.get(wrong[0])}"
-            )
+    wanted = _shapes(jax.eval_shape(bundle.init, jax.random.key(0)))
+    found = _shapes({group: variables[group] for group in ("params", "batch_stats")})
+    problems = [f"{n} is missing" for n in wanted if n not in found]
+    problems += [f"{n} is not part of it" for n in found if n not in wanted]
+    problems += [
+        f"{n} has shape {found[n]} but must have {shape}"
+        for n, shape in wanted.items()
+        if found.get(n, shape) != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"variables are not those of {name}: {'; '.join(problems[:3])}{more}")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+        for path, leaf in leaves
+    }
