@@ -9,8 +9,9 @@ of two other seeds (`:search` runs that; `configs/protocol.py` holds what it fou
 numbers, with epochs scaled to the length. `:all` compares all the methods there are; those outside this
 list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which
 takes longer; started in the folder of a finished comparison it only evaluates again. `:newer`: methods of
-2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack. `:recipe`: what each
-part of the training recipe (docs/recipe.md) adds to sat and rslad, and all together, with AutoAttack.
+2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack (`:search_newer`
+searches theirs likewise). `:recipe`: what each part of the training recipe (docs/recipe.md) adds to sat and
+rslad, and all together, with AutoAttack.
 """
 
 from . import common, protocol
@@ -64,24 +65,26 @@ def get_config(variant: str = ""):
         config.name = "compare_digits_recipe"
         runs = recipes(("sat", "rslad"))
         config.runs, config.methods = common.config_dict(**runs), tuple(runs)
-    elif variant == "search":
-        config.name, config.seeds = "search_digits", (10, 11)  # not those of the table
-        config.runs = common.config_dict(**searched())
+    elif variant in ("search", "search_newer"):
+        config.name, config.seeds = f"{variant}_digits", (10, 11)  # not those of the table
+        newer = tuple(choice for choice in NEWER if choice not in METHODS)
+        config.runs = common.config_dict(**searched(METHODS if variant == "search" else newer))
         config.methods = tuple(config.runs)
     elif variant not in ("", "autoattack"):
         raise ValueError(
             f"configs/compare_digits.py has no variant {variant!r}: all, autoattack, newer, recipe, "
-            "search"
+            "search, search_newer"
         )
     return config
 
 
-def searched():
-    """The methods at four learning rates, evaluated by one attack."""
+def searched(choices: tuple[str, ...]):
+    """The methods at five learning rates, evaluated by one attack."""
     found = {}
-    for name in METHODS:
+    for choice in choices:
         for rate in (0.05, 0.1, 0.2, 0.4, 0.8):
-            config = found[f"{name}_lr{rate * 100:03.0f}"] = protocol.digits(name)
+            config = run(choice)
+            found[f"{choice.replace(':', '_')}_lr{rate * 100:03.0f}"] = config
             config.student_optim.lr = rate
             config.eval.attacks = ("pgd_sat",)
     return found

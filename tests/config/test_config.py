@@ -46,7 +46,7 @@ FILES = {
 }
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
 COMPARISONS = {
-    "compare_digits": ("", "all", "autoattack", "newer", "recipe", "search"),
+    "compare_digits": ("", "all", "autoattack", "newer", "recipe", "search", "search_newer"),
     "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30", "teacher_free"),
 }
 
