@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ard_jax.models.bundle import differences, named_shapes, summary
 from ard_jax.runtime.distributed import everywhere, tell
 from ard_jax.state import NetState, RunState
 
@@ -366,10 +367,10 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
         with ocp.StandardCheckpointer() as reader:
             # Not the checkpointer's own `metadata`, which warns of a file that items never have.
             stored = ocp.StandardCheckpointHandler().metadata(_absolute(step_folder / item))
-            if problem := _differences(stored, shapes):
+            if problems := differences(named_shapes(stored), named_shapes(shapes)):
                 raise CheckpointError(
-                    f"{step_folder / item} holds another network than its meta says: {problem}; it was "
-                    "changed after it was saved: use the original checkpoint"
+                    f"{step_folder / item} holds another network than its meta says: {summary(problems)}; "
+                    "it was changed after it was saved: use the original checkpoint"
                 )
             variables = reader.restore(step_folder / item, target)
         if error := _changed(folder, {item: variables}, read_meta(folder)):
@@ -382,23 +383,3 @@ def load_variables(step_folder: Path, item: str, shapes: Any) -> Any:
         raise CheckpointError(
             f"{step_folder / item} is damaged ({type(error).__name__}: {cause}); copy it again"
         ) from error
-
-
-def _differences(stored: Any, wanted: Any) -> str:
-    """The first arrays that are missing, too many or of another shape; "" if none."""
-    has, needs = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-            for path, leaf in leaves
-        }
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (stored, wanted))
-    )
-    found = [
-        f"{name} is {list(has[name]) if name in has else 'missing'}, not {list(needs[name])}"
-        if name in needs
-        else f"{name} {list(has[name])} has no place"
-        for name in sorted(has | needs)
-        if has.get(name) != needs.get(name)
-    ]
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return "; ".join(found[:3]) + more

@@ -14,7 +14,7 @@ import numpy as np
 
 from ard_jax import models
 from ard_jax.interop import families, haiku_names, torch_names
-from ard_jax.models.bundle import normalization_constants
+from ard_jax.models.bundle import differences, normalization_constants, summary
 
 _HEADS = ("fc", "linear", "logits")
 
@@ -173,7 +173,7 @@ def _problems(
         layout = _layout(model, kwargs, classes, image_shape)
     except ValueError as error:
         return [str(error)]
-    return torch_names.differences(shapes, layout)
+    return differences(shapes, layout)
 
 
 def _layout(model: str, kwargs: dict[str, Any], classes: int, image_shape: tuple[int, int, int]):
@@ -199,12 +199,12 @@ def _complaint(
     if model:
         looks = families.guess(shapes, classes)
         hint = f" It looks like {looks.model}." if looks and looks.model != model else ""
-        return f"the tensors are not those of {_title(chosen)} {size}: {torch_names.summary(problems)}.{hint}"
+        return f"the tensors are not those of {_title(chosen)} {size}: {summary(problems)}.{hint}"
     if chosen is None:
         return f"the tensors are of no network of ours: it has no names like {list(shapes)[:6]}"
     return (
         f"the tensors are of no network of ours; the nearest is {_title(chosen)} {size}, but: "
-        f"{torch_names.summary(problems)}"
+        f"{summary(problems)}"
     )
 
 

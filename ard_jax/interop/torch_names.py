@@ -9,7 +9,6 @@ mapping is a rule and needs no table per architecture:
     batch_stats/bn1/mean, var           [C]                <-  bn1.running_mean, bn1.running_var
 """
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -19,7 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax import models
-from ard_jax.models.bundle import check_fit, check_network, normalization_constants
+from ard_jax.models.bundle import (
+    check_fit,
+    check_network,
+    differences,
+    normalization_constants,
+    summary,
+)
 
 _LEAF_NAMES = {
     "kernel": "weight",
@@ -214,27 +219,6 @@ def torch_name(path: Iterable) -> str:
     """Key path (collection, module, ..., leaf) of one of our variables -> torch name."""
     _, *modules, leaf = (getattr(entry, "key", entry) for entry in path)
     return ".".join([*(m.replace("__", ".") for m in modules), _LEAF_NAMES[leaf]])
-
-
-def differences(given: Mapping[str, tuple], layout: Mapping[str, tuple]) -> list[str]:
-    """What keeps tensors of these names and shapes from being a network of this layout, in words."""
-    kinds = (
-        [
-            f"{name} is {given[name]} but must be {shape}"
-            for name, shape in layout.items()
-            if name in given and given[name] != shape
-        ],
-        [f"not part of it {name} {shape}" for name, shape in given.items() if name not in layout],
-        [f"missing {name} {shape}" for name, shape in layout.items() if name not in given],
-    )
-    # In turns, so that the first few show every kind.
-    return [text for row in itertools.zip_longest(*kinds) for text in row if text]
-
-
-def summary(problems: list[str], shown: int = 8) -> str:
-    """The first few problems and how many more there are."""
-    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
-    return "; ".join(problems[:shown]) + more
 
 
 def _shapes(bundle: models.ModelBundle):

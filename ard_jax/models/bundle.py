@@ -1,6 +1,7 @@
 """What the rest of the library sees of a network: a record of pure functions."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -273,21 +274,35 @@ def check_fit(bundle: Any, variables: Any, name: str = "") -> None:
     check_network(bundle)
     name = name or bundle.name
     check_variables(name, variables)
-    wanted = _shapes(jax.eval_shape(bundle.init, jax.random.key(0)))
-    found = _shapes({group: variables[group] for group in ("params", "batch_stats")})
-    problems = [f"{n} is missing" for n in wanted if n not in found]
-    problems += [f"{n} is not part of it" for n in found if n not in wanted]
-    problems += [
-        f"{n} has shape {found[n]} but must have {shape}"
-        for n, shape in wanted.items()
-        if found.get(n, shape) != shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"variables are not those of {name}: {'; '.join(problems[:3])}{more}")
+    wanted = named_shapes(jax.eval_shape(bundle.init, jax.random.key(0)))
+    found = named_shapes({group: variables[group] for group in ("params", "batch_stats")})
+    if problems := differences(found, wanted):
+        raise ValueError(f"variables are not those of {name}: {summary(problems)}")
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def differences(given: Mapping[str, tuple], layout: Mapping[str, tuple]) -> list[str]:
+    """What keeps tensors of these names and shapes from being a network of this layout, in words."""
+    kinds = (
+        [
+            f"{name} is {given[name]} but must be {shape}"
+            for name, shape in layout.items()
+            if name in given and given[name] != shape
+        ],
+        [f"not part of it {name} {shape}" for name, shape in given.items() if name not in layout],
+        [f"missing {name} {shape}" for name, shape in layout.items() if name not in given],
+    )
+    # In turns, so that the first few show every kind.
+    return [text for row in itertools.zip_longest(*kinds) for text in row if text]
+
+
+def summary(problems: list[str], shown: int = 8) -> str:
+    """The first few problems and how many more there are."""
+    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+    return "; ".join(problems[:shown]) + more
+
+
+def named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Flat name ("params/fc/kernel") -> shape of every leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)

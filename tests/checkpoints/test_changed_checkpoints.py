@@ -22,9 +22,12 @@ CHANGES = {
     "a list": (lambda meta: [], "damaged checkpoint meta: it is .*not what a run saves"),
     "a number": (lambda meta: 3, "damaged checkpoint meta: it is '3'"),
     "without its network": (lambda meta: {"step": 1}, "is not a checkpoint of ard_jax"),
-    "another width": (widths(5), r"another network than its meta says: .* is \[4\], not \[5\]"),
-    "one block more": (widths(4, 8), r"another network .* is missing, not \[8\]"),
-    "eleven classes": (net(num_classes=11), r"params/linear/bias is \[10\], not \[11\]"),
+    "another width": (
+        widths(5),
+        r"another network than its meta says: .* is \(4,\) but must be \(5,\)",
+    ),
+    "one block more": (widths(4, 8), r"another network .*missing \S+ \(8,\)"),
+    "eleven classes": (net(num_classes=11), r"params/linear/bias is \(10,\) but must be \(11,\)"),
     "an unknown network": (net(model="resnet5"), "unknown model 'resnet5'"),
 }
 
