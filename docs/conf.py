@@ -93,7 +93,7 @@ def network_rows() -> str:
         network = models.create(name)
         options = inspect.signature(builder).parameters.values()
         names = [f"`{p.name}`" for p in options if p.kind is p.KEYWORD_ONLY]
-        names = [n for n in names if n not in ("`depth`", "`width`")]
+        names = [n for n in names if n not in ("`depth`", "`width`", "`size`")]
         rows.append(f"| `{name}` | {', '.join(names)} | {models.num_params(network):,} |")
     return "\n".join(rows) + "\n"
 

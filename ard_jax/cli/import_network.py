@@ -86,7 +86,7 @@ def run(
     contents = files.read(path, key=key)
     splits = build.load_data(experiment.data) if experiment else None
     told = _own_description(contents.metadata)
-    shape = _image_shape(splits, entry, told)
+    shape = _image_shape(splits, entry, told, contents.tensors)
     found = _recognise(contents.tensors, model, entry, told, splits, shape)
     _print_found(contents, found)
     _check_classes(path, found, entry, splits)
@@ -172,13 +172,19 @@ def _own_description(metadata: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _image_shape(
-    splits: Splits | None, entry: Entry | None, told: dict[str, Any] | None
+    splits: Splits | None,
+    entry: Entry | None,
+    told: dict[str, Any] | None,
+    tensors: Mapping[str, np.ndarray],
 ) -> tuple[int, int, int]:
     if splits:
         return splits.train.image_shape
     if entry:
         return entry.image_shape
-    return told["image_shape"] if told else (32, 32, 3)
+    if told:
+        return told["image_shape"]
+    side = recognise.image_side(tensors)
+    return side, side, 3
 
 
 def _own_normalization(

@@ -40,6 +40,11 @@ def exported_convolutions(form: str):
         _form.reset(token)
 
 
+def exported_form() -> str:
+    """The form of `exported_convolutions` around the caller; "" outside of an export."""
+    return _form.get()
+
+
 def _is_plain(
     *,
     lhs_dilation: Any = None,

@@ -6,6 +6,7 @@ the first three. Where publishers of the same tensors disagree about the last, t
 the normalisation is None.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,12 +20,14 @@ class Guess(NamedTuple):
       kwargs: its options.
       family: whose network it is, for people.
       normalization: what all publishers of the family use, as `models.create` takes it; None: unknown.
+      side: height and width of the images that its tensors or its publishers are for.
     """
 
     model: str
     kwargs: dict[str, Any]
     family: str
     normalization: Any
+    side: int = 32
 
 
 def guess(shapes: Mapping[str, tuple[int, ...]], classes: int) -> Guess | None:
@@ -105,6 +108,11 @@ def _resnet(shapes: Mapping[str, tuple[int, ...]], classes: int):
             "robustbench": "PreActResNet of RobustBench (no final BN)",
         }[form]
         return Guess(f"preact_resnet{depth}", {"form": form}, family, None)
+    if blocks in ([2, 2, 2, 2], [3, 4, 6, 3]) and widths in (
+        _WIDTHS,
+        tuple(2 * w for w in _WIDTHS),
+    ):
+        return _four_stages(shapes, blocks, widths)
     depth = 6 * blocks[0] + 2
     if widths == (16, 32, 64) and depth in (20, 32, 44, 56) and "fc.weight" in shapes:
         family = "option-B CIFAR ResNet of chenyaofo (mean and std) or CIARD (raw pixels)"
@@ -117,11 +125,62 @@ def _resnet(shapes: Mapping[str, tuple[int, ...]], classes: int):
         family = "option-A CIFAR ResNet of akamaster"
         normalization = "imagenet" if classes == 10 else None
         return Guess(f"resnet{depth}", {"shortcut": "A"}, family, normalization)
-    if widths == (64, 128, 256, 512) and blocks == [2, 2, 2, 2]:
-        family = "CIFAR ResNet-18 of kuangliu (mean and std) and CIARD, MTARD, RSLAD (raw pixels)"
-        return Guess("resnet18", {}, family, None)
     family = "our small_resnet (stem_stride cannot be told from tensors: taken to be 1)"
     return Guess("small_resnet", {"widths": widths, "blocks": blocks[0]}, family, None)
+
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+def _four_stages(shapes: Mapping[str, tuple[int, ...]], blocks: list[int], widths: tuple[int, ...]):
+    model, title = "resnet18", "ResNet-18"
+    if "layer1.0.conv3.weight" in shapes:
+        wide = widths != _WIDTHS
+        model, title = ("wide_resnet50_2", "WRN-50-2") if wide else ("resnet50", "ResNet-50")
+    elif blocks == [3, 4, 6, 3]:
+        model, title = "resnet34", "ResNet-34"
+    if shapes.get("conv1.weight", ())[2:] == (7, 7):
+        family = f"{title} of torchvision (also robustness and RobustBench)"
+        return Guess(model, {"form": "imagenet"}, family, "imagenet", 224)
+    family = f"CIFAR {title} of kuangliu (mean and std) and CIARD, MTARD, RSLAD (raw pixels)"
+    return Guess(model, {"form": "cifar"} if "50" in model else {}, family, None)
+
+
+def _features(shapes: Mapping[str, tuple[int, ...]], classes: int):
+    """MobileNetV3 and EfficientNet."""
+    model = "mobilenet_v3_large" if "features.16.0.weight" in shapes else "mobilenet_v3_small"
+    if "features.1.0.block.0.0.weight" in shapes:
+        model = "efficientnet_b0"
+    return Guess(model, {}, "torchvision", "imagenet", 224)
+
+
+def _shufflenet(shapes: Mapping[str, tuple[int, ...]], classes: int):
+    return Guess("shufflenet_v2", {}, "torchvision", "imagenet", 224)
+
+
+def _convnext(shapes: Mapping[str, tuple[int, ...]], classes: int):
+    size = {128: "base", 192: "large"}.get(
+        _outputs(shapes, r"stages\.0\.blocks\.0\.conv_dw"), "small"
+    )
+    if size == "small" and _count(shapes, r"stages\.2\.blocks\.(\d+)\.") == 9:
+        size = "tiny"
+    if "stem.stem.0.weight" in shapes:
+        family = "ConvNeXt with ConvStem of Singh et al. 2023 (RobustBench)"
+        return Guess(f"convnext_{size}", {"stem": "conv"}, family, "none", 224)
+    return Guess(f"convnext_{size}", {"stem": "patch"}, "ConvNeXt of timm", "imagenet", 224)
+
+
+def _vit(shapes: Mapping[str, tuple[int, ...]], classes: int):
+    _, tokens, width = shapes.get("pos_embed", (1, 197, 0))
+    size = {192: "tiny", 768: "base"}.get(width, "small")
+    patch, stem = shapes.get("patch_embed.proj.weight", (0, 0, 16))[2], "patch"
+    family, normalization = "ViT or DeiT of timm", None
+    if halvings := _count(shapes, r"patch_embed\.proj\.stem\.(\d+)\."):
+        patch, stem = 2 ** (halvings // 2), "conv"
+        family = "ViT with ConvStem of Singh et al. 2023 (RobustBench)"
+        normalization = "imagenet" if size == "small" else "none"
+    side = patch * math.isqrt(max(1, tokens - 1))
+    return Guess(f"vit_{size}", {"patch": patch, "stem": stem}, family, normalization, side)
 
 
 # Names of a family's tensors -> what its shapes say. The family with most of a file's names is the guess.
@@ -132,4 +191,8 @@ _FAMILIES: dict[str, Callable[[Mapping, int], Guess]] = {
     r"(conv[12]|bn[12]|layers\.\d+|linear)\..*": _mobilenet,
     r"(conv1|bn1?|layer\d\.\d+|fc|linear)\..*": _resnet,
     r"(conv[12]|bn[12]|fc)\..*": _small_cnn,
+    r"(features|classifier)\.\d+\..*": _features,
+    r"(conv[15]\.[01]|stage\d\.\d+|fc)\..*": _shufflenet,
+    r"(stem(\.stem)?\.\d|stages\.\d|head)\..*": _convnext,
+    r"((patch_embed|blocks|norm|head)\..*|cls_token|pos_embed)": _vit,
 }

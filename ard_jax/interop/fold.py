@@ -9,7 +9,6 @@ import numpy as np
 from ard_jax.models import ModelBundle
 from ard_jax.models.bundle import check_fit
 from ard_jax.models.inference import Affine, inference_apply, norm_sources
-from ard_jax.models.norm import BatchNorm
 
 
 class Folded(NamedTuple):
@@ -42,7 +41,7 @@ def inference(bundle: ModelBundle, variables: Any) -> Callable[[jax.Array], jax.
     """
     check_fit(bundle, variables)
     variables = jax.tree.map(np.asarray, variables)
-    norms = {path: _affine(variables, path) for path in norm_sources(bundle)}
+    norms = {path: _affine(variables, path, n.epsilon) for path, n in norm_sources(bundle).items()}
     return lambda images: inference_apply(bundle, variables, norms, images)
 
 
@@ -63,8 +62,8 @@ def fold_batchnorm(bundle: ModelBundle, variables: Any) -> Folded:
     sources = norm_sources(bundle)
     kernels, norms = {}, {}
     variables = jax.tree.map(np.asarray, variables)
-    for path, conv in sources.items():
-        factor, shift = norms[path] = _affine(variables, path)
+    for path, (epsilon, conv) in sources.items():
+        factor, shift = norms[path] = _affine(variables, path, epsilon)
         if conv is not None:
             kernels[conv] = factor  # [kh, kw, in, out] * [out]
             norms[path] = Affine(None, shift)
@@ -77,17 +76,17 @@ def fold_batchnorm(bundle: ModelBundle, variables: Any) -> Folded:
     scaled = jax.tree_util.tree_map_with_path(scale, variables)
     return Folded(
         lambda images: inference_apply(bundle, scaled, norms, images),
-        tuple(path for path, conv in sources.items() if conv is not None),
-        tuple(path for path, conv in sources.items() if conv is None),
+        tuple(path for path, norm in sources.items() if norm.source is not None),
+        tuple(path for path, norm in sources.items() if norm.source is None),
     )
 
 
-def _affine(variables: Any, path: str):
+def _affine(variables: Any, path: str, epsilon: float):
     """Factor and shift of a BatchNorm in evaluation, computed in float64."""
     params, stats = variables["params"], variables["batch_stats"]
     for name in path.split("/"):
         params, stats = params[name], stats[name]
     scale, bias = np.float64(params["scale"]), np.float64(params["bias"])
-    factor = scale / np.sqrt(np.float64(stats["var"]) + BatchNorm.epsilon)
+    factor = scale / np.sqrt(np.float64(stats["var"]) + epsilon)
     shift = bias - np.float64(stats["mean"]) * factor
     return Affine(factor.astype(np.float32), shift.astype(np.float32))

@@ -16,7 +16,7 @@ from ard_jax import models
 from ard_jax.interop import families, haiku_names, torch_names
 from ard_jax.models.bundle import differences, normalization_constants, summary
 
-_HEADS = ("fc", "linear", "logits")
+_HEADS = ("fc", "linear", "logits", "classifier.3", "classifier.1", "head.fc", "head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,13 @@ def recognise(
         normalization = _named(tidied.constants, image_shape[-1])
     ignored = _summarise(tidied.ignored)
     return Recognised(chosen.model, chosen.kwargs, classes, chosen.family, normalization, ignored)
+
+
+def image_side(tensors: Mapping[str, np.ndarray]) -> int:
+    """Height and width of the images that a network is for, as far as its tensors tell; else 32."""
+    shapes = {name: np.shape(value) for name, value in _tidy(tensors).tensors.items()}
+    guess = families.guess(shapes, _num_classes(shapes))
+    return guess.side if guess else 32
 
 
 def convert(

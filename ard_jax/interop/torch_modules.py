@@ -5,9 +5,10 @@
     network = load("student.pt")      # torch.nn.Module in evaluation mode
     logits = network(images)          # [B, C, H, W] float32 in [0, 1] -> [B, num_classes] float32
 
-Needs PyTorch and nothing of ard_jax, which never imports this file. Tensors have the names and shapes of the
-published code (CIARD, TRADES, robust_overfitting, RobustBench, akamaster, chenyaofo): the
-state dict loads there too without its "normalization.mean" and "normalization.std". Pooling is global.
+Needs PyTorch and nothing of ard_jax, which never imports this file; MobileNetV3, EfficientNet and
+ShuffleNetV2 need torchvision, ConvNeXt and ViT need timm. Tensors have the names and shapes of the published
+code (CIARD, TRADES, robust_overfitting, RobustBench, akamaster, chenyaofo, torchvision, timm): the state dict
+loads there too without its "normalization.mean" and "normalization.std". Pooling is global.
 """
 # ruff: noqa: D102, D107
 # pyright: reportMissingImports=false
@@ -38,10 +39,13 @@ def create(model: str, num_classes: int, image_shape: Sequence[int], kwargs: dic
         form, blocks, width = DEEPMIND if wide[1] else WRN, (int(wide[2]) - 4) // 6, int(wide[3])
         widths, blocks = [16 * width, 32 * width, 64 * width], [blocks] * 3
         layers = preact(image_shape, num_classes, form, 16, widths, blocks)
+    elif model in PUBLISHED:
+        return PUBLISHED[model](image_shape, num_classes, **(kwargs or {}))
     elif model in BUILDERS:
         layers = BUILDERS[model](image_shape, num_classes, **(kwargs or {}))
     else:
-        raise ValueError(f"unknown model {model!r}; known: wrn_D_W, dm_wrn_D_W, {list(BUILDERS)}")
+        known = [*BUILDERS, *PUBLISHED]
+        raise ValueError(f"unknown model {model!r}; known: wrn_D_W, dm_wrn_D_W, {known}")
     return Network(image_shape[-1], layers)
 
 
@@ -147,20 +151,69 @@ class BasicBlock(nn.Module):
         return functional.relu(y + x)
 
 
+class Bottleneck(nn.Module):
+    """conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN plus shortcut, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str, widening: int):
+        super().__init__()
+        inner = widening * outputs // 4
+        self.conv1, self.bn1 = conv(inputs, inner, 1), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = conv(inner, inner, 3, stride), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = conv(inner, outputs, 1), nn.BatchNorm2d(outputs)
+        self.projection = shortcut if inputs != outputs or stride != 1 else None
+        if self.projection:
+            layers = conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            place(self, self.projection, nn.Sequential(*layers))
+
+    def forward(self, x: torch.Tensor):
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(y)))))
+        if self.projection:
+            x = getattr(self, self.projection)(x)
+        return functional.relu(y + x)
+
+
 def resnet(
     shape: Sequence[int],
     classes: int,
     widths: Sequence[int],
     blocks: Sequence[int],
     names: tuple[str | None, str] = ("shortcut", "linear"),
-    stem_stride: int = 1,
+    stem: tuple[int, int] = (3, 1),
+    widening: int = 0,
 ):
-    """3x3 stem, stages of BasicBlocks, global pool, linear; names: of shortcut and linear layer."""
+    """Stem (kernel, stride), stages, global pool, linear; names: of shortcut and linear layer.
+
+    A 7x7 stem pools. Blocks are Bottlenecks where there is a widening.
+    """
     block, first = functools.partial(BasicBlock, shortcut=names[0]), widths[0]
-    stem = conv(shape[-1], first, 3, stem_stride)
-    layers = {"conv1": stem, "bn1": nn.BatchNorm2d(first), "relu": nn.ReLU()}
+    layers = {
+        "conv1": conv(shape[-1], first, *stem),
+        "bn1": nn.BatchNorm2d(first),
+        "relu": nn.ReLU(),
+    }
+    if stem[0] == 7:
+        layers["maxpool"] = nn.MaxPool2d(3, 2, 1)
+    if widening:
+        widths = [4 * width for width in widths]
+        block = functools.partial(Bottleneck, shortcut=str(names[0]), widening=widening)
     layers |= stages("layer{one}.{index}", block, first, widths, blocks)
     return layers | head(names[1], widths[-1], classes)
+
+
+def four_stages(
+    shape: Sequence[int],
+    classes: int,
+    blocks: Sequence[int],
+    widening: int = 0,
+    form: str = "cifar",
+):
+    """ResNet-18 to WRN-50-2 in the form of kuangliu ("cifar") or torchvision ("imagenet")."""
+    names, stem = {
+        "cifar": (("shortcut", "linear"), (3, 1)),
+        "imagenet": (("downsample", "fc"), (7, 2)),
+    }[form]
+    return resnet(shape, classes, [64, 128, 256, 512], blocks, names, stem, widening)
 
 
 def cifar_resnet(shape: Sequence[int], classes: int, depth: int, shortcut: str = "B"):
@@ -177,7 +230,7 @@ def small_resnet(
     stem_stride: int = 1,
 ):
     """One stage for each width."""
-    return resnet(shape, classes, widths, [blocks] * len(widths), stem_stride=stem_stride)
+    return resnet(shape, classes, widths, [blocks] * len(widths), stem=(3, stem_stride))
 
 
 class Form(NamedTuple):
@@ -298,11 +351,96 @@ def small_cnn(shape: Sequence[int], classes: int, widths: Sequence[int] = (8, 16
     return layers | head("fc", b, classes)
 
 
+def published(package: str, name: str, options: dict, shape: Sequence[int], classes: int):
+    """A network of torchvision.models or timm with our normalisation in front."""
+    if package == "torchvision":
+        import torchvision
+
+        network = torchvision.models.get_model(name, num_classes=classes, **options)
+    else:
+        import timm
+
+        network = timm.create_model(name, num_classes=classes, **options)
+    if shape[-1] != 3:
+        raise ValueError(f"{package}'s {name} takes images of 3 channels, not of {shape[-1]}")
+    network.normalization = Normalization(shape[-1])
+    network.register_forward_pre_hook(lambda module, images: (module.normalization(images[0]),))
+    return network
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm of the channels of [B, C, H, W]."""
+
+    def forward(self, x: torch.Tensor):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions of (channels, stride), each with LayerNorm and GELU; 1x1 convolution to `outputs`."""
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], outputs: int = 0):
+        super().__init__()
+        layers, inputs = [], 3
+        for channels, stride in sizes:
+            layers += [
+                nn.Conv2d(inputs, channels, 3, stride, 1),
+                ChannelNorm(channels, 1e-6),
+                nn.GELU(),
+            ]
+            inputs = channels
+        self.stem = nn.Sequential(*layers, *([nn.Conv2d(inputs, outputs, 1)] if outputs else []))
+
+    def forward(self, x: torch.Tensor):
+        return self.stem(x)
+
+
+CONVNEXT_STEMS = {
+    "tiny": ((48, 2), (96, 2)),
+    "small": ((48, 2), (96, 2)),
+    "base": ((64, 2), (96, 2), (128, 1)),
+    "large": ((96, 2), (144, 2), (192, 1)),
+}
+VIT_STEMS = {"tiny": 24, "small": 48, "base": 48}
+
+
+def convnext(shape: Sequence[int], classes: int, size: str, stem: str = "patch"):
+    """ConvNeXt of timm, perhaps with a ConvStem."""
+    network = published("timm", f"convnext_{size}", {}, shape, classes)
+    if stem == "conv":
+        network.stem = ConvStem(CONVNEXT_STEMS[size])
+    return network
+
+
+def vit(shape: Sequence[int], classes: int, size: str, patch: int = 16, stem: str = "patch"):
+    """ViT of timm, perhaps with a ConvStem."""
+    options = {"img_size": tuple(shape[:2]), "patch_size": patch}
+    network = published("timm", f"vit_{size}_patch16_224", options, shape, classes)
+    if stem == "conv":
+        sizes = [(VIT_STEMS[size] << i, 2) for i in range(patch.bit_length() - 1)]
+        network.patch_embed.proj = ConvStem(sizes, network.embed_dim)
+    return network
+
+
 # name -> function (image shape, classes, **options) -> layers
 BUILDERS = {
-    "resnet18": functools.partial(resnet, widths=[64, 128, 256, 512], blocks=[2, 2, 2, 2]),
+    "resnet18": functools.partial(four_stages, blocks=[2, 2, 2, 2]),
+    "resnet34": functools.partial(four_stages, blocks=[3, 4, 6, 3]),
+    "resnet50": functools.partial(four_stages, blocks=[3, 4, 6, 3], widening=1, form="imagenet"),
+    "wide_resnet50_2": functools.partial(
+        four_stages, blocks=[3, 4, 6, 3], widening=2, form="imagenet"
+    ),
     **{f"resnet{d}": functools.partial(cifar_resnet, depth=d) for d in (20, 32, 44, 56)},
     "preact_resnet18": functools.partial(preact_resnet, blocks=[2, 2, 2, 2]),
     "preact_resnet34": functools.partial(preact_resnet, blocks=[3, 4, 6, 3]),
     **{f.__name__: f for f in (small_resnet, mobilenet_v2, small_cnn)},
+}
+# name -> function (image shape, classes, **options) -> network
+PUBLISHED = {
+    **{
+        name: functools.partial(published, "torchvision", name, {"dropout": 0.0})
+        for name in ("mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0")
+    },
+    "shufflenet_v2": functools.partial(published, "torchvision", "shufflenet_v2_x1_0", {}),
+    **{f"convnext_{size}": functools.partial(convnext, size=size) for size in CONVNEXT_STEMS},
+    **{f"vit_{size}": functools.partial(vit, size=size) for size in VIT_STEMS},
 }

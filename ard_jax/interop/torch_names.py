@@ -5,6 +5,8 @@ mapping is a rule and needs no table per architecture:
 
     params/layer1__0/conv1/kernel       [kh, kw, in, out]  <-  layer1.0.conv1.weight  [out, in, kh, kw]
     params/fc/kernel                    [in, out]          <-  fc.weight              [out, in]
+    params/blocks__0/norm1/scale        [C]                <-  blocks.0.norm1.weight
+    params/pos_embed                    [1, N, D]          <-  pos_embed
     params/bn1/scale, bias              [C]                <-  bn1.weight, bn1.bias
     batch_stats/bn1/mean, var           [C]                <-  bn1.running_mean, bn1.running_var
 """
@@ -32,7 +34,12 @@ _LEAF_NAMES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "gamma": "gamma",
+    "cls_token": "cls_token",
+    "pos_embed": "pos_embed",
 }
+# Axes of kernels; other tensors have the same in both.
+_TO_TORCH, _TO_OURS = {4: (3, 2, 0, 1), 2: (1, 0)}, {4: (2, 3, 1, 0), 2: (1, 0)}
 # Never used by the network: counters of PyTorch (BatchNorm, AveragedModel), and the block that TRADES'
 # WideResNet builds for nothing.
 _DEAD = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)|(.*\.)?sub_block1\..*")
@@ -156,7 +163,7 @@ def to_variables(bundle: models.ModelBundle, tensors: Mapping[str, np.ndarray]) 
         name = torch_name(path)
         value = _as_float32(name, tensors[name])
         _check_trained(name, value)
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+        value = value.transpose(_TO_OURS.get(value.ndim, range(value.ndim)))
         return np.array(value, order="C")
 
     return jax.tree_util.tree_map_with_path(convert, _shapes(bundle))
@@ -192,7 +199,8 @@ def from_our_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     state = {}
     for name, value in tensors.items():
         *modules, leaf = name.split("/")
-        if len(modules) < 2 or leaf not in _LEAF_NAMES:
+        own = leaf in ("cls_token", "pos_embed")  # of the network itself, not of a layer
+        if len(modules) < 2 - own or leaf not in _LEAF_NAMES:
             raise ValueError(
                 f"{name} is no tensor of a network of ours; it should be like params/fc/kernel"
             )
@@ -210,8 +218,9 @@ def torch_layout(bundle: models.ModelBundle) -> dict[str, tuple[int, ...]]:
     layout = {}
     for path, leaf in _leaves(_shapes(bundle)):
         shape = leaf.shape
-        shape = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
-        layout[torch_name(path)] = tuple(shape)
+        layout[torch_name(path)] = tuple(
+            shape[i] for i in _TO_TORCH.get(len(shape), range(len(shape)))
+        )
     return layout
 
 
@@ -230,7 +239,7 @@ def _leaves(tree: Any):
 
 
 def _to_torch_layout(value: np.ndarray):
-    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    return value.transpose(_TO_TORCH.get(value.ndim, range(value.ndim)))
 
 
 def _as_float32(name: str, value: Any):

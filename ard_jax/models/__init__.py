@@ -11,12 +11,15 @@ from typing import Any
 
 from ard_jax.convolutions.canonical_conv import canonical_conv
 from ard_jax.losses import checks
+from ard_jax.models import convnext, mobilenet_v3, vision_transformer
 from ard_jax.models.bundle import NORMALIZATIONS, ModelBundle, make_bundle, num_params
 from ard_jax.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
+from ard_jax.models.efficientnet import efficientnet_b0
 from ard_jax.models.layers import Layers
 from ard_jax.models.mobilenet_v2 import mobilenet_v2
 from ard_jax.models.preact_resnet import preact_resnet18, preact_resnet34
-from ard_jax.models.resnet import resnet18
+from ard_jax.models.resnet import RESNET18, RESNET34, RESNET50, WIDE_RESNET50_2, resnet
+from ard_jax.models.shufflenet_v2 import shufflenet_v2
 from ard_jax.models.small_cnn import small_cnn
 from ard_jax.models.small_resnet import small_resnet
 from ard_jax.models.wide_resnet import dm_wrn, wrn
@@ -37,7 +40,10 @@ __all__ = [
 MODELS = {
     "small_cnn": small_cnn,
     "small_resnet": small_resnet,
-    "resnet18": resnet18,
+    "resnet18": functools.partial(resnet, depth=RESNET18, form="cifar"),
+    "resnet34": functools.partial(resnet, depth=RESNET34, form="cifar"),
+    "resnet50": functools.partial(resnet, depth=RESNET50, form="imagenet"),
+    "wide_resnet50_2": functools.partial(resnet, depth=WIDE_RESNET50_2, form="imagenet"),
     "mobilenet_v2": mobilenet_v2,
     "resnet20": resnet20,
     "resnet32": resnet32,
@@ -51,6 +57,17 @@ MODELS = {
     "dm_wrn_28_10": functools.partial(dm_wrn, depth=28, width=10),
     "dm_wrn_34_10": functools.partial(dm_wrn, depth=34, width=10),
     "dm_wrn_70_16": functools.partial(dm_wrn, depth=70, width=16),
+    "mobilenet_v3_large": functools.partial(mobilenet_v3.mobilenet_v3, size=mobilenet_v3.LARGE),
+    "mobilenet_v3_small": functools.partial(mobilenet_v3.mobilenet_v3, size=mobilenet_v3.SMALL),
+    "efficientnet_b0": efficientnet_b0,
+    "shufflenet_v2": shufflenet_v2,
+    "convnext_tiny": functools.partial(convnext.convnext, size=convnext.TINY),
+    "convnext_small": functools.partial(convnext.convnext, size=convnext.SMALL),
+    "convnext_base": functools.partial(convnext.convnext, size=convnext.BASE),
+    "convnext_large": functools.partial(convnext.convnext, size=convnext.LARGE),
+    "vit_tiny": functools.partial(vision_transformer.vit, size=vision_transformer.TINY),
+    "vit_small": functools.partial(vision_transformer.vit, size=vision_transformer.SMALL),
+    "vit_base": functools.partial(vision_transformer.vit, size=vision_transformer.BASE),
 }
 
 
@@ -89,12 +106,15 @@ def create(
         layer and logits are float32 in both.
       normalization: what is done to the pixels inside the network: "none", "cifar10", "cifar100",
         "imagenet", {"mean": [...], "std": [...]}; None: the architecture's own, which is "none" for all
-        but DeepMind's ("cifar100" for 100 classes, otherwise "cifar10").
+        but DeepMind's ("cifar100" for 100 classes, otherwise "cifar10") and torchvision's and timm's
+        ("imagenet", but "none" with a ConvStem).
       bn_groups: 1: BatchNorm in training has the statistics of the whole (global) batch. G: each of G
         equal runs of consecutive images has its own, and the running statistics follow the first run, as
         in training with PyTorch's DataParallel on G devices. Evaluation mode knows no groups.
       **kwargs: options of the architecture: `shortcut` ("A" or "B") of resnet20 to resnet56, `form`
-        ("rice", "robustbench" or "deepmind") of preact_resnet18/34, `widths` of small_cnn, `widths`,
+        ("cifar", "imagenet") of resnet18 to wide_resnet50_2, `form` ("rice", "robustbench" or "deepmind")
+        of preact_resnet18/34, `stem` ("patch", "conv") of ConvNeXt and ViT, `patch` of ViT, `widths` of
+        small_cnn, `widths`,
         `blocks` and `stem_stride` of small_resnet.
 
     Returns:
@@ -107,7 +127,7 @@ def create(
     options = [
         p.name
         for p in inspect.signature(builder).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("depth", "width")
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("depth", "width", "size")
     ]
     unknown = sorted(set(kwargs) - set(options))
     if unknown:

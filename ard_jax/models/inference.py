@@ -19,8 +19,15 @@ class Affine(NamedTuple):
     shift: np.ndarray
 
 
-def norm_sources(bundle: ModelBundle) -> dict[str, str | None]:
-    """Path of every BatchNorm -> path of the convolution whose output it alone reads, or None.
+class Norm(NamedTuple):
+    """A BatchNorm's epsilon, and the path of the convolution whose output it alone reads, or None."""
+
+    epsilon: float
+    source: str | None
+
+
+def norm_sources(bundle: ModelBundle) -> dict[str, Norm]:
+    """Path of every BatchNorm -> its Norm.
 
     Found by running the network on shapes. A pair is a convolution and a BatchNorm of the same block,
     connected directly; in our blocks nothing else reads such a convolution. A convolution without a
@@ -32,7 +39,8 @@ def norm_sources(bundle: ModelBundle) -> dict[str, str | None]:
         module, path = context.module, context.module.path
         if isinstance(module, BatchNorm) and context.method_name == "__call__":
             found = [conv for conv, out in outputs if out is args[0] and conv[:-1] == path[:-1]]
-            sources["/".join(path)] = "/".join(found[0]) if found else None
+            source = "/".join(found[0]) if found else None
+            sources["/".join(path)] = Norm(module.epsilon, source)
         result = call(*args, **kwargs)
         if (
             isinstance(module, nn.Conv)

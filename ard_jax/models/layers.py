@@ -1,14 +1,17 @@
-"""The three parametrised layers all networks are made of, with their initialisers."""
+"""The parametrised layers all networks are made of, with their initialisers."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from ard_jax.convolutions.canonical_conv import canonical_conv
+from ard_jax.convolutions.canonical_conv import canonical_conv, exported_form
 from ard_jax.losses import checks
 from ard_jax.models.norm import BatchNorm
 
@@ -38,27 +41,58 @@ def torch_uniform(fan_in: int | None = None):
 
 
 class Linear(nn.Module):
-    """Fully connected layer in float32: kernel [in, out], bias [out].
+    """Fully connected layer: kernel [in, out], bias [out].
 
     Attributes:
       features: number of outputs.
-      init: "torch" or "flax", see `Layers`.
+      init: "torch", "flax" or "normal", see `Layers`.
+      dtype: compute type.
     """
 
     features: int
     init: str = "torch"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array):
-        """[B, in], any float dtype -> [B, features] float32."""
+        """[..., in], any float dtype -> [..., features] in `dtype`."""
         fan_in = x.shape[-1]
+        kernel_init, bias_init = _kernel_init(self.init), nn.initializers.zeros
         if self.init == "torch":
-            kernel_init, bias_init = torch_uniform(), torch_uniform(fan_in)
-        else:
-            kernel_init, bias_init = nn.initializers.lecun_normal(), nn.initializers.zeros
+            bias_init = torch_uniform(fan_in)
         kernel = self.param("kernel", kernel_init, (fan_in, self.features), jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        return x.astype(jnp.float32) @ kernel + bias
+        x, kernel, bias = (a.astype(getattr(jnp, self.dtype)) for a in (x, kernel, bias))
+        return x @ kernel + bias
+
+
+def _kernel_init(init: str):
+    if init == "torch":
+        return torch_uniform()
+    return nn.initializers.normal(0.02) if init == "normal" else nn.initializers.lecun_normal()
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels weighted by what two 1x1 convolutions make of their means (Hu et al. 2018; torchvision).
+
+    Attributes:
+      layers: makes the layers.
+      squeezed: channels between the convolutions.
+      activation: between them.
+      gate: of the weights.
+    """
+
+    layers: "Layers"
+    squeezed: int
+    activation: Callable[[jax.Array], jax.Array]
+    gate: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array):
+        """[B, H, W, C] -> [B, H, W, C]."""
+        y = jnp.mean(x.astype(jnp.float32), axis=(1, 2), keepdims=True).astype(x.dtype)
+        y = self.activation(self.layers.conv("fc1", self.squeezed, 1, bias=True)(y))
+        return x * self.gate(self.layers.conv("fc2", x.shape[-1], 1, bias=True)(y))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +103,18 @@ class Layers:
     is the PyTorch name with "__" for ".", so that interop.torch_names needs no tables.
 
     Attributes:
-      init: "torch" (PyTorch's defaults, see `torch_uniform`) or "flax" (lecun_normal kernels, zero bias).
+      init: "torch" (PyTorch's defaults, see `torch_uniform`), or "flax" (lecun_normal kernels, zero bias).
+        Biases of convolutions begin at 0 in both.
       dtype: compute type, "float32" or "bfloat16". Parameters are float32 in both.
       bn_groups: parts of the batch that BatchNorm normalises by themselves in training (`BatchNorm`).
+      normal: init="torch" means kernels of a normal distribution of standard deviation 0.02 and zero
+        biases, as the code of ConvNeXt and ViT has them.
     """
 
     init: str = "torch"
     dtype: str = "float32"
     bn_groups: int = 1
+    normal: bool = False
 
     def __post_init__(self):
         """Checks the values.
@@ -90,6 +128,10 @@ class Layers:
             raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {DTYPES}")
         checks.count(self.bn_groups, "bn_groups", 1)
 
+    @property
+    def _init(self) -> str:
+        return "normal" if self.normal and self.init == "torch" else self.init
+
     def conv(
         self,
         name: str,
@@ -99,8 +141,9 @@ class Layers:
         *,
         padding: tuple[int, int] | None = None,
         groups: int = 1,
+        bias: bool = False,
     ):
-        """A kernel x kernel convolution without bias.
+        """A kernel x kernel convolution.
 
         Args:
           name: name of the layer.
@@ -110,33 +153,55 @@ class Layers:
           padding: (before, after) in both directions; None: kernel // 2 on each side, as in PyTorch.
             ("SAME" would pad 0 and 1 where the stride is 2.)
           groups: feature groups; the number of input channels for a depthwise convolution.
+          bias: whether it has one; not where a BatchNorm follows.
 
         Returns:
           A module: [B, H, W, C] -> [B, H', W', features] in `dtype`.
         """
         pad = (kernel // 2, kernel // 2) if padding is None else padding
-        torch_like = self.init == "torch"
         return nn.Conv(
             features,
             (kernel, kernel),
             strides=(stride, stride),
             padding=(pad, pad),
             feature_group_count=groups,
-            use_bias=False,
-            dtype=jnp.dtype(self.dtype),
+            use_bias=bias,
+            dtype=getattr(jnp, self.dtype),
             param_dtype=jnp.float32,
-            kernel_init=torch_uniform() if torch_like else nn.initializers.lecun_normal(),
+            kernel_init=_kernel_init(self._init),
             conv_general_dilated=canonical_conv,
             name=name,
         )
 
-    def norm(self, name: str):
+    def norm(self, name: str, momentum: float = 0.9, epsilon: float = 1e-5):
         """A BatchNorm: (x [..., C], train) -> [..., C] in `dtype`."""
-        return BatchNorm(dtype=jnp.dtype(self.dtype), groups=self.bn_groups, name=name)
+        return BatchNorm(momentum, epsilon, getattr(jnp, self.dtype), self.bn_groups, name=name)
+
+    def layer_norm(self, name: str):
+        """A LayerNorm over the channels, epsilon 1e-6 as in timm: [..., C] -> [..., C] in `dtype`."""
+        return nn.LayerNorm(
+            1e-6, dtype=getattr(jnp, self.dtype), use_fast_variance=False, name=name
+        )
 
     def linear(self, name: str, features: int):
-        """A Linear: [B, in] -> [B, features] float32."""
-        return Linear(features, init=self.init, name=name)
+        """The last Linear: [..., in] -> [..., features] float32."""
+        return Linear(features, init=self._init, name=name)
+
+    def dense(self, name: str, features: int):
+        """A Linear inside the network: [..., in] -> [..., features] in `dtype`."""
+        return Linear(features, init=self._init, dtype=self.dtype, name=name)
+
+
+def max_pool(x: jax.Array):
+    """Maximum of 3x3 pixels with stride 2 and one pixel of padding: [B, H, W, C] -> [B, H', W', C]."""
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    if exported_form() != "stock":
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around)
+    # jax2onnx 0.17 exports a padded pooling as another one.
+    rows, columns = (x.shape[1] - 1) // 2 + 1, (x.shape[2] - 1) // 2 + 1
+    x = jnp.pad(x, around, constant_values=-jnp.inf)
+    x = functools.reduce(jnp.maximum, (x[:, i : i + 2 * rows - 1 : 2] for i in range(3)))
+    return functools.reduce(jnp.maximum, (x[:, :, i : i + 2 * columns - 1 : 2] for i in range(3)))
 
 
 def global_average_pool(x: jax.Array):

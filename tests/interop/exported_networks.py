@@ -26,6 +26,16 @@ SLOW = [
     ("preact_resnet18", {"form": "deepmind"}),
     ("wrn_16_4", {}),
     ("dm_wrn_16_4", {}),
+    ("resnet18", {"form": "imagenet"}),
+    ("resnet50", {}),
+    ("mobilenet_v3_small", {}),
+    ("mobilenet_v3_large", {}),
+    ("efficientnet_b0", {}),
+    ("shufflenet_v2", {}),
+    ("convnext_tiny", {}),
+    ("convnext_tiny", {"stem": "conv"}),
+    ("vit_tiny", {"patch": 4}),
+    ("vit_tiny", {"stem": "conv"}),
 ]
 ALL = [
     pytest.param(

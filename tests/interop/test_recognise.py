@@ -30,6 +30,20 @@ FAMILIES = [
     ("dm_wrn_22_6", {}, 100, "cifar10", "MTARD"),
     ("small_resnet", {"widths": (8, 12), "blocks": 2}, 5, None, "small_resnet"),
     ("small_cnn", {"widths": (8, 16)}, 7, None, "small_cnn"),
+    ("resnet34", {}, 10, None, "kuangliu"),
+    ("resnet18", {"form": "imagenet"}, 1000, "imagenet", "torchvision"),
+    ("resnet50", {"form": "imagenet"}, 1000, "imagenet", "torchvision"),
+    ("wide_resnet50_2", {"form": "imagenet"}, 1000, "imagenet", "torchvision"),
+    ("resnet50", {"form": "cifar"}, 10, None, "kuangliu"),
+    ("mobilenet_v3_large", {}, 1000, "imagenet", "torchvision"),
+    ("mobilenet_v3_small", {}, 10, "imagenet", "torchvision"),
+    ("efficientnet_b0", {}, 10, "imagenet", "torchvision"),
+    ("shufflenet_v2", {}, 10, "imagenet", "torchvision"),
+    ("convnext_tiny", {"stem": "patch"}, 1000, "imagenet", "timm"),
+    ("convnext_base", {"stem": "conv"}, 1000, "none", "Singh"),
+    ("vit_tiny", {"patch": 4, "stem": "patch"}, 10, None, "DeiT"),
+    ("vit_small", {"patch": 16, "stem": "conv"}, 1000, "imagenet", "Singh"),
+    ("vit_base", {"patch": 8, "stem": "conv"}, 1000, "none", "Singh"),
 ]
 
 
@@ -69,7 +83,18 @@ def test_every_family_is_found(name, options, classes, normalization, family):
 def test_all_models_are_among_the_families():
     tested = {case[0] for case in FAMILIES}
     missing = {n for n in models.names() if "wrn_" not in n} - tested
-    assert missing == {"resnet44", "resnet56"}  # other depths of ResNet-20 and 32
+    # Other depths of ResNet-20 and 32, and other sizes of ConvNeXt.
+    assert missing == {"resnet44", "resnet56", "convnext_small", "convnext_large"}
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "options"),
+    [("resnet20", 32, {}), ("shufflenet_v2", 224, {}), ("vit_tiny", 96, {"patch": 8})],
+)
+def test_the_size_of_the_images_is_found(name, side, options):
+    layout = interop.torch_layout(models.create(name, 10, (side, side, 3), **options))
+    state = {key: np.broadcast_to(np.float32(0.5), size) for key, size in layout.items()}
+    assert recognise.image_side(state) == side
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.model.", "1.", "backbone."])
@@ -154,8 +179,8 @@ def test_files_of_our_own_names():
     found = recognise.recognise(flat, image_shape=(8, 8, 1))
     assert found.kwargs == {"widths": (4, 8), "blocks": 1}
     assert equal(recognise.convert(flat, found, image_shape=(8, 8, 1)), variables)
-    with pytest.raises(ValueError, match="params/x/gamma"):
-        recognise.recognise({**flat, "params/x/gamma": np.ones(3, np.float32)})
+    with pytest.raises(ValueError, match="params/x/tau"):
+        recognise.recognise({**flat, "params/x/tau": np.ones(3, np.float32)})
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

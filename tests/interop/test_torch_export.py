@@ -1,6 +1,7 @@
 """Exported PyTorch files: what is in them without PyTorch, and that its networks are ours with it."""
 
 import ast
+import contextlib
 import importlib.util
 import json
 import pickletools
@@ -12,6 +13,7 @@ import exported_networks
 import jax
 import numpy as np
 import pytest
+from float64 import in_float64
 
 from ard_jax import models
 from ard_jax.interop import files, torch_export, torch_names
@@ -39,6 +41,22 @@ LARGE = [
     ("preact_resnet34", {}, (32, 32, 3), 10),
     ("wrn_34_10", {}, (32, 32, 3), 10),
     ("dm_wrn_28_10", {}, (32, 32, 3), 10),
+    ("resnet18", {"form": "imagenet"}, (64, 64, 3), 10),
+    ("resnet34", {}, (32, 32, 3), 10),
+    ("resnet50", {}, (64, 64, 3), 10),
+    ("resnet50", {"form": "cifar"}, (32, 32, 3), 10),
+    ("wide_resnet50_2", {}, (64, 64, 3), 10),
+]
+# Of packages beside PyTorch.
+PUBLISHED = [
+    ("mobilenet_v3_large", {}, (64, 64, 3), 10),
+    ("mobilenet_v3_small", {}, (64, 64, 3), 10),
+    ("efficientnet_b0", {}, (64, 64, 3), 10),
+    ("shufflenet_v2", {}, (64, 64, 3), 10),
+    ("convnext_tiny", {}, (64, 64, 3), 10),
+    ("convnext_base", {"stem": "conv"}, (64, 64, 3), 10),
+    ("vit_tiny", {"patch": 4}, (32, 32, 3), 10),
+    ("vit_base", {"stem": "conv"}, (64, 64, 3), 10),
 ]
 GLOBALS = {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections OrderedDict"}
 
@@ -169,7 +187,8 @@ def test_a_file_of_torch_save_loads_too(torch, exported, tmp_path):
     assert torch.equal(module.load(tmp_path / "again.pt")(x), module.load(exported[1][0])(x))
 
 
-def largest_difference(torch, tmp_path, architecture, normalization):
+def largest_difference(torch, tmp_path, architecture, normalization, double=False):
+    """Of logits, relative to the largest; computed in float64 where it is `double`."""
     bundle, variables, description = trained(*architecture, normalization=normalization)
     student, code = torch_export.export(bundle, variables, tmp_path, description)
     network = load_module(code).load(student)
@@ -181,8 +200,15 @@ def largest_difference(torch, tmp_path, architecture, normalization):
     }
     assert loaded == torch_names.torch_layout(bundle)
     images = np.random.default_rng(1).uniform(size=(4, *architecture[2])).astype(np.float32)
-    with jax.default_matmul_precision("highest"):
-        ours = jax.jit(lambda x: bundle.apply(variables, x, False)[0])(images)
+    if double:
+        images, network = images.astype(np.float64), network.double()
+        variables = jax.tree.map(np.float64, variables)
+    with (
+        jax.default_matmul_precision("highest"),
+        in_float64() if double else contextlib.nullcontext(),
+    ):
+        ours = np.asarray(jax.jit(lambda x: bundle.apply(variables, x, False)[0])(images))
+    assert ours.dtype == images.dtype
     with torch.no_grad():
         theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     return float(np.max(np.abs(theirs - ours)) / np.max(np.abs(ours)))
@@ -200,6 +226,18 @@ def test_logits_of_the_exported_module(torch, tmp_path, architecture, optimised_
 @pytest.mark.parametrize("architecture", LARGE, ids=lambda a: "-".join([a[0], *a[1].values()]))
 def test_logits_of_large_exported_modules(torch, tmp_path, architecture, optimised_programs):
     assert largest_difference(torch, tmp_path, architecture, None) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture", PUBLISHED, ids=lambda a: "-".join([a[0], *map(str, a[1].values())])
+)
+def test_logits_of_modules_of_other_packages(torch, tmp_path, architecture, optimised_programs):
+    pytest.importorskip("torchvision")
+    pytest.importorskip("timm")
+    assert (
+        largest_difference(torch, tmp_path, architecture, None, double=True) < 1e-6
+    )  # attention has float32 weights
 
 
 @pytest.mark.slow

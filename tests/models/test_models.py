@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ard_jax import models
+from ard_jax.convolutions.canonical_conv import exported_convolutions
+from ard_jax.models import layers
 
 # A small one of every family; (name, image shape, options).
 FAMILIES = [
@@ -15,6 +17,9 @@ FAMILIES = [
     ("resnet20", (8, 8, 2), {"shortcut": "A"}),
     ("wrn_10_1", (8, 8, 3), {}),
     ("dm_wrn_10_1", (8, 8, 3), {}),
+    ("shufflenet_v2", (32, 32, 1), {}),
+    pytest.param("resnet18", (32, 32, 3), {"form": "imagenet"}, marks=pytest.mark.slow),
+    pytest.param("efficientnet_b0", (32, 32, 3), {}, marks=pytest.mark.slow),
 ]
 
 
@@ -40,7 +45,10 @@ def flat(tree):
 
 
 # Other depths of the same code, and the wide ones, of which FAMILIES has small ones.
-LARGE = [n for n in models.names() if "wrn_" in n or n[-2:] in ("32", "44", "56", "34")]
+LARGE = [
+    n for n in models.names()
+    if "wrn_" in n or n[-2:] in ("32", "44", "56", "34") or n.startswith(("wide", "convnext", "vit_b"))
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,7 @@ def test_default_normalization():
         ({"name": "resnet19"}, "unknown model 'resnet19'.*resnet18"),
         ({"name": "wrn_35_10"}, r"6 n \+ 4"),
         ({"name": "dm_wrn_28_0"}, "width at least 1"),
-        ({"name": "resnet18", "widths": (1, 2)}, r"no option \['widths'\].*none"),
+        ({"name": "mobilenet_v2", "widths": (1, 2)}, r"no option \['widths'\].*none"),
         ({"name": "resnet56", "form": "A"}, r"no option \['form'\].*shortcut"),
         ({"name": "wrn_28_10", "depth": 10}, r"no option \['depth'\]"),
         ({"name": "resnet56", "shortcut": "C"}, "shortcut='C'.*'A', 'B'"),
@@ -261,3 +269,52 @@ def test_apply_explains_what_is_wrong(small):
 )
 def test_odd_image_sizes_work_where_they_can(name, options):
     assert logits_shape(models.create(name, 3, (9, 11, 1), **options)) == (2, 3)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)])
+def test_max_pooling_has_one_result_in_both_forms(size):
+    x = images((*size, 3)) - 0.5
+    with exported_convolutions("stock"):
+        exported = layers.max_pool(x)
+    np.testing.assert_array_equal(layers.max_pool(x), exported)
+    assert exported.shape[1:3] == tuple((n + 1) // 2 for n in size)
+
+
+def test_what_the_larger_networks_refuse():
+    for name, options, message in (
+        (
+            "resnet50",
+            {"form": "tv"},
+            r"form='tv' is unknown; choose one of \('cifar', 'imagenet'\)",
+        ),
+        (
+            "convnext_tiny",
+            {"stem": "cvst"},
+            r"stem='cvst' is unknown; choose one of \('patch', 'conv'\)",
+        ),
+        ("vit_tiny", {"patch": 3, "stem": "conv"}, "patch=3: stem='conv' halves the image"),
+        ("vit_tiny", {"patch": 0}, "patch=0: must be an integer >= 1"),
+        ("vit_tiny", {"patch": 5}, "multiples of 5"),
+        ("efficientnet_b0", {"image_shape": (28, 28, 3)}, "at least 32x32"),
+        ("convnext_tiny", {"image_shape": (40, 40, 3)}, "multiples of 32"),
+        ("resnet50", {"image_shape": (32, 32, 1)}, "normalization='none'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            models.create(name, **options)
+
+
+def test_networks_with_layer_norm_have_no_statistics_and_begin_as_published():
+    bundle = models.create("vit_tiny", patch=8)
+    variables = jax.jit(bundle.init)(jax.random.key(0))
+    assert variables["batch_stats"] == {} and bundle.normalization == "imagenet"
+    assert models.create("vit_tiny", patch=8, stem="conv").normalization == "none"
+    kernel = variables["params"]["blocks__0"]["mlp__fc1"]["kernel"]
+    assert np.std(kernel) == pytest.approx(0.02, rel=0.05)
+    assert not np.any(variables["params"]["blocks__0"]["mlp__fc1"]["bias"])
+    x = images((32, 32, 3))
+    both = jax.jit(lambda v, x: [bundle.apply(v, x, train)[0] for train in (False, True)])
+    np.testing.assert_array_equal(*both(variables, x))
+    half = models.create("vit_tiny", patch=8, dtype="bfloat16")
+    logits = jax.jit(lambda v, x: half.apply(v, x, False)[0])(variables, x)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, both(variables, x)[0], atol=0.05)
