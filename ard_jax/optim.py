@@ -132,7 +132,7 @@ def cycle(config: OptimConfig, progress: jax.Array) -> tuple[jax.Array, jax.Arra
 
     The momentum goes the other way, which is that scheduler's default.
     """
-    height = 1 - jnp.abs(2 * progress - 1)
+    height = jnp.maximum(1 - jnp.abs(2 * progress - 1), 0)  # past the end the rate stays 0
     return config.lr * height, config.momentum - _CYCLE_FALL * height
 
 
@@ -195,23 +195,24 @@ def one_cycle(position: jax.Array, peak: float, last: float) -> tuple[jax.Array,
     return low + (1 - low) * height, 0.05 - 0.1 * height
 
 
-def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimizer:
+def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 0) -> Optimizer:
     """The optimiser of `config`.
 
     Args:
       config: SGD and its schedule.
       epochs: length of the run.
-      steps_per_epoch: updates per epoch; only `cyclic` looks at it.
+      steps_per_epoch: updates per epoch, for `cyclic`.
 
     Raises:
-      ValueError: no `OptimConfig`, no epochs or updates, or a schedule that does not fit into the epochs.
+      ValueError: no `OptimConfig`, no epochs, `cyclic` without updates per epoch, or a schedule that does not
+        fit into the epochs.
     """
     if not isinstance(config, OptimConfig):
         raise ValueError(f"config is {type(config).__name__}; give optim.OptimConfig(lr=..., ...)")
     if found := config.misfits(checks.count(epochs, "epochs", 1)):
         raise ValueError("; ".join(found))
-    checks.count(steps_per_epoch, "steps_per_epoch", 1)
     counted, total = config.schedule == "cyclic", epochs * steps_per_epoch
+    checks.count(steps_per_epoch, "steps_per_epoch", int(counted))
 
     def transform(momentum: Any):
         parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
@@ -230,6 +231,7 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 1) -> Optimize
             raise ValueError("grads are not those of params: their trees have other leaves")
         if opt_state is None:
             raise ValueError("opt_state is None; give that of init(params) or of the last update")
+        checks.number(lr, "lr of the update")
         shapes = [list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (grads, params)]
         if shapes[0] != shapes[1]:
             raise ValueError("grads are not those of params: their arrays have other shapes")

@@ -10,8 +10,9 @@ import pytest
 
 from ard_jax import attacks, data, evaluate, losses, methods, models, optim
 from ard_jax.attacks.auto_attack.square import SquareState
+from ard_jax.data import augment, split
 from ard_jax.data.base import ArrayDataset
-from ard_jax.evaluation import teacher_quality
+from ard_jax.evaluation import evaluator, teacher_quality
 from ard_jax.interop import fold, safetensors_file, torch_export, torch_names
 from ard_jax.methods import base
 from ard_jax.methods.options import Options
@@ -581,7 +582,7 @@ def two_views(**batch):
     return made.step(made.init(NET.init(0), {}), batch, KEY)
 
 
-CYCLIC = optim.make(optim.OptimConfig(schedule="cyclic"), 2)
+CYCLIC = optim.make(optim.OptimConfig(schedule="cyclic"), 2, 1)
 FIVE = ArrayDataset(*PAIR, tuple("abcde"), "five", "test")
 OF_TRAINING = {
     "beyond the ball": (
@@ -787,7 +788,78 @@ OF_TRAINING = {
         "temperature=-1: must be above 0",
     ),
 }
-MISTAKES |= OF_ATTACKS | OF_THE_REST | OF_RADII | OF_TRAINING
+# What another campaign of mistakes found taken, or answered by a library's own words.
+OF_A_CAMPAIGN = {
+    "cyclic, no updates": (
+        lambda: optim.make(optim.OptimConfig(schedule="cyclic"), 2),
+        "steps_per_epoch=0: must be an integer >= 1",
+    ),
+    "a negative rate": (
+        lambda: OPTIM.update({"a": Z}, OPTIM.init({"a": Z}), {"a": Z}, -0.1),
+        "lr of the update=-0.1: must be a finite number >= 0",
+    ),
+    "a margin that is never reached": (lambda: losses.cw_margin(Z, Y, confidence=-50), ">= 0"),
+    "cutmix of class numbers": (
+        lambda: augment.cutmix(KEY, jnp.asarray(X), jnp.asarray(Y)),
+        r"labels have shape \(4,\); give distributions \[4,K\]",
+    ),
+    "float images divided again": (lambda: augment.to_float(jnp.asarray(X)), "float32; give uint8"),
+    "x' of other units": (
+        lambda: teacher_quality.per_image(predict, X, Y, {"a": 255 * X}),
+        "divide by 255",
+    ),
+    "a dict for a quality": (lambda: teacher_quality.judge({"a": 1}), "quality is dict"),
+    "an evaluator of a network": (lambda: evaluator.Evaluator("t", NET), "apply is ModelBundle"),
+    "restarts that are all the same": (
+        lambda: attacks.make("bim", eps=0.1, restarts=5),
+        "restarts=5: of a random start",
+    ),
+    "a start that there is not": (
+        lambda: attacks.make("bim", eps=0.1, start_radius=0.5),
+        "start_radius=0.5: of a random start",
+    ),
+    "queries of no Square": (
+        lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="fast", queries=100),
+        "queries=100: of Square, but version='fast' runs apgd-ce, apgd-t",
+    ),
+    "custom without attacks": (
+        lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="custom"),
+        "version='custom' needs attacks",
+    ),
+    "epsilon": (lambda: pgd(epsilon=0.1), "no parameter epsilon; it has .*; did you mean eps"),
+    "another case": (lambda: attacks.make("FGSM"), "did you mean 'fgsm'"),
+    "names in one text": (
+        lambda: measure(names="fgsm, pgd_sat"),
+        "give several names as a tuple",
+    ),
+    "channels first": (
+        lambda: models.create("small_cnn", 5, (8, 8, 3)).apply(
+            {"params": {}, "batch_stats": {}}, np.zeros((4, 3, 8, 8), np.float32), False
+        ),
+        r"channels first: images.transpose\(0, 2, 3, 1\)",
+    ),
+    "a single image": (
+        lambda: NET.apply({"params": {}, "batch_stats": {}}, X[0], False),
+        r"a batch axis: images\[None\]",
+    ),
+    "a whole checkpoint": (
+        lambda: torch_names.from_torch("small_cnn", {"state_dict": {"a": W}, "epoch": 1}),
+        r"give state\['state_dict'\]",
+    ),
+    "labels before logits": (
+        lambda: losses.cross_entropy(jax.nn.one_hot(Y, 5), Z),
+        "are they the logits, in the other's place",
+    ),
+    "a holdout by float labels": (
+        lambda: split.validation_indices(Y.astype(float), 1, 0, "mine"),
+        "labels are float64; give integers",
+    ),
+    "another network's options": (
+        lambda: models.create("resnet20", widths=(1, 2), blocks=2),
+        "no option blocks, widths; its options are shortcut",
+    ),
+}
+MISTAKES |= OF_ATTACKS | OF_THE_REST | OF_RADII | OF_TRAINING | OF_A_CAMPAIGN
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -876,6 +948,19 @@ SUSPICIONS = {
         lambda: measure(data=of_another_order()),
         "clean accuracy 0.0% is below chance: are the classes in another order",
     ),
+    "permuted classes, AutoAttack": (
+        lambda: attacks.autoattack(
+            predict,
+            of_another_order()[0] / np.float32(255),
+            of_another_order()[1],
+            eps=0.1,
+            version="custom",
+            attacks="apgd-ce",
+            steps=1,
+            progress=False,
+        ),
+        "clean accuracy 0.0% is below chance",
+    ),
     "a linf radius in L2": (
         lambda: pgd(eps=8 / 255, norm="l2"),
         "small radius in L2, where 0.25 to 2",
@@ -936,8 +1021,21 @@ def test_an_evaluation_without_jit():
 def test_an_attack_can_be_called():
     made = attacks.make("pgd_sat", eps=0.1, steps=1)
     np.testing.assert_array_equal(made(predict, X, Y, KEY), pgd())
-    found = evaluate.evaluate(predict, PAIR, made)
+    with pytest.warns(UserWarning, match="1 steps of 0.025 go less than half of eps=0.1"):
+        found = evaluate.evaluate(predict, PAIR, made)
     assert list(found["attacks"]) == ["pgd_sat"]
+
+
+def test_soft_labels_are_no_logits():
+    soft = jax.nn.softmax(Z)
+    loss = losses.cross_entropy(jnp.asarray(Z), soft)
+    np.testing.assert_allclose(loss, -(soft * jax.nn.log_softmax(Z)).sum(-1), rtol=1e-6)
+
+
+def test_the_rate_of_a_cycle_stays_0_past_its_end():
+    made = optim.make(optim.OptimConfig(lr=0.1, schedule="cyclic"), 1, 4)
+    rates = [float(made.lr(1, optim.Counted((), jnp.int32(n)))) for n in (0, 2, 4, 6)]
+    np.testing.assert_allclose(rates, [0, 0.1, 0, 0], atol=1e-8)
 
 
 def test_the_module_of_evaluate_is_the_function():

@@ -98,6 +98,12 @@ class PgdAttack(Attack):
             checks.flag(self.clip_start, "clip_start")
             if self.sigma != PgdAttack.sigma and self.start != "gauss":
                 raise ValueError(f"sigma={self.sigma}: of start='gauss', not {self.start!r}")
+            if self.start == "none" and (self.restarts > 1 or self.start_radius != 1):
+                what = "restarts" if self.restarts > 1 else "start_radius"
+                raise ValueError(
+                    f"{what}={getattr(self, what)}: of a random start, but start='none': every restart would "
+                    "be the same; give start='uniform' too"
+                )
         except ValueError as error:
             raise ValueError(f"attack {self.name!r}: {error}") from None
 

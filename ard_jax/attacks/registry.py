@@ -117,6 +117,8 @@ def names() -> list[str]:
 def check_name(name: Any, known: Iterable[str]) -> None:
     """Raises ValueError unless `name` is one of the `known` names of attacks."""
     known = sorted(known)
+    if isinstance(name, str) and "," in name:
+        raise ValueError(f"unknown attack {name!r}; give several names as a tuple of texts")
     meant = _ELSEWHERE.get(name.lower().replace("-", "_")) if isinstance(name, str) else None
     if meant in known and name not in known:
         raise ValueError(f"unknown attack {name!r}; did you mean {meant!r}?")

@@ -256,6 +256,13 @@ def _unread(config: Any, path: str) -> str:
     if path == "eval.save_images" and config.eval.save_images:
         if not set(config.eval.get("attacks", attacks.SUITES)) & set(attacks.SUITES):
             return f"config.{path}: AutoAttack's images are saved; add autoattack to config.eval.attacks"
+    if path == "eval.autoattack_examples" and config.eval.autoattack_examples:
+        if not set(config.eval.get("attacks", attacks.SUITES)) & set(attacks.SUITES):
+            return f"config.{path}: AutoAttack is not run; add autoattack to config.eval.attacks"
+    if group == "robust_teacher_optim" and "robust" not in methods.TRAINED_TEACHERS.get(
+        method, "robust"
+    ):
+        return f"config.{path}: {method} does not train its robust teacher; leave it out"
     if path == "eval.dense_from" and config.eval.dense_from > config.get("epochs", math.inf):
         return (
             f"config.{path}={config.eval.dense_from} lies behind the last of {config.epochs} epochs"

@@ -319,5 +319,7 @@ def use_compilation_cache(experiment: Experiment) -> None:
         return
     if folder:
         check_writable(folder, "config.run.compilation_cache")
+    elif cache_dir().is_file():
+        check_writable(str(cache_dir()), "ARD_CACHE_DIR")
     jax.config.update("jax_compilation_cache_dir", folder or str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -17,7 +17,13 @@ _LARGEST = 10_000  # width or depth: the widest network of the papers has 1024 c
 def find_problems(experiment: Experiment) -> list[str]:
     """Every problem beyond those of the records, one sentence each; empty when it can run."""
     e = experiment
-    found = _data_problems(e)
+    folders = {"config.workdir": e.workdir, "config.teachers.cache": e.teachers.cache}
+    found = [
+        f"{where}={folder}: a run writes to a local folder; give one, and copy it when the run has ended"
+        for where, folder in folders.items()
+        if "://" in folder
+    ]
+    found += _data_problems(e)
     found += _net_problems("config.student", e.student, e)
     found += _method_problems(e)
     names = {f"config.eval.attacks: {n!r}": n for n in e.eval.attacks}
@@ -137,6 +143,9 @@ def _net_problems(where: str, net: NetConfig, e: Experiment) -> list[str]:
         init = net.init or "torch"
         models.create(net.model, 10, shape, init=init, normalization=statistics, **net.kwargs)
     except (ValueError, TypeError) as error:
+        if "has no option" in str(error):
+            fix = f"{where}.kwargs has those of another network: --{where}.kwargs={{}} leaves them out"
+            return [f"{where}: {error}; {fix}"]
         return [f"{where}: {error}"]
     return []
 

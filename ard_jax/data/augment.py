@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ard_jax.data import image_operations
+from ard_jax.losses import checks
 
 PLAIN = ("none", "crop_flip", "crop")
 STRONG = ("cropshift", "idbh_weak", "idbh_strong", "cutmix", "autoaugment")
@@ -85,7 +86,12 @@ def to_float(images: jax.Array) -> jax.Array:
 
     Returns:
       float32, same shape.
+
+    Raises:
+      ValueError: they are not uint8.
     """
+    if images.dtype != jnp.uint8:
+        raise ValueError(f"images are {images.dtype}; give uint8, which alone is divided by 255")
     values = images.astype(jnp.float32)
     return values * jnp.float32(_HIGH) + values * jnp.float32(_LOW)
 
@@ -124,6 +130,7 @@ def augment(
         raise ValueError(
             f"images are {images.dtype} of shape {images.shape}; give uint8 [B, H, W, C]"
         )
+    key = checks.random_key(key)
     if kind != "none":
         keys = jax.random.split(key, len(images))
         one = _crop if kind in PLAIN else _strong
@@ -151,8 +158,15 @@ def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Ar
     Returns:
       (images, labels): the window has a share U(0, 1) of the area before it is cut at the border, and its
       centre is anywhere; an image's label counts as much as the pixels that are its own.
+
+    Raises:
+      ValueError: labels that are no distributions, such as class numbers.
     """
-    count, height, width, _ = images.shape
+    key, (count, height, width, _) = checks.random_key(key), images.shape
+    if labels.ndim != 2 or len(labels) != count:
+        raise ValueError(
+            f"labels have shape {labels.shape}; give distributions [{count},K], as jax.nn.one_hot does"
+        )
     order_key, area_key, place_key = jax.random.split(key, 3)
     order = jax.random.permutation(order_key, count)
     side = jnp.sqrt(jax.random.uniform(area_key, (count, 1)))

@@ -83,6 +83,8 @@ def validation_indices(
     Raises:
       DataError: `holdout` is neither, or leaves no image in one of the splits.
     """
+    if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        raise DataError(f"{what}: labels are {np.asarray(labels).dtype}; give integers")
     total = holdout_count(holdout, len(labels), what)
     counts = np.bincount(labels)
     room = int(np.maximum(counts - 1, 0).sum())

@@ -38,6 +38,13 @@ def warnings(
         found.append(
             f"{title}: clean accuracy {clean:.1%} is below chance: are the classes in another order?"
         )
+    for name, spec in attacks.items():
+        far = getattr(spec, "steps", 0) * getattr(spec, "step_size", 0.0)
+        if 0 < far < spec.eps / 2:
+            found.append(
+                f"{title}: {spec.steps} steps of {spec.step_size:.4g} go less than half of eps="
+                f"{spec.eps:.4g}: {name} shows more robustness than there is"
+            )
     if results.unmoved:
         found.append(
             f"{title}: {', '.join(results.unmoved)} returned every image unchanged, so that the accuracy is "

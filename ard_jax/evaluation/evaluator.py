@@ -62,7 +62,12 @@ class Evaluator:
         seed: int = 0,
         unroll: int | None = None,
     ):
-        """Compiles nothing yet."""
+        """Compiles nothing yet; raises ValueError where `apply` is no function."""
+        if not callable(apply):
+            raise ValueError(
+                f"apply is {type(apply).__name__}; give a function (variables, images) -> logits, as "
+                "lambda v, x: network.apply(v, x, False)[0]"
+            )
         self.name, self.apply, self.seed, self._unroll = name, apply, seed, unroll
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.batch_size = sharding.round_up(self.mesh, batch_size)

@@ -103,6 +103,7 @@ def per_image(
             raise ValueError(
                 f"moved[{name!r}] has shape {np.shape(x_adv)}; give that of images, {images.shape}"
             )
+        checks.pixels(x_adv)
     z, pullback = jax.vjp(predict, images)
     _, along = jax.vjp(lambda u: pullback(u)[0], jnp.zeros_like(z))
     found = {CLEAN: answers(z, labels)}
@@ -239,6 +240,8 @@ def judge(quality: TeacherQuality) -> TeacherQuality:
     it is robust, and at the students' x', if there are any, right more often; else "doubtful". The other
     findings are of one use each and decide nothing. Every finding names its threshold's source.
     """
+    if not isinstance(quality, TeacherQuality):
+        raise ValueError(f"quality is {type(quality).__name__}; give what measure(...) returned")
     findings = [_is_robust(quality), _is_linear(quality)]
     decisive = [findings[0].answer]
     for title in quality.students:

@@ -15,6 +15,7 @@ import numpy as np
 from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.interop import fold
 from ard_jax.io.files import check_file_place
+from ard_jax.losses import checks
 from ard_jax.models import ModelBundle, num_params
 
 NEEDS = ("jax2onnx", "onnx", "onnxruntime")
@@ -104,7 +105,7 @@ def export(
             output_names=["logits"],
         )
     model.ir_version = ir_version
-    onnx.helper.set_model_props(model, dict(metadata or {}))
+    onnx.helper.set_model_props(model, {k: str(v) for k, v in (metadata or {}).items()})
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))
 
@@ -120,12 +121,15 @@ def predict(path: str | Path, threads: int | None = None) -> Callable[[np.ndarra
       images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K].
 
     Raises:
-      OnnxError: onnxruntime is not installed, or the file is missing or damaged.
+      OnnxError: onnxruntime is not installed, or the file is missing or damaged; the function: images of
+        another shape, and ValueError on uint8 images or values outside [0, 1].
     """
     check_installed()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if threads is not None:
+        checks.count(threads, "threads", 1)
     options.log_severity_level = 3  # its warnings are about graph optimisation
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -133,8 +137,17 @@ def predict(path: str | Path, threads: int | None = None) -> Callable[[np.ndarra
         session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common public base
         raise OnnxError(f"{path} cannot be read by onnxruntime: {error}") from error
-    run = lambda images: session.run(["logits"], {"images": np.asarray(images, np.float32)})  # noqa: E731
-    return lambda images: np.asarray(run(images)[0])
+    shape = session.get_inputs()[0].shape[1:]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(checks.pixels(images), np.float32)
+        if list(images.shape[1:]) != list(shape):
+            raise OnnxError(
+                f"images have shape {images.shape}; {path} takes [B, {str(shape)[1:-1]}]"
+            )
+        return np.asarray(session.run(["logits"], {"images": images})[0])
+
+    return run
 
 
 def operators(path: str | Path) -> dict[str, int]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.interop import fold, load_stablehlo
 from ard_jax.io.files import check_file_place
+from ard_jax.losses import checks
 from ard_jax.models import ModelBundle
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -73,7 +74,8 @@ def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
       path: of the file.
 
     Returns:
-      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K], on JAX's default device.
+      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K], on JAX's default device; ValueError on
+      uint8 images, values outside [0, 1] or another shape.
 
     Raises:
       StableHloError: the file is missing, damaged, or of a JAX too new or too old for this
@@ -81,9 +83,20 @@ def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
     """
     check_installed()
     try:
-        return load_stablehlo.load(path)
+        network = load_stablehlo.load(path)
     except Exception as error:  # a damaged file raises anything, from struct.error to ValueError
         raise StableHloError(
             f"{path} cannot be read as StableHLO by JAX {jax.__version__}: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+    def predict(images: jax.Array) -> jax.Array:
+        images = checks.pixels(images)
+        try:
+            return network(images)
+        except ValueError as error:  # of jax.export, which names its own argument
+            raise ValueError(
+                f"images of shape {images.shape} are not those of {path}: {error}"
+            ) from error
+
+    return predict

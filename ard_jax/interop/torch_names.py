@@ -81,6 +81,8 @@ def tidy(state: Mapping[str, np.ndarray]) -> Tidied:
     """
     if not isinstance(state, Mapping):
         raise ValueError(f"state is {type(state).__name__}; give a dict of torch name -> array")
+    if inner := [name for name, value in state.items() if isinstance(value, Mapping)]:
+        raise ValueError(f"state is a checkpoint that holds more dicts; give state[{inner[0]!r}]")
     tensors, constants, ignored = {}, {}, []
     for name, value in state.items():
         match = _CONSTANTS.fullmatch(name)

@@ -140,7 +140,7 @@ def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("images hold NaN or infinite values")
     if low < lowest - _ROUNDING or high > highest + _ROUNDING:
-        hint = "give images in pixel units, or the range with clip_min and clip_max"
+        hint = "give images in [0, 1]; attacks take another range by clip_min and clip_max"
         if low >= 0 and high > 1.5:
             hint = "divide by 255"
         elif low < 0:
@@ -224,7 +224,10 @@ def same_logits(first: Any, second: Any, names: str) -> tuple[jax.Array, jax.Arr
 def probabilities(values: Any, name: str) -> None:
     """Raises ValueError where readable rows [B,K] are negative, or do not sum to 1."""
     if is_concrete(values) and not _are_probabilities(values):
-        raise ValueError(f"{name} are no probabilities: give softmax({name}), rows that sum to 1")
+        raise ValueError(
+            f"{name} are no probabilities: give softmax({name}), rows that sum to 1; or are they the logits, "
+            "in the other's place?"
+        )
 
 
 def logits_and_labels(
@@ -348,7 +351,12 @@ def choice(value: Any, name: str, choices: Iterable[str]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     choices = tuple(choices)
     if not isinstance(value, str) or value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1, 0.75)
+        plain = {_plain(c): c for c in choices}
+        near = [plain[n] for n in difflib.get_close_matches(_plain(str(value)), plain, 1, 0.75)]
         meant = f"did you mean {near[0]!r}? Else " if near else ""
         known = ", ".join(c or repr(c) for c in choices)
         raise ValueError(f"unknown {name} {value!r}; {meant}choose one of {known}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")

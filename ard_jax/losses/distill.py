@@ -129,7 +129,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     labels = checks.array(labels, "labels") if isinstance(labels, list | tuple) else labels
     if getattr(labels, "ndim", 0) == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
         checks.probabilities(labels, "labels")
-        logits, labels = checks.same_logits(logits, labels, "cross_entropy")
+        logits = jnp.asarray(checks.logits(logits, "logits"))
+        if labels.shape != logits.shape:
+            raise ValueError(f"labels of shape {labels.shape} for logits of shape {logits.shape}")
         return -jnp.sum(labels * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1)
     logits, labels = checks.logits_and_labels(logits, labels)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -1,7 +1,5 @@
 """Margins of logits: Carlini-Wagner, AutoAttack's difference-of-logits ratios; of probabilities: MAIL."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -37,10 +35,10 @@ def cw_margin(
       [B] float32.
 
     Raises:
-      ValueError: shapes do not fit, or a confidence that is not finite.
+      ValueError: shapes do not fit, or a confidence that is negative or not finite.
     """
     logits, labels = checks.logits_and_labels(logits, labels)
-    checks.number(confidence, "confidence", -math.inf)
+    checks.number(confidence, "confidence")
     logits = logits.astype(jnp.float32)
     return jnp.maximum(_of_label(logits, labels) - _best_other(logits, labels) + confidence, 0.0)
 

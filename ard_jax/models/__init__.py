@@ -131,7 +131,9 @@ def create(
     ]
     unknown = sorted(set(kwargs) - set(options))
     if unknown:
-        raise ValueError(f"{name} has no option {unknown}; its options are {options or 'none'}")
+        raise ValueError(
+            f"{name} has no option {', '.join(unknown)}; its options are {', '.join(options) or 'none'}"
+        )
     classes = checks.count(num_classes, "num_classes", 2)
     architecture = builder(Layers(init, dtype, bn_groups), classes, **kwargs)
     return make_bundle(name, architecture, classes, image_shape, normalization)

@@ -229,9 +229,14 @@ def _check_call(name: str, image_shape: tuple[int, ...], images: Any, train: Any
     if not isinstance(train, bool):
         raise ValueError(f"{name}: train={train!r} must be True or False (a python bool)")
     if np.ndim(images) != 4 or np.shape(images)[1:] != image_shape:
+        given, fix = np.shape(images), "create it with the image_shape of the data"
+        if given == image_shape:
+            fix = "a single image needs a batch axis: images[None]"
+        elif len(given) == 4 and given[1:] == (image_shape[2], *image_shape[:2]):
+            fix = "these are channels first: images.transpose(0, 2, 3, 1)"
         raise ValueError(
             f"{name} was created for images of shape [B, {', '.join(map(str, image_shape))}], but got "
-            f"{list(np.shape(images))}; create it with the image_shape of the data"
+            f"{list(given)}; {fix}"
         )
     if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
         raise ValueError(

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import verification_networks
-from exported_networks import ALL, SIZE, TOLERANCE, logits, make, relative, untrained
+from exported_networks import ALL, FAST, SIZE, TOLERANCE, logits, make, relative, untrained
 
 from ard_jax import attacks, data, models
 from ard_jax.interop import onnx, torch_names
@@ -85,6 +85,19 @@ def test_gray_images_and_a_normalisation(tmp_path):
     images = RNG.random((5, 8, 8, 1), dtype=np.float32)
     found = onnx.predict(tmp_path / "net.onnx")(images)
     assert relative(found, logits(bundle, variables, images)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: 255 * x, lambda x: (255 * x).astype(np.uint8), lambda x: x[:, :5]]
+)
+def test_images_that_it_does_not_take(tmp_path, change):
+    bundle, variables = make(*FAST[0][:1], **FAST[0][1])
+    onnx.export(bundle, variables, path := tmp_path / "x.onnx", metadata={"count": 1})
+    images = np.random.default_rng(0).uniform(size=(2, *bundle.image_shape)).astype(np.float32)
+    network = onnx.predict(path)
+    assert network(images).shape == (2, bundle.num_classes)
+    with pytest.raises(ValueError, match=r"divide by 255|divide uint8|takes \[B, 8, 8, 3\]"):
+        network(change(images))
 
 
 def test_missing_packages_are_named(monkeypatch):

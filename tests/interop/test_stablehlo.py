@@ -5,7 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from exported_networks import ALL, SIZE, TOLERANCE, logits, make, relative, untrained
+from exported_networks import ALL, FAST, SIZE, TOLERANCE, logits, make, relative, untrained
 
 from ard_jax import models
 from ard_jax.interop import stablehlo
@@ -60,6 +60,19 @@ def test_the_loader_beside_it_needs_no_ard_jax(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     found = np.load(tmp_path / "logits.npy")
     assert relative(found, logits(bundle, variables, images)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: 255 * x, lambda x: (255 * x).astype(np.uint8), lambda x: x[:, :5]]
+)
+def test_images_that_it_does_not_take(tmp_path, change):
+    bundle, variables = make(*FAST[0][:1], **FAST[0][1])
+    stablehlo.export(bundle, variables, path := tmp_path / "x.stablehlo")
+    images = np.random.default_rng(0).uniform(size=(2, *bundle.image_shape)).astype(np.float32)
+    network = stablehlo.load(path)
+    assert network(images).shape == (2, bundle.num_classes)
+    with pytest.raises(ValueError, match="divide by 255|divide uint8|are not those of"):
+        network(change(images))
 
 
 def test_a_file_that_is_none(tmp_path):

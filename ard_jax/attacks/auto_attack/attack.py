@@ -245,6 +245,7 @@ def run(  # noqa: D417 (the other arguments are those of `autoattack`)
         store=store, session=session,
     )  # fmt: skip
     clean = cascade.robust.copy()
+    told += checks.chance_warnings(clean, logits.shape[1])
     cascade.run()
     told += checks.candidate_warnings(cascade.unfair, cascade.undefined)
     accuracy = {"clean": float(clean.mean())}
@@ -332,7 +333,7 @@ class AutoAttack(Attack):
     def __post_init__(self):
         """Checks every field; `autoattack` checks the radius of what it runs more narrowly."""
         if not isinstance(self.suite, Suite):
-            raise ValueError(f"suite is {type(self.suite).__name__}; give a versions.Suite")
+            raise ValueError(f"suite is {type(self.suite).__name__}; give one of attacks.SUITES")
         self.threat  # noqa: B018 (for its checks)
         array_checks.count(self.seed, "seed", 0, array_checks.MOST_SEED)
 

@@ -109,6 +109,14 @@ def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str
     return found
 
 
+def chance_warnings(right: np.ndarray, classes: int) -> list[str]:
+    """Warnings that the share of right clean images gives: below chance by two standard deviations."""
+    chance, found = 1 / classes, float(right.mean())
+    if found >= chance - 2 * np.sqrt(chance * (1 - chance) / len(right)):
+        return []
+    return [f"clean accuracy {found:.1%} is below chance: are the classes in another order?"]
+
+
 def gradient_warnings(largest: np.ndarray) -> list[str]:
     """Warnings out of each image's largest input gradient of the cross-entropy, [N] >= 0."""
     missing = np.mean(~np.isfinite(largest))

@@ -99,11 +99,10 @@ def members(
     checks.choice(version, "AutoAttack version", tuple(VERSIONS))
     checks.count(steps, "steps", 1)
     checks.count(queries, "queries", 1)
-    if (version == "custom") != bool(names):
-        raise ValueError(
-            f"version={version!r} with attacks={names!r}: attacks are for version='custom', which "
-            f"needs some of {', '.join(MEMBERS)}"
-        )
+    if names and version != "custom":
+        raise ValueError(f"attacks={names!r}: of version='custom', not {version!r}")
+    if version == "custom" and not names:
+        raise ValueError(f"version='custom' needs attacks, some of {', '.join(MEMBERS)}")
     found = []
     for name in tuple(names or VERSIONS[version]):
         checks.choice(name, "AutoAttack member", tuple(MEMBERS))
@@ -112,6 +111,10 @@ def members(
             MEMBERS[name], steps=steps, restarts=restarts, eot=20 if version == "rand" else 1
         )
         found.append(dataclasses.replace(member, queries=queries if name == "square" else 0))
+    if queries != 5000 and "square" not in (member.name for member in found):
+        raise ValueError(
+            f"queries={queries}: of Square, but version={version!r} runs {', '.join(m.name for m in found)}"
+        )
     if len({member.name for member in found}) < len(found):
         raise ValueError(f"attacks={names!r}: each may be named once")
     return tuple(found)
