@@ -145,6 +145,13 @@ def _divided(splits: Splits, holdout: int | float, seed: int) -> Splits:
     """The splits with the validation split that `load` promises for `holdout`."""
     train = splits.train
     if holdout_count(holdout, len(train), train.name) == 0:
+        if splits.validation is not None:
+            logging.warning(
+                "%s: its own validation split of %d images is not used with holdout=0; any other holdout "
+                "takes it",
+                train.name,
+                len(splits.validation),
+            )
         return Splits(train, None, splits.test)
     if splits.validation is not None:
         return splits

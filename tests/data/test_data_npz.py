@@ -38,7 +38,7 @@ def test_train_and_test(load):
         assert named.test.class_names == tuple("xyz")
 
 
-def test_medmnist_form(load):
+def test_medmnist_form(load, caplog):
     """Gray [N,H,W], labels [N,1] uint8, and a validation part."""
     arrays = {}
     for part in ("train", "val", "test"):
@@ -48,7 +48,9 @@ def test_medmnist_form(load):
     assert splits.train.image_shape == (5, 5, 1) and len(splits.train) == 6
     assert (splits.validation.images[..., 0] == arrays["val_images"]).all()
     assert splits.validation.split == "validation"
+    assert not caplog.text
     assert load(arrays).validation is None
+    assert "its own validation split of 6 images is not used with holdout=0" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
