@@ -842,6 +842,10 @@ OF_A_CAMPAIGN = {
         lambda: NET.apply({"params": {}, "batch_stats": {}}, X[0], False),
         r"a batch axis: images\[None\]",
     ),
+    "logits of a teacher of other classes": (
+        lambda: attacks.make("rslad_train", eps=0.1)(predict, X, Y, KEY, teacher_logits=Z[:, :3]),
+        r"teacher_logits have shape \(4, 3\), but predict returns \(4, 5\)",
+    ),
     "a whole checkpoint": (
         lambda: torch_names.from_torch("small_cnn", {"state_dict": {"a": W}, "epoch": 1}),
         r"give state\['state_dict'\]",

@@ -212,7 +212,16 @@ def of_logits(
         return lambda z: -losses.cw_margin(z, labels, loss.confidence)
     if kind == "teacher_kl":
         fixed = jax.lax.stop_gradient(given.teacher_logits)
-        return lambda z: losses.trades_kl(fixed, z)
+
+        def towards_teacher(z: jax.Array) -> jax.Array:
+            if fixed.shape != z.shape:
+                raise ValueError(
+                    f"teacher_logits have shape {fixed.shape}, but predict returns {z.shape}: give those of the "
+                    "same images and classes"
+                )
+            return losses.trades_kl(fixed, z)
+
+        return towards_teacher
     targets = given.targets
     if kind == "least_likely" and targets is not None:
         return lambda z: -losses.cross_entropy(z, targets)
