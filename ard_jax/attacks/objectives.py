@@ -216,8 +216,8 @@ def of_logits(
         def towards_teacher(z: jax.Array) -> jax.Array:
             if fixed.shape != z.shape:
                 raise ValueError(
-                    f"teacher_logits have shape {fixed.shape}, but predict returns {z.shape}: give those of the "
-                    "same images and classes"
+                    f"teacher_logits have shape {fixed.shape}, but predict returns {z.shape}; give those "
+                    "of the same images and classes"
                 )
             return losses.trades_kl(fixed, z)
 

@@ -63,6 +63,7 @@ def run(comparison: Comparison) -> int:
       ConfigChangedError: the folder holds a run of another configuration, or on other data.
     """
     check_writable(comparison.workdir, "config.workdir")
+    train_checks.check_kind(comparison.workdir, comparison=True)
     _check_named(comparison)
     errors: dict[tuple[str, int], str] = {}
     found: dict[str, ComparedTeacher] = {}

@@ -38,6 +38,7 @@ def run(experiment: Experiment) -> Path:
     if (done := _report_of_finished(experiment, workdir)) is not None:
         return done
     check_writable(workdir, "config.workdir")
+    train_checks.check_kind(workdir, comparison=False)
     train_checks.check_mirrors(experiment)
     roles = TEACHERS[experiment.method.name]
     wanted = [build.teacher_settings(experiment, role) for role in roles]

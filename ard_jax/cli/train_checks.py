@@ -152,6 +152,19 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
+def check_kind(workdir: Path, comparison: bool) -> None:
+    """Raises ConfigError where a comparison would be mixed into the folder of a run, or a run into one's."""
+    runs = any((workdir / name).is_dir() for name in ("best", "last"))
+    if runs and comparison:
+        raise ConfigError(
+            f"config.workdir={workdir} holds a run; give a comparison a folder of its own"
+        )
+    if (workdir / "comparison.json").exists() and not comparison:
+        raise ConfigError(
+            f"config.workdir={workdir} holds a comparison; give the run a folder of its own"
+        )
+
+
 def check_resumable(experiment: Experiment, first: int) -> None:
     """Checks that what a folder holds of a run can be continued, or is so little that nothing is lost.
 

@@ -99,6 +99,18 @@ def test_a_batch_is_no_larger_than_the_data(tmp_path):
     assert student.evaluator.batch_size == len(splits.test)
 
 
+def test_runs_and_comparisons_are_not_mixed(tmp_path):
+    (tmp_path / "best").mkdir()
+    train_checks.check_kind(tmp_path, comparison=False)
+    with pytest.raises(parse.ConfigError, match="holds a run; give a comparison a folder"):
+        train_checks.check_kind(tmp_path, comparison=True)
+    (tmp_path / "best").rmdir()
+    (tmp_path / "comparison.json").write_text("{}")
+    train_checks.check_kind(tmp_path, comparison=True)
+    with pytest.raises(parse.ConfigError, match="holds a comparison; give the run a folder"):
+        train_checks.check_kind(tmp_path, comparison=False)
+
+
 def test_changed_data_are_told(tmp_path):
     """By a finished run, another evaluation of it, and a comparison that has it."""
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
