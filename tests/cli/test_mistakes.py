@@ -74,7 +74,7 @@ REFUSED = [
     (DIGITS, ["data.holdout=1.0"], "config.data.holdout=1.0: a share below 1, or a whole number of images"),
     (DIGITS, ["data.holdout=inf"], "config.data.holdout=inf: must be a finite number"),
     (DIGITS, ["data.pad=500"], "config.data.pad=500: must be less than the images' 8 pixels"),
-    (DIGITS, ["student.kwargs.depth=3"], "config.student: small_resnet has no option ['depth']"),
+    (DIGITS, ["student.kwargs.depth=3"], "config.student: small_resnet has no option depth"),
     (DIGITS, ["student.kwargs.num_classes=4"], "config.student.kwargs.num_classes is no option of an arch"),
     (DIGITS, ['student.normalization={"mean":[0.5],"std":[0]}'], "values must be finite and std positive"),
     (DIGITS, ['student.normalization={"mean"'], "config.student: normalization='{\"mean\"' is no JSON"),

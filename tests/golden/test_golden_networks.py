@@ -58,7 +58,17 @@ def test_every_stored_network_is_checked():
     assert set(OURS) == set(golden()[1])
 
 
-@pytest.mark.parametrize("arch", OURS)
+# Other sizes of the same code take seconds to trace.
+LARGE = [
+    a
+    for a in OURS
+    if a.startswith(("convnext_small", "convnext_base", "convnext_large", "wide", "vit_base"))
+]
+
+
+@pytest.mark.parametrize(
+    "arch", [pytest.param(a, marks=pytest.mark.slow if a in LARGE else ()) for a in OURS]
+)
 def test_names_and_shapes(arch):
     expected = {name: tuple(shape) for name, shape in golden()[1][arch]["state"]}
     assert interop.torch_layout(models.create(OURS[arch][0], **options_of(arch, 1000))) == expected
