@@ -130,7 +130,7 @@ def run(
     nets = {n: models.create("small_cnn", widths=w) for n, w in WIDTHS.items()}
     parts = methods.Parts(
         student=nets["student"],
-        student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), epochs),
+        student_optim=optim.make(optim.OptimConfig(**(optim_options or {})), epochs, 1),
         attack=spec,
         teachers={role: nets[name] for role, name in roles.items()},
         epochs=epochs,

@@ -92,13 +92,21 @@ def test_the_two_files_of_which_model_py_needs_only_torch(exported):
     folder, paths = exported
     assert paths == [folder / "student.pt", folder / "model.py"]
     assert sorted(p.name for p in folder.iterdir()) == ["model.py", "student.pt"]
-    tree, names = ast.parse(paths[1].read_text()), set()
-    for node in ast.walk(tree):
+    tree = ast.parse(paths[1].read_text())
+    standard = set(sys.stdlib_module_names)
+    assert imported(tree.body) - standard == {"torch"}
+    # Functions of networks that other packages have.
+    assert imported(ast.walk(tree)) - standard == {"torch", "torchvision", "timm"}
+
+
+def imported(nodes):
+    names = set()
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module.split(".")[0])
-    assert "torch" in names and names - {"torch"} <= set(sys.stdlib_module_names)
+    return names
 
 
 def test_exporting_does_not_import_torch():
