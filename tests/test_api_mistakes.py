@@ -820,7 +820,7 @@ OF_A_CAMPAIGN = {
     ),
     "queries of no Square": (
         lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="fast", queries=100),
-        "queries=100: of Square, but version='fast' runs apgd-ce, apgd-t",
+        "queries=100: of Square, but 'fast' runs apgd-ce, apgd-t",
     ),
     "custom without attacks": (
         lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="custom"),

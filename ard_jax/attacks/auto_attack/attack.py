@@ -173,11 +173,9 @@ def autoattack(
     images = checks.check_inputs(images, labels)[0]
     chosen, version = suite.members, suite.version
     array_checks.count(seed, "seed", 0, array_checks.MOST_SEED)
-    names = [member.name for member in chosen]
+    names = ", ".join(member.name for member in chosen)
     if "queries" in options and "square" not in names:
-        raise ValueError(
-            f"queries={suite.queries}: of Square, but version={version!r} runs {', '.join(names)}"
-        )
+        raise ValueError(f"queries={suite.queries}: of Square, but {version!r} runs {names}")
     if progress is not None:
         array_checks.flag(progress, "progress")
     takes_key = version == "rand" and _takes_key(predict)
