@@ -30,9 +30,7 @@ def create(kind: type[_Record], attack: str, options: dict[str, Any], /, **fixed
     fields = {f.name for f in dataclasses.fields(cast(Any, kind))} - set(fixed)
     if unknown := sorted(set(options) - fields):
         known = sorted(fields | ({"eps", "norm"} & set(fixed)))
-        near = difflib.get_close_matches(unknown[0], known, 1, 0.5) or ["eps"] * (
-            unknown[0] == "epsilon"
-        )
+        near = difflib.get_close_matches(unknown[0], known, 1, 0.5)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(
             f"attack {attack!r} has no parameter {', '.join(unknown)}; it has {', '.join(known)}{meant}"

@@ -153,7 +153,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def check_kind(workdir: Path, comparison: bool) -> None:
-    """Raises ConfigError where a comparison would be mixed into the folder of a run, or a run into one's."""
+    """Raises ConfigError unless the folder is new or of this kind: of a comparison, or of a run."""
     runs = any((workdir / name).is_dir() for name in ("best", "last"))
     if runs and comparison:
         raise ConfigError(

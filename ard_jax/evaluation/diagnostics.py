@@ -5,7 +5,7 @@ from typing import Any
 
 from ard_jax.attacks import registry
 from ard_jax.attacks.auto_attack import diagnostics
-from ard_jax.evaluation.accuracies import ExampleResults, confidence_interval
+from ard_jax.evaluation.accuracies import ExampleResults
 from ard_jax.evaluation.evaluator import NOT_FINITE
 from ard_jax.reporting.record import NetworkResult
 
@@ -32,12 +32,9 @@ def warnings(
         for name in names
         if results.accuracy(name) > results.accuracy("clean") + _ABOVE_CLEAN
     ]
-    clean = results.accuracy("clean")
-    classes = len(net.per_class_clean)
-    if classes > 1 and confidence_interval(clean, len(results.labels))[1] < 1 / classes:
-        found.append(
-            f"{title}: clean accuracy {clean:.1%} is below chance: are the classes in another order?"
-        )
+    if (classes := len(net.per_class_clean)) > 1:
+        below = diagnostics.chance_warnings(results.correct["clean"], classes)
+        found += [f"{title}: {text}" for text in below]
     for name, spec in attacks.items():
         far = getattr(spec, "steps", 0) * getattr(spec, "step_size", 0.0)
         if 0 < far < spec.eps / 2:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+_WIDTHS = (64, 128, 256, 512)  # of the stages of ResNet-18 to 50
+
 
 class Guess(NamedTuple):
     """An architecture that tensors look like; whether all of them fit is not checked here.
@@ -127,9 +129,6 @@ def _resnet(shapes: Mapping[str, tuple[int, ...]], classes: int):
         return Guess(f"resnet{depth}", {"shortcut": "A"}, family, normalization)
     family = "our small_resnet (stem_stride cannot be told from tensors: taken to be 1)"
     return Guess("small_resnet", {"widths": widths, "blocks": blocks[0]}, family, None)
-
-
-_WIDTHS = (64, 128, 256, 512)
 
 
 def _four_stages(shapes: Mapping[str, tuple[int, ...]], blocks: list[int], widths: tuple[int, ...]):

@@ -118,21 +118,20 @@ def predict(path: str | Path, threads: int | None = None) -> Callable[[np.ndarra
       threads: threads of one operator; None: onnxruntime's choice.
 
     Returns:
-      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K].
+      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K]; raises ValueError on uint8 images,
+      values outside [0, 1] or another shape.
 
     Raises:
-      OnnxError: onnxruntime is not installed, or the file is missing or damaged; the function: images of
-        another shape, and ValueError on uint8 images or values outside [0, 1].
+      OnnxError: onnxruntime is not installed, or the file is missing or damaged.
+      ValueError: no number of threads.
     """
     check_installed()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if threads is not None:
-        checks.count(threads, "threads", 1)
     options.log_severity_level = 3  # its warnings are about graph optimisation
     if threads is not None:
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = checks.count(threads, "threads", 1)
     try:
         session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common public base

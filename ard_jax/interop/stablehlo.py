@@ -74,8 +74,8 @@ def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
       path: of the file.
 
     Returns:
-      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K], on JAX's default device; ValueError on
-      uint8 images, values outside [0, 1] or another shape.
+      images float32 [B, H, W, C] in [0, 1] -> logits float32 [B, K], on JAX's default device; raises
+      ValueError on uint8 images, values outside [0, 1] or another shape.
 
     Raises:
       StableHloError: the file is missing, damaged, or of a JAX too new or too old for this

@@ -362,10 +362,28 @@ def published(package: str, name: str, options: dict, shape: Sequence[int], clas
 
         network = timm.create_model(name, num_classes=classes, **options)
     if shape[-1] != 3:
-        raise ValueError(f"{package}'s {name} takes images of 3 channels, not of {shape[-1]}")
+        _take_channels(network, shape[-1])
     network.normalization = Normalization(shape[-1])
     network.register_forward_pre_hook(lambda module, images: (module.normalization(images[0]),))
     return network
+
+
+def _take_channels(network: nn.Module, channels: int):
+    """Gives the first convolution another number of input channels."""
+    modules = network.named_modules()
+    path, old = next((path, m) for path, m in modules if isinstance(m, nn.Conv2d))
+    place(
+        network,
+        path,
+        nn.Conv2d(
+            channels,
+            old.out_channels,
+            old.kernel_size,
+            old.stride,
+            old.padding,
+            bias=old.bias is not None,
+        ),
+    )
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -378,9 +396,9 @@ class ChannelNorm(nn.LayerNorm):
 class ConvStem(nn.Module):
     """3x3 convolutions of (channels, stride), each with LayerNorm and GELU; 1x1 convolution to `outputs`."""
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], outputs: int = 0):
+    def __init__(self, inputs: int, sizes: Sequence[tuple[int, int]], outputs: int = 0):
         super().__init__()
-        layers, inputs = [], 3
+        layers = []
         for channels, stride in sizes:
             layers += [
                 nn.Conv2d(inputs, channels, 3, stride, 1),
@@ -407,7 +425,7 @@ def convnext(shape: Sequence[int], classes: int, size: str, stem: str = "patch")
     """ConvNeXt of timm, perhaps with a ConvStem."""
     network = published("timm", f"convnext_{size}", {}, shape, classes)
     if stem == "conv":
-        network.stem = ConvStem(CONVNEXT_STEMS[size])
+        network.stem = ConvStem(shape[-1], CONVNEXT_STEMS[size])
     return network
 
 
@@ -417,7 +435,7 @@ def vit(shape: Sequence[int], classes: int, size: str, patch: int = 16, stem: st
     network = published("timm", f"vit_{size}_patch16_224", options, shape, classes)
     if stem == "conv":
         sizes = [(VIT_STEMS[size] << i, 2) for i in range(patch.bit_length() - 1)]
-        network.patch_embed.proj = ConvStem(sizes, network.embed_dim)
+        network.patch_embed.proj = ConvStem(shape[-1], sizes, network.embed_dim)
     return network
 
 
@@ -437,9 +455,14 @@ BUILDERS = {
 # name -> function (image shape, classes, **options) -> network
 PUBLISHED = {
     **{
-        name: functools.partial(published, "torchvision", name, {"dropout": 0.0})
-        for name in ("mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0")
+        f"mobilenet_v3_{size}": functools.partial(
+            published, "torchvision", f"mobilenet_v3_{size}", {"dropout": 0.0}
+        )
+        for size in ("large", "small")
     },
+    "efficientnet_b0": functools.partial(
+        published, "torchvision", "efficientnet_b0", {"dropout": 0.0, "stochastic_depth_prob": 0.0}
+    ),
     "shufflenet_v2": functools.partial(published, "torchvision", "shufflenet_v2_x1_0", {}),
     **{f"convnext_{size}": functools.partial(convnext, size=size) for size in CONVNEXT_STEMS},
     **{f"vit_{size}": functools.partial(vit, size=size) for size in VIT_STEMS},

@@ -117,8 +117,8 @@ def float_images(images: Any) -> Any:
     images = array(images, "images")
     if images.dtype not in (np.float32, np.float64):
         raise ValueError(
-            f"images are {images.dtype}; an attack needs float32 in [0,1] (divide uint8 by 255; bfloat16 "
-            "cannot hold a perturbation of 2/255, so cast inside the network)"
+            f"images are {images.dtype}; give float32 in [0,1] (divide uint8 by 255; bfloat16 cannot hold a "
+            "perturbation of 2/255, so cast inside the network)"
         )
     if images.ndim < 2:
         raise ValueError(f"images have shape {images.shape}; add a batch axis: [B,H,W,C]")

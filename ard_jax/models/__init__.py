@@ -114,8 +114,7 @@ def create(
       **kwargs: options of the architecture: `shortcut` ("A" or "B") of resnet20 to resnet56, `form`
         ("cifar", "imagenet") of resnet18 to wide_resnet50_2, `form` ("rice", "robustbench" or "deepmind")
         of preact_resnet18/34, `stem` ("patch", "conv") of ConvNeXt and ViT, `patch` of ViT, `widths` of
-        small_cnn, `widths`,
-        `blocks` and `stem_stride` of small_resnet.
+        small_cnn, `widths`, `blocks` and `stem_stride` of small_resnet.
 
     Returns:
       A ModelBundle.

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from ard_jax.models.bundle import Architecture
-from ard_jax.models.layers import Layers, SqueezeExcitation, global_average_pool
+from ard_jax.models.layers import Layers, SqueezeExcitation, conv_norm, global_average_pool
 
 # (expansion, kernel, stride of the first block, output channels, blocks)
 _STAGES = (
@@ -44,16 +44,13 @@ class MBConv(nn.Module):
         channels, part, y = x.shape[-1], 0, x
         hidden = self.expansion * channels
         if self.expansion != 1:
-            y = self.layers.conv("block__0__0", hidden, 1)(y)
-            y, part = nn.silu(self.layers.norm("block__0__1")(y, train)), 1
-        conv = self.layers.conv(
-            f"block__{part}__0", hidden, self.kernel, self.stride, groups=hidden
-        )
-        y = nn.silu(self.layers.norm(f"block__{part}__1")(conv(y), train))
+            y, part = conv_norm(self.layers, "block__0", hidden, 1)(y, train, nn.silu), 1
+        name = f"block__{part}"
+        depthwise = conv_norm(self.layers, name, hidden, self.kernel, self.stride, groups=hidden)
+        y = depthwise(y, train, nn.silu)
         name = f"block__{part + 1}"
         y = SqueezeExcitation(self.layers, max(1, channels // 4), nn.silu, nn.sigmoid, name=name)(y)
-        y = self.layers.conv(f"block__{part + 2}__0", self.features, 1)(y)
-        y = self.layers.norm(f"block__{part + 2}__1")(y, train)
+        y = conv_norm(self.layers, f"block__{part + 2}", self.features, 1)(y, train)
         return y + x if self.stride == 1 and channels == self.features else y
 
 
@@ -71,16 +68,14 @@ class EfficientNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
-        x = self.layers.conv("features__0__0", 32, 3, 2)(x)
-        x = nn.silu(self.layers.norm("features__0__1")(x, train))
+        x = conv_norm(self.layers, "features__0", 32, 3, 2)(x, train, nn.silu)
         for stage, (expansion, kernel, first_stride, features, count) in enumerate(_STAGES, 1):
             for index in range(count):
                 stride = 1 if index else first_stride
                 name = f"features__{stage}__{index}"
                 block = MBConv(self.layers, expansion, kernel, features, stride, name=name)
                 x = block(x, train)
-        x = self.layers.conv("features__8__0", 1280, 1)(x)
-        x = nn.silu(self.layers.norm("features__8__1")(x, train))
+        x = conv_norm(self.layers, "features__8", 1280, 1)(x, train, nn.silu)
         return self.layers.linear("classifier__1", self.num_classes)(global_average_pool(x))
 
 

@@ -192,6 +192,40 @@ class Layers:
         return Linear(features, init=self._init, dtype=self.dtype, name=name)
 
 
+def conv_norm(
+    layers: Layers,
+    name: str,
+    features: int,
+    kernel: int = 3,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+) -> Callable[..., jax.Array]:
+    """A convolution NAME.0 and a BatchNorm NAME.1, as torchvision names them.
+
+    Args:
+      layers: makes the layers.
+      name: of both.
+      features: output channels.
+      kernel: kernel size.
+      stride: stride in both directions.
+      groups: see `Layers.conv`.
+      momentum: see `BatchNorm`.
+      epsilon: see `BatchNorm`.
+
+    Returns:
+      (x [B, H, W, C], train, activation=identity) -> [B, H', W', features].
+    """
+
+    def apply(x: jax.Array, train: bool, activation: Callable = lambda y: y) -> jax.Array:
+        y = layers.conv(f"{name}__0", features, kernel, stride, groups=groups)(x)
+        return activation(layers.norm(f"{name}__1", momentum, epsilon)(y, train))
+
+    return apply
+
+
 def max_pool(x: jax.Array):
     """Maximum of 3x3 pixels with stride 2 and one pixel of padding: [B, H, W, C] -> [B, H', W', C]."""
     around = ((0, 0), (1, 1), (1, 1), (0, 0))

@@ -4,14 +4,14 @@ Large: 5,483,032 parameters for 1,000 classes; small: 2,542,856. BatchNorm has e
 its running values. Deviation: no dropout before the last layer.
 """
 
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 
 from ard_jax.models.bundle import Architecture
-from ard_jax.models.layers import Layers, SqueezeExcitation, global_average_pool
+from ard_jax.models.layers import Layers, SqueezeExcitation, conv_norm, global_average_pool
 
 
 class Block(NamedTuple):
@@ -70,6 +70,9 @@ SMALL = Size(
 )
 
 
+_conv_norm = functools.partial(conv_norm, momentum=0.99, epsilon=1e-3)
+
+
 class InvertedResidual(nn.Module):
     """1x1-BN-act where it expands, depthwise-BN-act, squeeze and excitation, 1x1-BN; plus x if of its shape.
 
@@ -88,10 +91,15 @@ class InvertedResidual(nn.Module):
         act = nn.hard_swish if form.hard_swish else nn.relu
         y = x
         if form.expanded != x.shape[-1]:
-            y = conv_norm(self.layers, "block__0", form.expanded, 1)(y, train, act)
+            y = _conv_norm(self.layers, "block__0", form.expanded, 1)(y, train, act)
             part = 1
-        depthwise = conv_norm(
-            self.layers, f"block__{part}", form.expanded, form.kernel, form.stride, form.expanded
+        depthwise = _conv_norm(
+            self.layers,
+            f"block__{part}",
+            form.expanded,
+            form.kernel,
+            form.stride,
+            groups=form.expanded,
         )
         y = depthwise(y, train, act)
         if form.squeezes:
@@ -99,20 +107,8 @@ class InvertedResidual(nn.Module):
             squeezed = _by_eights(form.expanded / 4)
             name = f"block__{part}"
             y = SqueezeExcitation(self.layers, squeezed, nn.relu, nn.hard_sigmoid, name=name)(y)
-        y = conv_norm(self.layers, f"block__{part + 1}", form.features, 1)(y, train)
+        y = _conv_norm(self.layers, f"block__{part + 1}", form.features, 1)(y, train)
         return y + x if form.stride == 1 and x.shape[-1] == form.features else y
-
-
-def conv_norm(
-    layers: Layers, name: str, features: int, kernel: int, stride: int = 1, groups: int = 1
-) -> Callable[..., jax.Array]:
-    """Convolution and BatchNorm under the names NAME.0 and NAME.1: (x, train, activation) -> array."""
-
-    def apply(x: jax.Array, train: bool, activation: Callable = lambda y: y) -> jax.Array:
-        y = layers.conv(f"{name}__0", features, kernel, stride, groups=groups)(x)
-        return activation(layers.norm(f"{name}__1", momentum=0.99, epsilon=1e-3)(y, train))
-
-    return apply
 
 
 def _by_eights(channels: float) -> int:
@@ -138,10 +134,10 @@ class MobileNetV3(nn.Module):
     def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
         blocks = self.size.blocks
-        x = conv_norm(self.layers, "features__0", 16, 3, 2)(x, train, nn.hard_swish)
+        x = _conv_norm(self.layers, "features__0", 16, 3, 2)(x, train, nn.hard_swish)
         for index, form in enumerate(blocks, 1):
             x = InvertedResidual(self.layers, form, name=f"features__{index}")(x, train)
-        last = conv_norm(self.layers, f"features__{len(blocks) + 1}", 6 * blocks[-1].features, 1)
+        last = _conv_norm(self.layers, f"features__{len(blocks) + 1}", 6 * blocks[-1].features, 1)
         x = global_average_pool(last(x, train, nn.hard_swish))
         x = nn.hard_swish(self.layers.dense("classifier__0", self.size.hidden)(x))
         return self.layers.linear("classifier__3", self.num_classes)(x)

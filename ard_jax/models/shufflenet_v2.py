@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ard_jax.models.bundle import Architecture
-from ard_jax.models.layers import Layers, global_average_pool, max_pool
+from ard_jax.models.layers import Layers, conv_norm, global_average_pool, max_pool
 
 _STAGES = ((116, 4), (232, 8), (464, 4))  # output channels, blocks
 
@@ -68,16 +68,13 @@ class ShuffleNetV2(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool):
         """Normalised images [B, H, W, C] float32 -> logits [B, num_classes] float32."""
-        x = self.layers.conv("conv1__0", 24, stride=2)(x)
-        x = nn.relu(self.layers.norm("conv1__1")(x, train))
-        x = max_pool(x)
+        x = max_pool(conv_norm(self.layers, "conv1", 24, 3, 2)(x, train, nn.relu))
         for stage, (features, count) in enumerate(_STAGES, 2):
             for index in range(count):
                 stride = 1 if index else 2
                 name = f"stage{stage}__{index}"
                 x = ShuffleUnit(self.layers, features, stride, name=name)(x, train)
-        x = self.layers.conv("conv5__0", 1024, 1)(x)
-        x = nn.relu(self.layers.norm("conv5__1")(x, train))
+        x = conv_norm(self.layers, "conv5", 1024, 1)(x, train, nn.relu)
         return self.layers.linear("fc", self.num_classes)(global_average_pool(x))
 
 
