@@ -19,6 +19,10 @@ from ard_jax.io.options import AtLeastOne, Count, Options, Share
 from ard_jax.losses import checks
 
 _CYCLE_FALL = 0.1  # of the momentum, in the middle of a cycle
+# Option -> the schedule that it is of; no other reads it.
+OF_SCHEDULE = {
+    "boundaries": "multistep", "decay": "multistep", "start": "ciard", "idle_before_start": "ciard",
+}  # fmt: skip
 
 
 class OptimConfig(Options):
@@ -55,6 +59,20 @@ class OptimConfig(Options):
         default=False,
         description="For `ciard`, rate 0 before `start` (robust teacher) instead of `lr` (student).",
     )
+
+    def __init__(self, **values: Any):
+        """Raises ValueError for a value of another schedule too, which a config file may keep of a former."""
+        super().__init__(**values)
+        for name, of in OF_SCHEDULE.items():
+            idle = values.get(name, None) not in (None, (), [], False)
+            if idle and self.schedule != of:
+                raise ValueError(
+                    f"OptimConfig: {name}={values[name]!r} is of schedule={of!r}: leave it out with "
+                    f"schedule={self.schedule!r}"
+                )
+
+    # As in `Options`.
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""

@@ -62,7 +62,10 @@ def make_parts(args, name):
         student_optim=optim.make(optim.OptimConfig(), 300),
         attack=attacks.make(ATTACKS[name], steps=args.steps),
         teachers=dict.fromkeys(methods.TEACHERS[name], net),
-        teacher_optims={"robust": optim.make(optim.OptimConfig(lr=1e-4, momentum=0.1), 300)},
+        teacher_optims={
+            role: optim.make(optim.OptimConfig(lr=1e-4, momentum=0.1), 300)
+            for role in methods.TRAINED_TEACHERS[name]
+        },
         epochs=300,
         steps_per_epoch=100,
     )

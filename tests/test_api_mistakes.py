@@ -414,6 +414,14 @@ OF_THE_REST = {
     "a data set": (lambda: data.known_shape("nope"), "data set 'nope' is unknown"),
     "no epochs": (lambda: optim.make(optim.OptimConfig(), 0), "epochs=0: must be an integer >= 1"),
     "no optimiser": (lambda: optim.make(None, 3), "config is NoneType; give optim.OptimConfig"),
+    "boundaries of another schedule": (
+        lambda: optim.OptimConfig(schedule="cosine", boundaries=(3,)),
+        r"boundaries=\(3,\) is of schedule='multistep': leave it out with schedule='cosine'",
+    ),
+    "a start of another schedule": (
+        lambda: optim.OptimConfig(start=3),
+        "start=3 is of schedule='ciard'",
+    ),
     "a late decay": (
         lambda: optim.make(optim.OptimConfig(schedule="multistep", boundaries=(100,)), 10),
         "lie behind the last of 10 epochs",
@@ -605,6 +613,15 @@ OF_TRAINING = {
         lambda: methods.create("sat", parts(attack=Narrow(lambda x: x))),
         "'mine' fails in training: TypeError",
     ),
+    "an optimiser of no teacher": (
+        lambda: methods.create("sat", parts(teacher_optims={"robust": OPTIM})),
+        r"'sat' trains no robust teacher .* leave teacher_optims\['robust'\] out",
+    ),
+    "statistics of another mode": (
+        lambda: parts(attack_bn_stats="keep"),
+        "attack_bn_stats='keep' is of attack_bn='train'",
+    ),
+    "a long ramp": (lambda: parts(eps_ramp=2), "eps_ramp=2: must be at most epochs=1"),
     "a short schedule": (
         lambda: parts(epochs=2),
         r"student_optim is made for 1 epochs, but Parts has epochs=2; give optim.make\(config, 2\)",
@@ -912,6 +929,14 @@ SUSPICIONS = {
     "a batch's mean": (lambda: measure(of_the_batch), "depend on the other images"),
     "dark images": (lambda: measure(data=(PAIR[0] // 16, Y)), "brightest pixel is 15 of 255"),
     "dark images, attack": (lambda: attacks.pgd(predict, X / 255, Y, KEY), "by 255 twice"),
+    "16-bit outputs": (
+        lambda: measure(lambda x: predict(x).astype(jnp.bfloat16)),
+        "all logits are bfloat16 numbers",
+    ),
+    "16-bit outputs, attack": (
+        lambda: pgd(lambda x: predict(x).astype(jnp.float16).astype(jnp.float32)),
+        "all logits are float16 numbers",
+    ),
     "black images": (lambda: measure(data=BLACK), "brightest pixel is 0 of 255"),
     "black images, attack": (lambda: attacks.fgsm(predict, 0 * X, Y), "brightest pixel is 0 of"),
     "black images, Square": (lambda: square(predict, 0 * X), "brightest pixel is 0 of 255"),

@@ -24,6 +24,7 @@ from ard_jax.config.comparison import SHORTENED, ComparisonConfig
 from ard_jax.config.schema import Experiment
 from ard_jax.data.augment import PADDED, PLAIN
 from ard_jax.io import options
+from ard_jax.optim import OF_SCHEDULE
 
 # A file of one method, as there was for each: configs/rslad_cifar10.py is configs/cifar10.py:rslad.
 _METHOD_FILE = re.compile(r"(\w+)_(digits|cifar100|cifar10|tiny_imagenet)(\.py)?")
@@ -236,16 +237,11 @@ def _idle(config: Any, given: list[str]) -> list[str]:
     return found + [text for path in dict.fromkeys(given) if (text := _unread(config, path))]
 
 
-_OF_SCHEDULE = {
-    "boundaries": "multistep", "decay": "multistep", "start": "ciard", "idle_before_start": "ciard",
-}  # fmt: skip
-
-
 def _unread(config: Any, path: str) -> str:
     """Why a value of one experiment has no effect beside the others; "" if it has."""
     group, _, name = path.rpartition(".")
     schedule = config[group].get("schedule", "constant") if group.endswith("_optim") else ""
-    of = _OF_SCHEDULE.get(name, schedule)
+    of = OF_SCHEDULE.get(name, schedule)
     if schedule and of != schedule and config[group][name] not in ((), False):
         return f"config.{path} is of {of}: leave it out with config.{group}.schedule={schedule}"
     method = config.get("method", {}).get("name", "")

@@ -230,11 +230,17 @@ def load_data(config: DataConfig) -> Splits:
       DataError: see `data.load`.
     """
     holdout = config.holdout if config.holdout < 1 else int(config.holdout)
-    reading = data.Reading(
-        config.loader, config.image_size, config.workers, config.prefetch, config.class_order
-    )
     return data.load(
-        config.name, config.dir or None, holdout=holdout, seed=config.split_seed, reading=reading
+        config.name, config.dir or None, holdout=holdout, seed=config.split_seed,
+        reading=reading(config),
+    )  # fmt: skip
+
+
+def reading(config: DataConfig) -> data.Reading:
+    """How images are read; a file's workers are left out where the command line has the memory loader."""
+    workers = config.workers if config.loader == "grain" else 0
+    return data.Reading(
+        config.loader, config.image_size, workers, config.prefetch, config.class_order
     )
 
 
@@ -318,7 +324,7 @@ def make_method(
         steps_per_epoch=steps_per_epoch,
         batch_size=e.batch_size,
         attack_bn=e.attack.bn,
-        attack_bn_stats=e.attack.bn_stats,
+        attack_bn_stats=e.attack.bn_stats if e.attack.bn == "train" else "discard",
         eps_ramp=e.attack.eps_ramp,
         soft_labels=has_soft_labels(e),
         awp=methods.Awp(e.awp.gamma, e.awp.start) if e.awp.gamma else None,
@@ -411,7 +417,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         student=teacher.net,
         student_optim=recipe.optim,
         # Unused; fixed, so that the identity is too.
-        robust_teacher_optim=optim.OptimConfig(start=150),
+        robust_teacher_optim=optim.OptimConfig.model_validate({"start": 150}),
         attack=recipe.attack,
         method=MethodConfig(name=recipe.method, options=options),
         teachers=TeachersConfig(cache=experiment.teachers.cache),

@@ -46,9 +46,7 @@ def _data_problems(e: Experiment) -> list[str]:
     d = e.data
     if d.name not in data.names():
         return _choices({f"config.data.name={d.name!r}": d.name}, data.names())
-    found = data.reading_problems(
-        d.name, data.Reading(d.loader, d.image_size, d.workers, d.prefetch, d.class_order)
-    )
+    found = data.reading_problems(d.name, build.reading(d))
     shape = data.known_shape(d.name, d.image_size)
     if shape and d.augment in augment.PADDED and d.pad >= min(shape[:2]):
         found.append(

@@ -55,6 +55,8 @@ class Reading:
                 found.append(f"{where}.{name}={value}: must be at least {least}")
             elif name == "image_size" and int(value) > MAX_SIDE:
                 found.append(f"{where}.{name}={value}: must be at most {MAX_SIDE} pixels")
+        if self.loader == "memory" and self.workers and not found:
+            found.append(f"{where}.workers={self.workers} is of loader='grain': set that, or use 0")
         return found
 
 

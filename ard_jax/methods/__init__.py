@@ -245,6 +245,12 @@ def _teacher_problems(entry: Registration, parts: Parts) -> list[str]:
         for role, net in given.items()
         if net.image_shape != parts.student.image_shape
     ]
+    found += [
+        f"method {name!r} trains no {role} teacher by an optimiser of its own; leave "
+        f"teacher_optims[{role!r}] out"
+        for role in parts.teacher_optims
+        if role not in entry.trained_teachers or role in PARTNERS
+    ]
     return found
 
 

@@ -121,6 +121,10 @@ class Parts:
         checks.flag(self.soft_labels, "soft_labels")
         checks.choice(self.attack_bn, "attack_bn", ("eval", "train"))
         checks.choice(self.attack_bn_stats, "attack_bn_stats", ("discard", "keep"))
+        if self.eps_ramp > self.epochs:
+            raise ValueError(f"eps_ramp={self.eps_ramp}: must be at most epochs={self.epochs}")
+        if (self.attack_bn, self.attack_bn_stats) == ("eval", "keep"):
+            raise ValueError("attack_bn_stats='keep' is of attack_bn='train': set that too")
 
 
 class Attacked(NamedTuple):

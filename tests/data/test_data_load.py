@@ -98,6 +98,7 @@ def test_bad_holdout(holdout):
             {"data_dir": "x", "reading": data.Reading(image_size=10**5)},
             "must be at most 4096",
         ),
+        ("digits", {"reading": data.Reading(workers=2)}, "workers=2 is of loader='grain'"),
     ],
 )
 def test_bad_arguments(name, options, message):

@@ -17,7 +17,10 @@ def parts(roles=("robust",), **options):
         student_optim=optim.make(optim.OptimConfig(lr=0.05), 20),
         attack=attacks.make("dpgd", eps=0.1, steps=3),
         teachers={role: net for role in roles},
-        teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01), 20)},
+        # ciard_dard has two teachers and trains the robust one.
+        teacher_optims={"robust": optim.make(optim.OptimConfig(lr=0.01), 20)}
+        if "clean" in roles
+        else {},
         epochs=20,
         **options,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ard_jax import attacks, methods, optim
+from ard_jax.methods import base
 from ard_jax.models.bundle import ModelBundle
 
 SHAPE, CLASSES, SIZE = (4, 4, 1), 5, 12
@@ -108,7 +109,8 @@ def make_parts(name, start=None, **fields):
         attack=attack and attacks.make(attack, eps=0.1, step_size=0.025, **changed),
         teachers={role: bundle() for role in methods.TEACHERS[name]},
         teacher_optims=dict.fromkeys(
-            methods.TEACHERS[name], optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300)
+            set(methods.TRAINED_TEACHERS[name]) - set(base.PARTNERS),
+            optim.make(optim.OptimConfig(lr=0.01, momentum=0.1), 300),
         ),
         epochs=300,
         steps_per_epoch=2,

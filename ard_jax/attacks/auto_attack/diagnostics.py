@@ -97,6 +97,11 @@ def output_warnings(logits: np.ndarray, members: tuple[Member, ...]) -> list[str
             f"the logits differ by {spread:.1e} only: the cross-entropy has no resolution in float32 "
             "(gradient masking by scale); multiply the logits by a constant, which changes no class"
         )
+    if short := _short_type(logits):
+        found.append(
+            f"all logits are {short} numbers: gradients and ties of such a network are rounded, and robust "
+            "accuracy is that of the rounding too; compute in float32"
+        )
     first, second = (
         np.sort(logits.astype(np.float64), axis=1)[:, :-3:-1].T if classes > 1 else (0.0, 0.0)
     )
@@ -137,6 +142,17 @@ def gradient_warnings(largest: np.ndarray) -> list[str]:
             "masking by the scale of the logits, or saturation"
         ]
     return []
+
+
+def _short_type(logits: np.ndarray) -> str:
+    """The 16-bit type that float32 logits, perhaps converted since, were computed in; "" if none."""
+    if logits.size < 20 or (8 * logits == np.rint(8 * logits)).all():  # such as counts of votes
+        return ""
+    for dtype in (jnp.bfloat16, np.float16):
+        with np.errstate(over="ignore"):
+            if (logits.astype(dtype).astype(np.float32) == logits).all():
+                return np.dtype(dtype).name
+    return ""
 
 
 def random_warnings(logits: list[np.ndarray]) -> list[str]:
