@@ -1,9 +1,10 @@
-"""SGD as the papers use it, with learning rates that change once per epoch or at every update.
+"""SGD and AdamW as the papers use them, with learning rates that change once per epoch or at every update.
 
 Every paper's code here uses torch's SGD: weight decay is added to the gradient before the momentum, on all
 parameters including biases and BatchNorm. Nearly all set the learning rate per epoch. The rate is an
 argument of the update rather than part of the optimiser's state, so that a resumed run needs only its step;
-the state of the schedule that changes at every update counts them.
+the state of the schedule that changes at every update counts them. AdamW is torch's with timm's groups, as
+recipes for ImageNet have it: decoupled weight decay, and none of biases and the scales of normalisation.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from ard_jax.io.options import AtLeastOne, Count, Options, Share
+from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Share
 from ard_jax.losses import checks
 
 _CYCLE_FALL = 0.1  # of the momentum, in the middle of a cycle
@@ -26,25 +27,40 @@ OF_SCHEDULE = {
 
 
 class OptimConfig(Options):
-    """SGD and its schedule."""
+    """An optimiser and its schedule."""
 
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        description="`sgd` as torch has it, or `adamw`, whose weight decay is times the rate and of "
+        "arrays of two dimensions and more alone.",
+    )
     lr: Annotated[float, Field(gt=0, le=100)] = Field(
         default=0.1, description="Base learning rate."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.9, description="Momentum, 0 for none."
+        default=0.9, description="Momentum, 0 for none; AdamW's first beta."
+    )
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.999, description="AdamW's second beta."
     )
     nesterov: bool = Field(default=False, description="Nesterov momentum.")
-    weight_decay: Share = Field(default=2e-4, description="Coupled L2 on all parameters.")
+    weight_decay: Share = Field(
+        default=2e-4, description="Of SGD: coupled L2 on all parameters. Of AdamW: see `optimizer`."
+    )
+    clip_norm: NotNegative = Field(
+        default=0.0,
+        description="Largest norm of the gradient of all parameters, which is scaled down to it; 0: any.",
+    )
     schedule: Literal["constant", "multistep", "cosine", "one_cycle", "cyclic", "ciard"] = Field(
         default="constant",
         description=(
             "`constant`; `multistep` (times `decay` from each epoch of `boundaries` on); `cosine` (from "
-            "lr to 0 over the run, after `warmup` epochs of linear increase); `one_cycle` (cosines from "
-            "lr/25 to lr in epoch `warmup`, then to lr/250000 in the last; the momentum goes from 0.05 above "
-            "`momentum` to 0.05 below and back); `cyclic` (changes at every update: linear from 0 to lr in "
-            "the middle of the run and back, the momentum from `momentum` to 0.1 less and back); `ciard` "
-            "(`lr` before epoch `start`, then a cosine to 0 times exp(-0.01 progress^2))."
+            "lr to `last_lr` over the run, after `warmup` epochs of linear increase); `one_cycle` "
+            "(cosines from lr/25 to lr in epoch `warmup`, then to lr/250000 in the last; the momentum "
+            "goes from 0.05 above `momentum` to 0.05 below and back); `cyclic` (changes at every update: "
+            "linear from 0 to lr in the middle of the run and back, the momentum from `momentum` to 0.1 "
+            "less and back); `ciard` (`lr` before epoch `start`, then a cosine to 0 times exp(-0.01 "
+            "progress^2))."
         ),
     )
     boundaries: tuple[AtLeastOne, ...] = Field(
@@ -52,6 +68,9 @@ class OptimConfig(Options):
     )
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.1, description="Factor of `multistep`."
+    )
+    last_lr: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0, description="Where `cosine` ends, after the last epoch."
     )
     warmup: Count = Field(default=0, description="Epochs of warm-up, for `cosine` and `one_cycle`.")
     start: AtLeastOne = Field(default=1, description="Epoch at which the `ciard` cosine begins.")
@@ -83,6 +102,23 @@ class OptimConfig(Options):
             found.append(
                 f"warmup={self.warmup}: schedule={self.schedule!r} has no warm-up; give 0, or schedule=cosine"
             )
+        if self.optimizer == "adamw":
+            if self.nesterov:
+                found.append("nesterov=True is of optimizer='sgd'; leave it out")
+            if self.schedule in ("one_cycle", "cyclic"):
+                found.append(
+                    f"schedule={self.schedule!r} changes the momentum of optimizer='sgd'; use cosine "
+                    "with adamw"
+                )
+        elif self.beta2 != 0.999:
+            found.append(f"beta2={self.beta2}: is of optimizer='adamw'; leave it out")
+        if self.last_lr and self.schedule != "cosine":
+            found.append(
+                f"last_lr={self.last_lr}: schedule={self.schedule!r} does not end there; give 0, or "
+                "schedule=cosine"
+            )
+        if self.last_lr >= self.lr:
+            found.append(f"last_lr={self.last_lr}: must be less than lr={self.lr}")
         if list(self.boundaries) != sorted(set(self.boundaries)):
             found.append(f"boundaries={self.boundaries}: epochs must increase")
         if self.schedule == "multistep" and not self.boundaries:
@@ -175,7 +211,8 @@ def learning_rate(config: OptimConfig, epochs: int, epoch: jax.Array) -> jax.Arr
         return jnp.asarray(config.lr * config.decay**passed, jnp.float32)
     if config.schedule == "cosine":
         progress = (e - 1) / epochs
-        rate = config.lr * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        rate = (config.lr - config.last_lr) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        rate = rate + config.last_lr
         return rate * jnp.minimum(e / max(config.warmup, 1), 1.0) if config.warmup else rate
     if config.schedule == "one_cycle":
         return config.lr * one_cycle(e - 1, config.warmup - 1, epochs - 1)[0]
@@ -213,6 +250,11 @@ def one_cycle(position: jax.Array, peak: float, last: float) -> tuple[jax.Array,
     return low + (1 - low) * height, 0.05 - 0.1 * height
 
 
+def _arrays(params: Any) -> Any:
+    """Which parameters have two dimensions and more: no biases, no scales."""
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
 def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 0) -> Optimizer:
     """The optimiser of `config`.
 
@@ -233,8 +275,13 @@ def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 0) -> Optimize
     checks.count(steps_per_epoch, "steps_per_epoch", int(counted))
 
     def transform(momentum: Any):
-        parts = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-        if config.momentum:
+        parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+        if config.optimizer == "adamw":
+            parts.append(optax.scale_by_adam(b1=momentum, b2=config.beta2))
+        if config.weight_decay:
+            decayed = _arrays if config.optimizer == "adamw" else None
+            parts.append(optax.add_decayed_weights(config.weight_decay, decayed))
+        if config.optimizer == "sgd" and config.momentum:
             parts.append(optax.trace(decay=momentum, nesterov=config.nesterov))
         return optax.chain(*parts)
 

@@ -125,3 +125,68 @@ def test_cyclic_refuses_what_it_cannot_lower():
         OptimConfig(schedule="cyclic", momentum=0.05)
     with pytest.raises(ValueError, match="steps_per_epoch=0"):
         make(OptimConfig(schedule="cyclic"), 4, 0)
+
+
+def adamw(params, grads, lr, betas, decay, steps):
+    """torch.optim.AdamW by hand: the same gradients at every step."""
+    params = {n: p.astype(np.float64) for n, p in params.items()}
+    first, second = ({n: 0.0 for n in params} for _ in range(2))
+    for t in range(1, steps + 1):
+        for n, g in grads.items():
+            first[n] = betas[0] * first[n] + (1 - betas[0]) * g
+            second[n] = betas[1] * second[n] + (1 - betas[1]) * g**2
+            corrected = np.sqrt(second[n] / (1 - betas[1] ** t)) + 1e-8
+            decayed = (1 - lr * decay) if np.ndim(params[n]) > 1 else 1.0
+            params[n] = decayed * params[n] - lr * first[n] / (1 - betas[0] ** t) / corrected
+    return params
+
+
+def test_adamw_is_that_of_torch_with_no_decay_of_vectors():
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
+    params = {n: p.astype(np.float32) for n, p in params.items()}
+    grads = {n: rng.normal(size=p.shape).astype(np.float32) for n, p in params.items()}
+    config = OptimConfig(optimizer="adamw", lr=0.01, weight_decay=0.05, momentum=0.8, beta2=0.99)
+    optimizer, found = make(config, 10), params
+    state = optimizer.init(params)
+    for _ in range(5):
+        found, state = optimizer.update(grads, state, found, optimizer.lr(1))
+    expected = adamw(params, grads, 0.01, (0.8, 0.99), 0.05, 5)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(
+        expected["kernel"], adamw(params, grads, 0.01, (0.8, 0.99), 0, 5)["kernel"]
+    )
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_a_long_gradient_is_scaled_down(scale):
+    params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
+    grads = jax.tree.map(lambda p: scale * jnp.ones_like(p), params)
+    optimizer = make(OptimConfig(clip_norm=1.0, weight_decay=0.0), 1)
+    moved, _ = optimizer.update(grads, optimizer.init(params), params, 1.0)
+    assert moved["b"][0] == pytest.approx(-min(scale, 1 / np.sqrt(7)), rel=1e-6)
+
+
+def test_cosine_ends_at_its_last_rate():
+    optimizer = make(OptimConfig(lr=1e-3, schedule="cosine", last_lr=5e-6), 1000)
+    assert float(optimizer.lr(1)) == pytest.approx(1e-3)
+    assert float(optimizer.lr(501)) == pytest.approx((1e-3 + 5e-6) / 2)
+    assert float(optimizer.lr(1000)) == pytest.approx(5e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "adamw", "nesterov": True}, "nesterov=True is of optimizer='sgd'"),
+        ({"optimizer": "adamw", "schedule": "cyclic"}, "changes the momentum of optimizer='sgd'"),
+        ({"beta2": 0.99}, "beta2=0.99: is of optimizer='adamw'"),
+        ({"last_lr": 0.01}, "last_lr=0.01: schedule='constant' does not end there"),
+        ({"last_lr": 0.2, "schedule": "cosine"}, "last_lr=0.2: must be less than lr=0.1"),
+        ({"optimizer": "adam"}, "optimizer='adam': choose one of 'sgd', 'adamw'"),
+        ({"clip_norm": -1.0}, "clip_norm=-1.0: must be at least 0"),
+    ],
+)
+def test_optimisers_that_do_not_exist(values, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**values)

@@ -52,7 +52,8 @@ _PER_SAMPLE = {"loss": "dice", "dice": "per_sample"}
 # adr_train and adr_trades_train (see methods/adr.py), fgsm_rs_train (locuslab/fast_adversarial),
 # n_fgsm_train (pdejorge/N-FGSM), dkl_train (jiequancui/DKL), fat_train
 # (zjfheart/Friendly-Adversarial-Training), icml26_* (HongsinLee/why-robust-teachers-fail, whose starts are
-# clipped). dpgd: DARD's scripts; see `dpgd`.
+# clipped), apgd_train (nmndeep/revisiting-at: two steps from the image, the largest loss). dpgd: DARD's
+# scripts; see `dpgd`.
 _REGISTRY: dict[str, Callable[..., Attack]] = {
     # Suites first: what can also be a pure function stands below under the same name.
     **{
@@ -93,6 +94,9 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "dkl_train": _pgd("DKL training", 0.5, 5, loss="kl", **_GAUSS),
     "fat_train": functools.partial(
         _create, FriendlyAttack, label="FAT training", step_per_eps=_TRADES_STEP, steps=10
+    ),
+    "apgd_train": functools.partial(
+        _create, ApgdAttack, label="APGD training", steps=2, start="none"
     ),
     "dpgd": _pgd("DPGD", 0.25, 10, loss="dice"),
     "dpgd_per_sample": _pgd("DPGD_per_sample", 0.25, 10, **_PER_SAMPLE),

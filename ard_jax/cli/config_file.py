@@ -360,8 +360,10 @@ def _unknown(path: str, known: list[str]) -> str:
             f"the options {', '.join(have)}" if have else "no options"
         )
     where, _, end = path.rpartition(".")
-    if end in ("name", "optimizer", "optimiser") and where.endswith("optim"):
-        return f"config.{path} does not exist: SGD is the only optimiser; leave it out"
+    if end in ("name", "optimiser") and where.endswith("optim"):
+        return (
+            f"config.{path} does not exist; did you mean config.{where}.optimizer (sgd or adamw)?"
+        )
     if near := values.nearest(path, known, "config."):
         return f"config.{path} does not exist{near}"
     depth = path.count(".")

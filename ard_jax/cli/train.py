@@ -30,6 +30,7 @@ from ard_jax.runtime import locks, sharding
 from ard_jax.runtime.distributed import barrier, is_lead, tell
 from ard_jax.training import loop, teachers, train_log
 from ard_jax.training import run as run_lib
+from ard_jax.training import start as begin
 
 
 def run(experiment: Experiment) -> Path:
@@ -55,6 +56,7 @@ def run(experiment: Experiment) -> Path:
     autoattack.check_defined(suites, splits.test.num_classes)
     teachers.check_checkpoints(wanted, splits)
     student = _student(experiment, splits, mesh)
+    begin.check(experiment.start_from, student.description, splits)
     train_checks.check_resumable(experiment, steps_per_epoch)
     train_checks.check_size(experiment, splits, mesh, student.bundle, wanted)
     with locks.hold(workdir):
@@ -72,6 +74,9 @@ def run(experiment: Experiment) -> Path:
         fresh = not any((workdir / "last").glob("[0-9]*"))
         if fresh:
             _write_config(experiment, workdir)
+        if experiment.start_from:
+            started = begin.load(experiment.start_from, student.bundle)
+            student = student._replace(variables=started.variables, origin=started.identity)
         found = teachers.obtain_all(wanted, splits, mesh)
         training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
         config = train_checks.with_test_split(training.config, splits)
@@ -156,7 +161,7 @@ def _networks(
     result: loop.FitResult,
 ) -> list[EvaluatedNetwork]:
     """The best and the last student, their averages, the teachers, and what became of trained ones."""
-    bundle, _, evaluator = student
+    bundle, evaluator = student.bundle, student.evaluator
     average = "SWA" if training.step.swa_start else "EMA"
     spe, networks = training.steps_per_epoch, []
     chosen = record.Selection(

@@ -36,6 +36,12 @@ from ard_jax.runtime import sharding
 # Fields that came later: a run of an earlier version is one with their defaults.
 _LATER = (
     "bn_groups", "average_bn", "label_smoothing", "attack.eps_ramp", "data.flip", "data.extra_fraction",
+    "data.crop_area",
+    *(
+        f"{group}.{name}"
+        for group in ("student_optim", "robust_teacher_optim")
+        for name in ("optimizer", "beta2", "clip_norm", "last_lr")
+    ),
 )  # fmt: skip
 # Attacks whose images are transferred from the teachers, as the authors' black-box evaluation does.
 _TRANSFER = ("pgd_trades", "cw_inf")
@@ -240,8 +246,9 @@ def reading(config: DataConfig) -> data.Reading:
     """How images are read; a file's workers are left out where the command line has the memory loader."""
     workers = config.workers if config.loader == "grain" else 0
     return data.Reading(
-        config.loader, config.image_size, workers, config.prefetch, config.class_order
-    )
+        config.loader, config.image_size, workers, config.prefetch, config.class_order,
+        config.resize, config.classes, config.test_files,
+    )  # fmt: skip
 
 
 def make_mesh(experiment: Experiment, splits: Splits) -> Any:
@@ -405,6 +412,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         name=f"{role}_teacher",
         seed=recipe.seed,
         workdir="",
+        start_from="",
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         ema_decay=0.0,

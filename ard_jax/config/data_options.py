@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ard_jax.config.marks import CONTENT, NOTHING, Folder
+from ard_jax.config.marks import CONTENT, EVALUATION, NOTHING, Folder
 from ard_jax.data import MAX_SIDE
-from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Seed
+from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Seed, Share
 
 
 class DataConfig(Options):
@@ -30,6 +30,7 @@ class DataConfig(Options):
         "none",
         "crop_flip",
         "crop",
+        "resized_crop",
         "cropshift",
         "idbh_weak",
         "idbh_strong",
@@ -38,12 +39,17 @@ class DataConfig(Options):
     ] = Field(
         default="crop_flip",
         description="Random augmentation of the student's training images, see `augment.augment`. Teachers "
-        "that a run trains have the plain crop under the last five.",
+        "that a run trains have the plain crop under the last five. `resized_crop` is ImageNet's: a random "
+        "part of each image, scaled and mirrored while it is read (loader=`grain`, with `image_size`).",
     )
     flip: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether the last five kinds of `augment` mirror images too, as `crop_flip` always does "
         "and `crop` never; `auto`: not the digits, which have no mirror images.",
+    )
+    crop_area: tuple[Share, Share] = Field(
+        default=(0.08, 1.0),
+        description="Of `resized_crop`: least and largest part of an image's area.",
     )
     pad: Count = Field(default=4, description="Zero padding of the random crop, pixels.")
     extra: Folder = Field(
@@ -70,6 +76,23 @@ class DataConfig(Options):
         description="Side in pixels that the images of `folder` and `tfds` are cropped and scaled to; 0: as "
         "they are.",
         json_schema_extra=CONTENT,
+    )
+    resize: Annotated[int, Field(ge=0, le=MAX_SIDE)] = Field(
+        default=0,
+        description="With `image_size`: the shorter side in pixels before the centre is cut out, 256 in "
+        "ImageNet's usual evaluation at 224; 0: the largest centred square is scaled.",
+        json_schema_extra=CONTENT,
+    )
+    classes: Folder = Field(
+        default="",
+        description="Text file of the class folders of `folder` to read, one a line, in the order of the "
+        "labels; empty for all.",
+        json_schema_extra=CONTENT,
+    )
+    test_files: Folder = Field(
+        default="",
+        description="Text file of the test images of `folder`, one a line as CLASS/NAME; empty for all.",
+        json_schema_extra=EVALUATION,
     )
     class_order: Literal["text", "natural"] = Field(
         default="text",
@@ -111,6 +134,18 @@ class DataConfig(Options):
             found.append(
                 f"dir={self.dir!r}: digits come with a package and are read from nowhere else; leave it out, "
                 "or choose another config.data.name, such as folder or npz"
+            )
+        if self.augment == "resized_crop":
+            needs = {"loader": "grain", "image_size": self.image_size or 224, "extra": ""}
+            found += [
+                f"augment='resized_crop' crops images of several sizes while they are read: it needs "
+                f"config.data.{name}={value!r}"
+                for name, value in needs.items()
+                if getattr(self, name) != value
+            ]
+        if not 0 < self.crop_area[0] <= self.crop_area[1]:
+            found.append(
+                f"crop_area={self.crop_area}: parts of the area, above 0 and increasing, such as (0.08, 1.0)"
             )
         if self.on_device == "on" and self.loader == "grain":
             found.append(

@@ -115,7 +115,7 @@ class RecipeConfig(Options):
         default=0,
         description="Of initialisation, batches and augmentation; not the student's: runs share the teacher.",
     )
-    optim: OptimConfig = Field(default=OptimConfig(), description="SGD and its schedule.")
+    optim: OptimConfig = Field(default=OptimConfig(), description="Optimiser and schedule.")
     attack: AttackConfig = Field(description="Of `sat` and `trades`.")
     eval_every: AtLeastOne = Field(default=10, description="Epochs between evaluations.")
 
@@ -358,10 +358,18 @@ class Experiment(Options):
     )
     data: DataConfig = Field(description="Dataset, split and augmentation.")
     student: NetConfig = Field(description="The network that is trained.")
-    student_optim: OptimConfig = Field(default=OptimConfig(), description="The student's SGD.")
+    start_from: Folder = Field(
+        default="",
+        description="Folder of a run of ours or of an imported network of the student's architecture, with "
+        "whose weights the student begins; empty for random ones.",
+        json_schema_extra=CONTENT,
+    )
+    student_optim: OptimConfig = Field(
+        default=OptimConfig(), description="The student's optimiser."
+    )
     robust_teacher_optim: OptimConfig = Field(
         default=OptimConfig(),
-        description="SGD of the robust teacher, in methods that go on training it.",
+        description="Optimiser of the robust teacher, in methods that go on training it.",
     )
     attack: AttackConfig = Field(description="The inner attack.")
     method: MethodConfig = Field(description="The training method.")

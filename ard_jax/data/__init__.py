@@ -75,6 +75,11 @@ def reading_problems(name: str, reading: Reading) -> list[str]:
             f"config.data.image_size={reading.image_size}: {name} has images of one size; only those of "
             "a folder or tfds are resized, use 0"
         )
+    found += [
+        f"config.data.{list_}={file}: is of config.data.name='folder'; leave it out"
+        for list_, file in (("classes", reading.classes), ("test_files", reading.test_files))
+        if file and name != "folder"
+    ]
     if reading.class_order == "natural" and name != "folder":
         found.append(
             f"config.data.class_order='natural': {name} brings the order of its classes; use 'text'"

@@ -20,8 +20,9 @@ from ard_jax.data import image_operations
 from ard_jax.losses import checks
 
 PLAIN = ("none", "crop_flip", "crop")
+ON_HOST = "resized_crop"  # images come as random crops, see `geometry`
 STRONG = ("cropshift", "idbh_weak", "idbh_strong", "cutmix", "autoaugment")
-KINDS = (*PLAIN, *STRONG)
+KINDS = (*PLAIN, ON_HOST, *STRONG)
 PADDED = ("crop_flip", "crop", "cutmix", "autoaugment")  # kinds that begin with a random crop
 # Largest shift of CropShift as a part of the side: 10 of CIFAR's 32 pixels.
 _SHIFT = 10 / 32
@@ -110,7 +111,8 @@ def augment(
         also mirrored left to right with probability 1/2: torchvision's RandomCrop(H, padding=pad)
         and RandomHorizontalFlip, as all CIFAR recipes of the papers. "cropshift": a crop smaller by r pixels,
         split between height and width, at a random place of a black image of the old size, r uniform in 0
-        ... 10/32 of the side. "idbh_weak": also one of eight colour and shape operations, and with
+        ... 10/32 of the side. "resized_crop": only converted, as images are cropped when they are read.
+        "idbh_weak": also one of eight colour and shape operations, and with
         probability 1/2 a black rectangle; "idbh_strong": always one. "autoaugment": a crop, then a random
         one of 25 pairs of operations. "cutmix": as "crop"; mixing is `cutmix`'s.
       pad: zeros on each side, in pixels, at least 0.
@@ -131,7 +133,7 @@ def augment(
             f"images are {images.dtype} of shape {images.shape}; give uint8 [B, H, W, C]"
         )
     key = checks.random_key(key)
-    if kind != "none":
+    if kind not in ("none", ON_HOST):
         keys = jax.random.split(key, len(images))
         one = _crop if kind in PLAIN else _strong
         images = jax.vmap(lambda k, image: one(k, image, plain(kind, flip), pad, kind))(
@@ -142,7 +144,7 @@ def augment(
 
 def plain(kind: str, flip: bool) -> str:
     """The plain kind, of `PLAIN`, that a stronger one is built on; a plain one is its own."""
-    if kind in PLAIN:
+    if kind not in STRONG:
         return kind
     return "crop_flip" if flip else "crop"
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ard_jax.data import geometry
 from ard_jax.data.base import DataError
 from ard_jax.runtime import threads
 
@@ -118,7 +119,14 @@ def headers(items: Sequence[bytes | Path], names: Sequence[str]) -> np.ndarray:
     return np.array([row for rows in blocks for row in rows], np.int32)
 
 
-def decode(data: bytes | Path, name: str, rgb: bool = False, size: int = 0) -> np.ndarray:
+def decode(
+    data: bytes | Path,
+    name: str,
+    rgb: bool = False,
+    size: int = 0,
+    resize: int = 0,
+    crop: geometry.RandomCrop | None = None,
+) -> np.ndarray:
     """One image, upright by its orientation tag.
 
     What has no meaning as 8-bit gray or RGB is refused: see docs/data_on_disk.md.
@@ -127,8 +135,9 @@ def decode(data: bytes | Path, name: str, rgb: bool = False, size: int = 0) -> n
       data: the encoded file's bytes, or its path.
       name: what to call it in messages.
       rgb: True converts every image to RGB; otherwise gray stays gray.
-      size: side of the square that the image is made into: the largest centred square of it, scaled
-        by PIL's bicubic filter (with antialiasing); one that is size x size stays as it is. 0: as it is.
+      size: side of the square that the image is made into, see `geometry.fit`; 0: as it is.
+      resize: likewise.
+      crop: a random part that is made into the square instead.
 
     Returns:
       uint8 [H,W,1] or [H,W,3].
@@ -151,8 +160,8 @@ def decode(data: bytes | Path, name: str, rgb: bool = False, size: int = 0) -> n
                 image = Image.fromarray(whole.astype(np.uint8))
             if image.mode != mode:
                 image = image.convert(mode)
-            if size and image.size != (size, size):
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+            if size:
+                image = crop.apply(image, size) if crop else geometry.fit(image, size, resize)
             pixels = np.asarray(image)
     except DataError:
         raise
@@ -220,7 +229,11 @@ def _check_opaque(image: Any, name: str) -> None:
 
 
 def decode_all(
-    items: Sequence[bytes | Path], names: Sequence[str], rgb: bool = False, size: int = 0
+    items: Sequence[bytes | Path],
+    names: Sequence[str],
+    rgb: bool = False,
+    size: int = 0,
+    resize: int = 0,
 ) -> np.ndarray:
     """Many images of one size, decoded in several threads.
 
@@ -229,6 +242,7 @@ def decode_all(
       names: what to call each in messages.
       rgb: as in `decode`.
       size: as in `decode`.
+      resize: as in `decode`.
 
     Returns:
       uint8 [N,H,W,C], in the order given.
@@ -236,11 +250,11 @@ def decode_all(
     Raises:
       DataError: as `decode`, or an image has another size or number of channels than the first.
     """
-    first = decode(items[0], names[0], rgb, size)
+    first = decode(items[0], names[0], rgb, size, resize)
     images = np.empty((len(items), *first.shape), np.uint8)
 
     def work(i: int) -> None:
-        image = decode(items[i], names[i], rgb, size)
+        image = decode(items[i], names[i], rgb, size, resize)
         check_shape(image.shape, names[i], first.shape, names[0])
         images[i] = image
 

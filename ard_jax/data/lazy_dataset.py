@@ -6,11 +6,13 @@ File names (or record numbers), sizes and labels are in memory, some tens of byt
 import dataclasses
 import numbers
 import zlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 from ard_jax.data.base import check_classes, check_labels, check_split, positions
+from ard_jax.data.geometry import RandomCrop, RandomCrops
 from ard_jax.runtime import once, threads
 
 LOADERS = ("memory", "grain")
@@ -31,6 +33,11 @@ class Reading:
       prefetch: batches that are read ahead; by each worker where there are any.
       class_order: of a folder's class names, and so which label each gets: "text", as torchvision's
         ImageFolder sorts them ("10" before "2"), or "natural" ("2" before "10").
+      resize: with `image_size`: the shorter side in pixels before the centre is cut out, see `geometry.fit`;
+        0: the largest square is scaled.
+      classes: a text file with the class folders that a folder's data are read from, one a line; their order
+        is that of the labels. "" for all.
+      test_files: a text file with the images of a folder's test split, one a line as CLASS/NAME; "" for all.
     """
 
     loader: str = "memory"
@@ -38,6 +45,9 @@ class Reading:
     workers: int = 0
     prefetch: int = 4
     class_order: str = "text"
+    resize: int = 0
+    classes: str = ""
+    test_files: str = ""
 
     def problems(self, where: str = "config.data") -> list[str]:
         """What is wrong, one sentence each."""
@@ -47,14 +57,23 @@ class Reading:
                 found.append(
                     f"{where}.{name}={value!r}: choose one of {', '.join(map(repr, known))}"
                 )
-        for name, least in (("image_size", 0), ("workers", 0), ("prefetch", 1)):
+        for name, least in (("image_size", 0), ("resize", 0), ("workers", 0), ("prefetch", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 found.append(f"{where}.{name}={value!r}: expected an integer")
             elif value < least:
                 found.append(f"{where}.{name}={value}: must be at least {least}")
-            elif name == "image_size" and int(value) > MAX_SIDE:
+            elif name in ("image_size", "resize") and int(value) > MAX_SIDE:
                 found.append(f"{where}.{name}={value}: must be at most {MAX_SIDE} pixels")
+        if self.resize and not found and not 0 < self.image_size <= self.resize:
+            found.append(
+                f"{where}.resize={self.resize}: the shorter side from which image_size={self.image_size} is "
+                "cut out; give an image_size from 1 to it, or resize=0"
+            )
+        if self.classes and self.class_order != "text":
+            found.append(
+                f"{where}.class_order={self.class_order!r}: the order is that of {where}.classes; use 'text'"
+            )
         if self.loader == "memory" and self.workers and not found:
             found.append(f"{where}.workers={self.workers} is of loader='grain': set that, or use 0")
         return found
@@ -68,8 +87,12 @@ class Source(Protocol):
         """(H, W, C)."""
         ...
 
-    def read(self, row: int) -> np.ndarray:
-        """Image number `row`: uint8, of `shape`. DataError names the file that cannot be used."""
+    def read(self, row: int, crop: RandomCrop | None = None) -> np.ndarray:
+        """Image number `row`, or a part of it: uint8, of `shape`.
+
+        Raises:
+          DataError: the file, which it names, cannot be used.
+        """
         ...
 
     def title(self, row: int) -> str:
@@ -170,11 +193,18 @@ class LazyImages:
         rows = self.rows[index]
         if rows.ndim == 0:
             return self.source.read(int(rows))
+        return self._decoded(rows, lambda i: None)
+
+    def cropped(self, index: np.ndarray, crops: RandomCrops, epoch: int, view: int = 0):
+        """A random part of each image at `index` int [M], as its number in the split decides: [M,H,W,C]."""
+        return self._decoded(self.rows[index], lambda i: crops.of(epoch, int(index[i]), view))
+
+    def _decoded(self, rows: np.ndarray, crop: Callable[[int], RandomCrop | None]) -> np.ndarray:
         out = np.empty((len(rows), *self.source.shape), np.uint8)
 
         def fill(part: range) -> None:
             for i in part:
-                out[i] = self.source.read(int(rows[i]))
+                out[i] = self.source.read(int(rows[i]), crop(i))
 
         count = min(threads.count(), len(rows))
         if count <= 1:

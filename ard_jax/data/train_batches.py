@@ -8,6 +8,7 @@ import numpy as np
 from ard_jax.data import batching
 from ard_jax.data.base import DataError
 from ard_jax.data.extra import ExtraImages, batch_rows, real_rows
+from ard_jax.data.geometry import RandomCrops
 from ard_jax.data.lazy_dataset import LazyDataset, Reading
 
 Batch = dict[str, np.ndarray]
@@ -23,10 +24,13 @@ class HostBatch:
     last_batch: str
     process: tuple[int, int]
     extra: ExtraImages | None = None
+    crops: RandomCrops | None = None
 
     def __call__(self, step: int) -> Batch:
-        """As `batching.get_batch`; "index" is -1 for images of `extra`."""
+        """As `batching.get_batch`; "index" is -1 for images of `extra`, "view" other crops of the images."""
         rows = self.indices(step)
+        if self.crops is not None:
+            return self._cropped(step, rows)
         if self.extra is None:
             return batching.get_batch(self.dataset, rows)
         own = rows >= 0
@@ -37,6 +41,14 @@ class HostBatch:
             joined[name] = np.empty((len(rows), *other.shape[1:]), other.dtype)
             joined[name][own], joined[name][~own] = batch[name], other
         return joined
+
+    def _cropped(self, step: int, rows: np.ndarray) -> Batch:
+        assert self.crops is not None and isinstance(self.dataset, LazyDataset)
+        count = len(self.dataset)
+        epoch = step // batching.steps_per_epoch(count, self.batch_size, self.last_batch)
+        images, names = self.dataset.images, ("image", "view")[: self.crops.views]
+        batch = {n: images.cropped(rows, self.crops, epoch, v) for v, n in enumerate(names)}
+        return batch | {"label": self.dataset.labels[rows], "index": rows.astype(np.int32)}
 
     def indices(self, step: int) -> np.ndarray:
         """int64 [B], this host's part of the examples of a step; -1 - row for those of `extra`."""
@@ -63,6 +75,7 @@ class TrainBatches:
       total: steps of the run, after which nothing is read ahead.
       process: (index of this host, number of hosts).
       extra: further images, which are read ahead too; None for none.
+      crops: random crops of images that are read from disk; None for whole ones.
     """
 
     def __init__(
@@ -75,9 +88,10 @@ class TrainBatches:
         total: int,
         process: tuple[int, int] = (0, 1),
         extra: ExtraImages | None = None,
+        crops: RandomCrops | None = None,
     ):
         """Reads nothing yet."""
-        self._load = HostBatch(dataset, batch_size, seed, last_batch, process, extra)
+        self._load = HostBatch(dataset, batch_size, seed, last_batch, process, extra, crops)
         self._total, self._next, self._stream = total, 0, None
 
     def state(self) -> dict[str, int]:

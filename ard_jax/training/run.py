@@ -24,11 +24,16 @@ from ard_jax.training.train_step import StepConfig
 
 
 class Network(NamedTuple):
-    """A network that is to be trained: its functions, its description, and how it is evaluated."""
+    """A network that is to be trained: functions, description, evaluation and beginning.
+
+    `variables` are those that it begins with, None for random ones; `origin` is what these are.
+    """
 
     bundle: ModelBundle
     description: dict[str, Any]
     evaluator: Evaluator
+    variables: Any = None
+    origin: str = ""
 
 
 def select_split(settings: TrainingSettings, splits: Splits) -> ArrayDataset:
@@ -73,7 +78,7 @@ def make(
       network: what is trained.
       teachers: role -> `teachers.Teacher`.
     """
-    s, (bundle, net, evaluator) = settings, network
+    s, (bundle, net, evaluator, begun, origin) = settings, network
     step = step_config(s, splits)
     method = s.make_method(
         bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
@@ -82,16 +87,19 @@ def make(
 
     def initial() -> RunState:
         # One program: outside of jit each operation on each shape is compiled by itself.
-        def start(key: jax.Array, given: Any):
-            return method.init(bundle.init(rng.stream(key, "init")), given)
+        def start(key: jax.Array, given: Any, begun: Any):
+            own = bundle.init(rng.stream(key, "init")) if begun is None else begun
+            return method.init(own, given)
 
         given = {role: t.variables for role, t in teachers.items()}
         key = sharding.put_replicated(mesh, jax.random.key(s.seed))
-        return jax.jit(start, out_shardings=sharding.replicated(mesh))(key, given)
+        first = None if begun is None else sharding.put_replicated(mesh, begun)
+        return jax.jit(start, out_shardings=sharding.replicated(mesh))(key, given, first)
 
     columns, extra = {}, extra_images(s, splits)
     _check_columns(method, s)
     known = {} if extra is None else {"extra_images": extra.identity}
+    known |= {"start": origin} if origin else {}
     if method.columns:
         columns = soft_labels.offline(s, splits.train, teachers["robust"], mesh, workdir)
     return TrainingRun(
@@ -196,5 +204,5 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
     spe = batching.steps_per_epoch(len(splits.train), s.batch_size, s.data.last_batch)
     return StepConfig(
         s.seed, spe, s.data.augment, s.data.pad, s.data.mirrors, s.ema_decay, s.swa_start, s.average_bn,
-        s.label_smoothing, splits.train.num_classes,
+        s.label_smoothing, splits.train.num_classes, s.data.crop_area,
     )  # fmt: skip

@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ard_jax.data.augment import ON_HOST
 from ard_jax.data.base import ArrayDataset
+from ard_jax.data.geometry import RandomCrops
 from ard_jax.data.train_batches import TrainBatches
 from ard_jax.runtime import compilation
 from ard_jax.runtime.sharding import process, put_batch, put_replicated
@@ -61,10 +63,12 @@ class StepRunner:
         self.compile_seconds = 0.0
 
     def _new_batches(self, total: int) -> TrainBatches:
-        training = self.training
+        training, step = self.training, self.training.step
+        crops = RandomCrops(step.seed, step.crop_area, training.method.views)
         return TrainBatches(
-            training.train, batch_size=training.batch_size, seed=training.step.seed,
+            training.train, batch_size=training.batch_size, seed=step.seed,
             last_batch=training.last_batch, total=total, process=process(), extra=training.extra,
+            crops=crops if step.augment == ON_HOST else None,
         )  # fmt: skip
 
     def restore(self, step: int, state: dict[str, int] | None) -> None:

@@ -105,7 +105,7 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
     if s.checkpoint:
         bundle, variables, meta, folder = networks.load(s.checkpoint, bn_groups=s.bn_groups)
         description = meta["config"]["net"]
-        source, identity = _origin(meta, folder)
+        source, identity = origin(meta, folder)
     else:
         description = s.describe(splits.train)
         bundle = described.from_description(description, s.bn_groups)
@@ -134,7 +134,7 @@ def _begin(seed: int, role: str, bundle: ModelBundle, description: dict[str, Any
     return variables, source, f"partner {_digest(description)}"
 
 
-def _origin(meta: dict[str, Any], folder: str) -> tuple[str, str]:
+def origin(meta: dict[str, Any], folder: str) -> tuple[str, str]:
     """(source, identity) of a teacher from a checkpoint."""
     if imported := meta.get("origin"):
         # By its arrays: two files of one architecture agree in everything else.

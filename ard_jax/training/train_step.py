@@ -35,6 +35,7 @@ class StepConfig:
         student, or "recomputed" by `averaging`.
       label_smoothing: share of each label that is spread over all classes.
       num_classes: needed for soft labels, those of smoothing and of cutmix.
+      crop_area: of `augment` "resized_crop", see `geometry.RandomCrop`.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class StepConfig:
     average_bn: str = "averaged"
     label_smoothing: float = 0.0
     num_classes: int = 0
+    crop_area: tuple[float, float] = (0.08, 1.0)
 
 
 def start_average(state: RunState, config: StepConfig) -> RunState:
@@ -170,7 +172,8 @@ def _update(
     """One step on a batch of uint8 images."""
     views = {"image": augmented(config, root, "augment", state.step, batch["image"])}
     if method.views == 2:
-        views["view"] = augmented(config, root, "augment view", state.step, batch["image"])
+        second = batch.get("view", batch["image"])  # on the host other crops are made of the images
+        views["view"] = augmented(config, root, "augment view", state.step, second)
     if config.label_smoothing or config.augment == "cutmix":
         views |= _soft_labels(config, root, state.step, views["image"], batch["label"])
     epoch = state.step // config.steps_per_epoch + 1

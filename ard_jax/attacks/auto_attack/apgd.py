@@ -302,6 +302,7 @@ class ApgdAttack(Attack):
     Attributes:
       steps: number of steps, at least 1.
       loss: "cross_entropy" or "dlr".
+      start: "uniform", AutoAttack's random one, or "none" for the image itself.
 
     Raises:
       ValueError: on construction, for a bad value.
@@ -313,6 +314,7 @@ class ApgdAttack(Attack):
     norm: str = "linf"
     steps: int = 10
     loss: str = "cross_entropy"
+    start: str = "uniform"
     keys_per_image = True
 
     def __post_init__(self):
@@ -320,6 +322,7 @@ class ApgdAttack(Attack):
         self.threat  # noqa: B018 (for its checks)
         ApgdOptions(steps=self.steps)
         checks.choice(self.loss, "loss", LOSSES[:2])
+        checks.choice(self.start, "start", ("uniform", "none"))
 
     def run(
         self, predict: Predict, images: jax.Array, labels: jax.Array, key: jax.Array, **_: Any
@@ -327,5 +330,5 @@ class ApgdAttack(Attack):
         """Runs the attack; see `Attack.run`."""
         return apgd(
             predict, images, labels, key, eps=self.eps, norm=self.norm, loss=self.loss,
-            steps=self.steps,
+            steps=self.steps, start=images if self.start == "none" else None,
         ).best  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 
 from ard_jax.data import image_decoding
 from ard_jax.data.base import DataError
+from ard_jax.data.geometry import RandomCrop
 from ard_jax.data.lazy_dataset import LazyDataset, Reading
 from ard_jax.io import cache_folder
 
@@ -29,6 +30,7 @@ class Files:
       shape: (H, W, C) of the decoded images.
       resized: to H = W; see `image_decoding.decode`.
       rgb: everything is converted to RGB.
+      resize: see `geometry.fit`.
     """
 
     root: Path
@@ -37,17 +39,16 @@ class Files:
     shape: tuple[int, int, int]
     resized: bool
     rgb: bool
+    resize: int = 0
 
     def title(self, row: int) -> str:
         """See `Source`."""
         return str(self.root / os.fsdecode(bytes(self.names[row])))
 
-    def read(self, row: int) -> np.ndarray:
+    def read(self, row: int, crop: RandomCrop | None = None) -> np.ndarray:
         """See `Source`."""
-        path = self.title(row)
-        image = image_decoding.decode(
-            Path(path), path, self.rgb, self.shape[0] if self.resized else 0
-        )
+        path, size = self.title(row), self.shape[0] if self.resized else 0
+        image = image_decoding.decode(Path(path), path, self.rgb, size, self.resize, crop)
         if image.shape != self.shape:
             raise DataError(
                 f"{path} has changed since its header was read, from shape {self.shape} to {image.shape} (or "
@@ -57,7 +58,8 @@ class Files:
 
     def identity(self, rows: np.ndarray) -> int:
         """Names and sizes of the files, and what they are made into."""
-        kind = repr((self.shape, self.resized, self.rgb)).encode()
+        made = (self.shape, self.resized, self.rgb, *([self.resize] if self.resize else ()))
+        kind = repr(made).encode()
         return zlib.crc32(
             self.sizes[rows].data, zlib.crc32(self.names[rows].data, zlib.crc32(kind))
         )
@@ -93,6 +95,7 @@ def file_splits(
         shape=shape,
         resized=bool(reading.image_size),
         rgb=rgb,
+        resize=reading.resize,
     )
     made, start = {}, 0
     for split, (listed, labels) in groups.items():

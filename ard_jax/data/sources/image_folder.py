@@ -5,7 +5,8 @@
     <dir>/<class>/*: 20 % of each class is held out as the test split, always the same images
 
 The splits may also be called training, testing, and valid, validation or dev. Labels are the positions of
-the class names in alphabetical order, or with `class_order="natural"` 2 comes before 10.
+the class names in alphabetical order, or with `class_order="natural"` 2 comes before 10. A list of classes
+makes a part of a data set, such as ImageNet-100, of its folder; a list of files a part of its test split.
 """
 
 import collections
@@ -60,6 +61,11 @@ def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
     if not root.is_dir():
         raise DataError(f"data_dir {root} is not a directory; give a folder of class subfolders")
     parts = _split_folders(root)
+    wanted = _lines(reading.classes, "classes") if reading.classes else None
+    if reading.test_files and not set(parts) - {"train"}:
+        raise DataError(
+            f"test_files={reading.test_files}: {root} has no test/ or val/ that they could be of"
+        )
     if "train" not in parts and parts:
         raise DataError(
             f"{root} contains {' and '.join(sorted(f.name for f in parts.values()))}/ but no train/; add "
@@ -71,15 +77,19 @@ def load(data_dir: str | Path, reading: Reading = _MEMORY) -> Splits:
             f"data_dir={parts['train']} to have 20 % of it held out as the test split"
         )
     if not parts:
-        classes = _class_folders(root, reading.class_order)
-        whole = _read(root, {"train": _list(root, classes, "train and test")}, classes, reading)
+        classes = _class_folders(root, reading.class_order, wanted)
+        whole = _read(
+            root, {"train": _list(root, classes, "train and test", bool(wanted))}, classes, reading
+        )
         return hold_out_test(whole["train"])
-    classes = _class_folders(parts["train"], reading.class_order)
+    classes = _class_folders(parts["train"], reading.class_order, wanted)
     for part in set(parts) - {"train"}:
-        _compare(parts["train"], parts[part], classes)
+        _compare(parts["train"], parts[part], classes, wanted)
     if "test" not in parts:
         parts["test"] = parts.pop("validation")
-    groups = {split: _list(folder, classes, split) for split, folder in parts.items()}
+    groups = {split: _list(folder, classes, split, bool(wanted)) for split, folder in parts.items()}
+    if reading.test_files:
+        groups["test"] = _chosen(reading.test_files, parts["test"], *groups["test"])
     made = _read(root, groups, classes, reading)
     return Splits(made["train"], made.get("validation"), made["test"])
 
@@ -101,7 +111,49 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return found
 
 
-def _class_folders(directory: Path, order: str) -> list[str]:
+def _lines(path: str, what: str) -> list[str]:
+    """The lines of a list that are not empty.
+
+    Raises:
+      DataError: the file cannot be read, is empty, or says something twice.
+    """
+    file = Path(path).expanduser()
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{what}={path} cannot be read ({error}); give a text file") from error
+    found = [line for line in lines if line]
+    if not found:
+        raise DataError(f"{what}={path} is empty; write one a line")
+    if twice := [line for line, count in collections.Counter(found).items() if count > 1]:
+        raise DataError(f"{what}={path} has {twice[0]!r} twice; remove one")
+    return found
+
+
+def _chosen(
+    path: str, folder: Path, files: list[Path], labels: np.ndarray
+) -> tuple[list[Path], np.ndarray]:
+    """The files and labels of a list, in its order.
+
+    Raises:
+      DataError: it names a file that is not there.
+    """
+    known = {file.relative_to(folder).as_posix(): i for i, file in enumerate(files)}
+    wanted = _lines(path, "test_files")
+    if missing := [name for name in wanted if name not in known]:
+        raise DataError(
+            f"test_files={path} names {missing[0]!r}{_and_others(missing)}, which {folder} does not "
+            f"have; its files are such as {next(iter(known))!r}"
+        )
+    rows = [known[name] for name in wanted]
+    return [files[i] for i in rows], labels[rows]
+
+
+def _and_others(names: list[str]) -> str:
+    return f" and {len(names) - 1} others" if names[1:] else ""
+
+
+def _class_folders(directory: Path, order: str, wanted: list[str] | None = None) -> list[str]:
     classes = [e.name for e in image_decoding.entries(directory) if is_visible_folder(e)]
     for name in classes:
         try:
@@ -117,7 +169,16 @@ def _class_folders(directory: Path, order: str) -> list[str]:
         )
     if order == "natural":
         classes.sort(key=_natural)
-    return classes
+    if wanted is None:
+        return classes
+    if missing := [name for name in wanted if name not in set(classes)]:
+        raise DataError(
+            f"the list of classes names {missing[0]!r}{_and_others(missing)}, but {directory} has no such "
+            f"folder; its folders are {', '.join(classes[:3])}, ..."
+        )
+    if len(wanted) < 2:
+        raise DataError(f"the list of classes has {len(wanted)}; there must be at least two")
+    return wanted
 
 
 def _natural(name: str) -> list[str | int]:
@@ -125,9 +186,9 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def _compare(train: Path, other: Path, classes: list[str]) -> None:
-    """The classes of the other split must be those of train."""
-    own = set(_class_folders(other, "text"))
+def _compare(train: Path, other: Path, classes: list[str], wanted: list[str] | None) -> None:
+    """The classes of the other split must be those of train, or those that are wanted."""
+    own = set(_class_folders(other, "text", wanted))
     if extra := sorted(own - set(classes)):
         raise DataError(
             f"{other / extra[0]} is a class that {train} does not have; add "
@@ -140,11 +201,21 @@ def _compare(train: Path, other: Path, classes: list[str]) -> None:
         )
 
 
-def _list(directory: Path, classes: list[str], split: str) -> tuple[list[Path], np.ndarray]:
-    """Files and labels of a split; logs what is not read, and names that differ only by case."""
+def _list(
+    directory: Path, classes: list[str], split: str, some: bool
+) -> tuple[list[Path], np.ndarray]:
+    """Files and labels of a split; logs what is not read, and names that differ only by case.
+
+    `some`: whether the folder may have other classes.
+    """
     listed = [image_decoding.list_images(directory / name) for name in classes]
     groups = [files for files, _ in listed]
-    strays = [e for e in image_decoding.entries(directory) if e.name not in set(classes)]
+    known = set(classes)
+    strays = [
+        e
+        for e in image_decoding.entries(directory)
+        if e.name not in known and not (some and is_visible_folder(e))
+    ]
     notes = passed_over(strays, [entry for _, others in listed for entry in others])
     for what, names in (("class", classes), *(("file", [f.name for f in g]) for g in groups)):
         counts = collections.Counter(name.lower() for name in names)
@@ -167,6 +238,7 @@ def _read(root: Path, groups: Groups, classes: list[str], reading: Reading) -> d
     if size:
         _, rgb = survey(root, [file for files, _ in groups.values() for file in files], size)
     for split, (files, labels) in groups.items():
-        pixels = image_decoding.decode_all(files, [str(file) for file in files], rgb, size)
+        names = [str(file) for file in files]
+        pixels = image_decoding.decode_all(files, names, rgb, size, reading.resize)
         made[split] = ArrayDataset(pixels, labels, tuple(classes), str(root), split)
     return made

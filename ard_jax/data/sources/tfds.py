@@ -108,7 +108,7 @@ def _load(directory: Path, wanted: dict[str, str], reading: Reading) -> Splits:
         )
     made = {}
     for split, info in infos.items():
-        opened = _Split(builder, directory, info, shape, bool(size), again)
+        opened = _Split(builder, directory, info, shape, bool(size), reading.resize, again)
         what = f"{builder.name} in {directory}"
         rest = (class_names, what, split)
         if reading.loader == "grain":
@@ -221,11 +221,13 @@ class _Split:
     info: Any
     shape: tuple[int, int, int]
     resized: bool
+    resize: int
     again: str
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels."""
         size = f"-{self.shape[0]}px" if self.resized else ""
+        size += f"-of-{self.resize}px" if self.resize else ""
         found = self._cached(size, {"images", "labels"}, lambda: _decode_split(self))
         return found["images"], found["labels"]
 
@@ -234,8 +236,9 @@ class _Split:
         found = self._cached("-index", {"order", "labels"}, lambda: _index_split(self))
         order = found["order"]
         source = Records(
-            self.directory, self.info.name, order, self.shape, self.resized, tuple(self.files())
-        )
+            self.directory, self.info.name, order, self.shape, self.resized, tuple(self.files()),
+            self.resize,
+        )  # fmt: skip
         return source, np.arange(len(order)), found["labels"]
 
     def files(self) -> list[Path]:
@@ -261,6 +264,7 @@ def _decode_split(split: _Split) -> cache_folder.Arrays:
             [f"example {name} {where}" for name in ids],
             split.shape[-1] == 3,
             split.shape[0] if split.resized else 0,
+            split.resize,
         ),
         "labels": np.array([e["label"] for e in examples], np.int32),
     }

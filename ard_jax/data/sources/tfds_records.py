@@ -10,6 +10,7 @@ import numpy as np
 
 from ard_jax.data import image_decoding
 from ard_jax.data.base import DataError
+from ard_jax.data.geometry import RandomCrop
 
 
 def open_split(builder: Any, split: str) -> Any:
@@ -30,6 +31,7 @@ class Records:
       shape: (H, W, C) of the decoded images.
       resized: to H = W; see `image_decoding.decode`.
       files: the split's files.
+      resize: see `geometry.fit`.
     """
 
     directory: Path
@@ -38,6 +40,7 @@ class Records:
     shape: tuple[int, int, int]
     resized: bool
     files: tuple[Path, ...]
+    resize: int = 0
 
     @functools.cached_property
     def _examples(self) -> Any:
@@ -53,7 +56,7 @@ class Records:
         """See `lazy_dataset.Source`."""
         return f"example number {self.order[row]} of the {self.split} split in {self.directory}"
 
-    def read(self, row: int) -> np.ndarray:
+    def read(self, row: int, crop: RandomCrop | None = None) -> np.ndarray:
         """See `lazy_dataset.Source`."""
         number, name = int(self.order[row]), self.title(row)
         try:
@@ -61,12 +64,14 @@ class Records:
         except Exception as error:  # array_record's own errors do not name the file
             raise DataError(f"{name} cannot be read ({error}); prepare the data again") from error
         size = self.shape[0] if self.resized else 0
-        image = image_decoding.decode(stored, name, self.shape[2] == 3, size)
+        rgb = self.shape[2] == 3
+        image = image_decoding.decode(stored, name, rgb, size, self.resize, crop)
         image_decoding.check_shape(image.shape, name, self.shape, "the data set's images")
         return image
 
     def identity(self, rows: np.ndarray) -> int:
         """Names and sizes of the files, which records, and what they are made into."""
         files = [(file.name, file.stat().st_size) for file in self.files]
-        kind = repr((files, self.split, self.shape, self.resized)).encode()
+        made = (self.shape, self.resized, *([self.resize] if self.resize else ()))
+        kind = repr((files, self.split, *made)).encode()
         return zlib.crc32(self.order[rows].data, zlib.crc32(kind))
