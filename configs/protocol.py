@@ -1,15 +1,15 @@
 """The protocol that all methods share on a data set (problem, student, teachers), and each one's schedule.
 
-`digits`, `cifar10`, `cifar100` and `tiny_imagenet` make whole experiments; the config files are these with
-their command and sources. Options, teachers and attack are those of the method's registration in
-`ard_jax.methods`, so that a new method needs nothing here.
+`digits`, `cifar10`, `cifar100`, `tiny_imagenet`, `imagenet` and `imagenet100` make whole experiments; the
+config files are these with their command and sources. Options, teachers and attack are those of the method's
+registration in `ard_jax.methods`, so that a new method needs nothing here.
 """
 
 import difflib
 import importlib
 from importlib import util
 
-from ard_jax import methods
+from ard_jax import attacks, methods
 from ard_jax.config import schema
 
 from . import common
@@ -120,7 +120,7 @@ def experiment(dataset: str, choice: str):
     It is that of configs/METHOD_DATASET.py where there is such a file.
 
     Args:
-      dataset: "digits", "cifar10", "cifar100" or "tiny_imagenet".
+      dataset: "digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet" or "imagenet100".
       choice: what stands behind the file's colon.
 
     Raises:
@@ -203,7 +203,73 @@ def digits(name: str, variant: str = "", more: dict | None = None):
     return config
 
 
-_DATASETS = {f.__name__: f for f in (digits, cifar10, cifar100, tiny_imagenet)}
+def imagenet(name: str, variant: str = "", more: dict | None = None):
+    """The method at 224 pixels, eps 4/255, by one recipe for all: configs/imagenet.py."""
+    config = common.base()
+    config.name = f"{name}_imagenet" + (f"_{variant}" if variant else "")
+    config.update(epochs=50, batch_size=1024, eps=4 / 255, precision="bfloat16", ema_decay=0.9999)
+    config.select_on = "validation"
+    config.data.update(
+        name="imagenet", loader="grain", image_size=224, resize=256, augment="resized_crop",
+        last_batch="drop", holdout=10_000.0, workers=8,
+    )  # fmt: skip
+    config.student = common.net("resnet50")
+    config.student_optim = common.sgd(
+        optimizer="adamw", lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=20, last_lr=5e-6
+    )
+    config.method, config.attack = method(name), attack(name)
+    # Published for fewer classes alone.
+    config.method.update(_OPTIONS["tiny_imagenet"].get(name, {}))
+    if config.attack.name == "sat_train":
+        config.attack.name = "apgd_train"
+    elif getattr(attacks.make(config.attack.name), "steps", 1) > 1:
+        config.attack.update(steps=3, step_size=2 / 3 * config.eps)
+    scale_epochs(config, _recipe(name)[0])
+    config.robust_teacher_optim.start = max(1, config.robust_teacher_optim.start * 50 // 300)
+    for role, net, floor in (("robust", common.net("convnext_base", stem="conv"), 0.7),
+                             ("clean", common.net("convnext_base"), 0.8)):  # fmt: skip
+        recipe = common.natural_recipe(90) if role == "clean" else common.sat_recipe(90)
+        config.teachers[role] = common.teacher(net, recipe, floor)
+        config.teachers[role].checkpoint = f"imported/imagenet_{role}"
+    config.eval.update(
+        attacks=("pgd_sat", "autoattack"), eps_sweep=(), transfer=False, every=5, dense_from=0,
+        max_selection_examples=5000, autoattack_examples=5000, batch_size=256,
+    )  # fmt: skip
+    config.run.save_every, config.teachers.precision = 1, "bfloat16"
+    drop_unused_teachers(config, name)
+    students = {student: lambda c, s=student: _student(c, s) for student in STUDENTS}
+    pick_variant(config, name, variant, students | (more or {}))
+    add_partners(config, name)
+    return config
+
+
+def imagenet100(name: str, variant: str = "", more: dict | None = None):
+    """As `imagenet`, on a hundred of its classes, twice as long, with teachers of these classes."""
+    config = imagenet(name, variant, more)
+    config.name = config.name.replace("_imagenet", "_imagenet100")
+    config.data.update(classes="imagenet100", holdout=2_000.0)
+    config.update(epochs=100, batch_size=256, ema_decay=0.999)
+    for role in ("robust", "clean"):
+        if config.teachers[role] is not None:
+            config.teachers[role].checkpoint = f"imported/imagenet100_{role}"
+    return config
+
+
+# Students of ImageNet that a variant names.
+STUDENTS = {
+    "resnet18": {"form": "imagenet"}, "mobilenet_v3_large": {}, "mobilenet_v3_small": {},
+    "efficientnet_b0": {}, "shufflenet_v2": {}, "convnext_tiny": {"stem": "conv"},
+    "vit_tiny": {"stem": "conv"}, "vit_small": {"stem": "conv"},
+}  # fmt: skip
+
+
+def _student(config: common.Config, name: str) -> None:
+    config.student = common.net(name, **STUDENTS[name])
+
+
+_DATASETS = {
+    f.__name__: f for f in (digits, cifar10, cifar100, tiny_imagenet, imagenet, imagenet100)
+}
 
 
 def _recipe(name: str):
@@ -293,7 +359,8 @@ def released(config: common.Config) -> None:
 
 def igdm(config: common.Config) -> None:
     """With IGDM's gradient matching, weighted as in SAAD's code."""
-    config.igdm.weight = 10.0 if config.data.name in ("cifar100", "tiny_imagenet") else 1.0
+    many = ("cifar100", "tiny_imagenet", "imagenet")
+    config.igdm.weight = 10.0 if config.data.name in many else 1.0
 
 
 def _decays_once(config: common.Config) -> bool:

@@ -31,11 +31,14 @@ from ard_jax.runtime import sharding
 from ard_jax.training import run as run_lib
 from ard_jax.training import step_runner, train_step
 
-# (image shape, classes, training images, test images) of data sets whose sizes are fixed.
+# (image shape, classes, training images, test images) of data sets whose sizes are fixed. Images of ImageNet
+# have the size that they are made into.
 _SIZES = {
     "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
     "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
     "tiny_imagenet": ((64, 64, 3), 200, 100_000, 10_000),
+    "imagenet": ((224, 224, 3), 1000, 1_281_167, 50_000),
+    "imagenet100": ((224, 224, 3), 100, 126_689, 5_000),
 }
 
 
@@ -105,6 +108,11 @@ def make(
         "memory": _memory(traced[-1], assumed, compiled),
         "assumed": dataclasses.asdict(assumed),
         "source": fleet.accelerator.source if fleet.accelerator else "",
+        "notes": [
+            f"no checkpoint of the {role} teacher in {t.checkpoint}: planned for config.teachers.{role}.net"
+            for role, t in roles
+            if isinstance(t, TeacherConfig) and t.checkpoint and not Path(t.checkpoint).exists()
+        ],
     }
 
 
@@ -201,10 +209,12 @@ class Traced:
         nets = {"student": build.describe_network(e.student, e.precision, self.splits.train)}
         for role in methods.TEACHERS[e.method.name]:
             teacher = build.teacher_settings(e, role)
-            if teacher.checkpoint:
+            if teacher.checkpoint and Path(teacher.checkpoint).exists():
                 nets[role] = networks.describe_checkpoint(teacher.checkpoint)[0]
             else:
                 nets[role] = teacher.describe(self.splits.train)
+            if teacher.precision:
+                nets[role] = nets[role] | {"precision": teacher.precision}
         bundles = {role: described.from_description(net, groups) for role, net in nets.items()}
         teachers = {role: b for role, b in bundles.items() if role != "student"}
         spe = self._config.steps_per_epoch
@@ -262,12 +272,14 @@ def shapes_of_data(e: Experiment) -> Splits:
     """
     d = e.data
     holdout = d.holdout if d.holdout < 1 else int(d.holdout)
-    if d.name not in _SIZES:
-        reading = data.Reading("grain", d.image_size, class_order=d.class_order)
+    known = d.classes if d.name == "imagenet" and d.classes else d.name
+    if known not in _SIZES:
+        reading = dataclasses.replace(build.reading(d), loader="grain")
         if data.reading_problems(d.name, reading):  # arrays already
-            reading = data.Reading(image_size=d.image_size, class_order=d.class_order)
+            reading = build.reading(d)
         return data.load(d.name, d.dir or None, holdout=holdout, seed=d.split_seed, reading=reading)
-    shape, classes, train, test = _SIZES[d.name]
+    shape, classes, train, test = _SIZES[known]
+    shape = data.known_shape(d.name, d.image_size) or shape
     names = tuple(str(k) for k in range(classes))
 
     def split(count: int, name: str) -> ArrayDataset:
@@ -428,7 +440,7 @@ def text(plan: dict[str, Any]) -> str:
         exchange = _table("", [[name, sent[key] / 1e6] for name, key in of])
     return "\n\n".join([
         head,
-        _table("NETWORKS (counted)", nets),
+        "\n  ".join([_table("NETWORKS (counted)", nets), *plan["notes"]]),
         _training(plan),
         _memory_text(plan),
         f"EXCHANGE PER STEP AND DEVICE, student phase, of what is trained, MB{exchange}",

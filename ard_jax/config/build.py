@@ -181,6 +181,7 @@ class TeacherSettings:
       describe: training images -> description of the network that the recipe trains.
       recipe: its training; None with a checkpoint, and for a partner.
       seed: from which a partner begins, that is a network which learns beside the student; else None.
+      precision: compute type while the student trains, "" for that of the network.
       must_be_robust: what needs it to be robust, so that a run without an attack is refused; "" if nothing.
     """
 
@@ -194,6 +195,7 @@ class TeacherSettings:
     recipe: TrainingSettings | None
     seed: int | None = None
     must_be_robust: str = ""
+    precision: str = ""
 
 
 def training_settings(experiment: Experiment) -> TrainingSettings:
@@ -225,7 +227,7 @@ def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
     return TeacherSettings(
         role, checkpoint, min_clean, experiment.bn_groups, experiment.eval, experiment.teachers.cache,
         functools.partial(describe_network, teacher.net, experiment.precision), recipe, seed,
-        needing if role == "robust" else "",
+        needing if role == "robust" else "", experiment.teachers.precision,
     )  # fmt: skip
 
 

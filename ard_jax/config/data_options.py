@@ -12,7 +12,9 @@ from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Seed, Sh
 class DataConfig(Options):
     """Dataset, split and augmentation."""
 
-    name: str = Field(description="digits, cifar10, cifar100, tiny_imagenet, folder, tfds or npz.")
+    name: str = Field(
+        description="digits, cifar10, cifar100, tiny_imagenet, imagenet, folder, tfds or npz."
+    )
     dir: str = Field(
         default="",
         description="Folder or file of the data; empty for datasets that come with a package.",
@@ -85,13 +87,14 @@ class DataConfig(Options):
     )
     classes: Folder = Field(
         default="",
-        description="Text file of the class folders of `folder` to read, one a line, in the order of the "
-        "labels; empty for all.",
+        description="Text file of the class folders of `folder` and `imagenet` to read, one a line, in the "
+        "order of the labels; `imagenet100` is a list that comes with the package; empty for all.",
         json_schema_extra=CONTENT,
     )
     test_files: Folder = Field(
         default="",
-        description="Text file of the test images of `folder`, one a line as CLASS/NAME; empty for all.",
+        description="Text file of the test images of `folder` and `imagenet`, one a line as CLASS/NAME; "
+        "empty for all.",
         json_schema_extra=EVALUATION,
     )
     class_order: Literal["text", "natural"] = Field(

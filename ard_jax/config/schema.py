@@ -156,6 +156,10 @@ class TeachersConfig(Options):
         description="Folder that keeps trained ones.",
         json_schema_extra=NOTHING,
     )
+    precision: Literal["", "float32", "bfloat16"] = Field(
+        default="",
+        description="Compute type of the teachers while the student trains; empty: as each was trained.",
+    )
     robust: TeacherConfig | None = Field(default=None, description="The robust teacher.")
     clean: TeacherConfig | None = Field(default=None, description="The clean teacher.")
     guide: PartnerConfig | None = Field(default=None, description="The guide of LBGAT.")

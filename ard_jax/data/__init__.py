@@ -23,12 +23,14 @@ __all__ = [
 
 _MEMORY = Reading()
 _SMALL = ("digits", "npz")  # arrays already: nothing to decode
+_FOLDERS = ("folder", "imagenet")
 # name -> (loader of data_dir and reading, what data_dir must be; None where it may be left out)
 _SOURCES: dict[str, tuple[Callable[..., Splits], str | None]] = {
     "digits": (lambda data_dir, reading: digits.load(), None),
     "cifar10": (functools.partial(tfds.load, "cifar10"), None),
     "cifar100": (functools.partial(tfds.load, "cifar100"), None),
     "tiny_imagenet": (tiny_imagenet.load, "the folder that contains wnids.txt, train/ and val/"),
+    "imagenet": (image_folder.load, "the folder that contains train/ and val/, with class folders"),
     "folder": (image_folder.load, "a folder of class subfolders, or of train/ and test/"),
     "tfds": (tfds.load_directory, "the directory of a version that TFDS prepared"),
     "npz": (lambda data_dir, reading: npz.load(data_dir), "the path of an .npz file"),
@@ -70,17 +72,17 @@ def reading_problems(name: str, reading: Reading) -> list[str]:
         found.append(
             f"config.data.loader='grain': {name} is in memory at once; use config.data.loader=memory"
         )
-    if reading.image_size and name not in ("folder", "tfds"):
+    if reading.image_size and name not in (*_FOLDERS, "tfds"):
         found.append(
             f"config.data.image_size={reading.image_size}: {name} has images of one size; only those of "
-            "a folder or tfds are resized, use 0"
+            "a folder, imagenet or tfds are resized, use 0"
         )
     found += [
-        f"config.data.{list_}={file}: is of config.data.name='folder'; leave it out"
+        f"config.data.{list_}={file}: is of a folder of images; leave it out"
         for list_, file in (("classes", reading.classes), ("test_files", reading.test_files))
-        if file and name != "folder"
+        if file and name not in _FOLDERS
     ]
-    if reading.class_order == "natural" and name != "folder":
+    if reading.class_order == "natural" and name not in _FOLDERS:
         found.append(
             f"config.data.class_order='natural': {name} brings the order of its classes; use 'text'"
         )
@@ -106,7 +108,8 @@ def load(
     Args:
       name: one of `names()`.
       data_dir: where it is. None for digits; CIFAR: the TFDS data directory (None: TFDS's own);
-        tiny_imagenet, folder: the folder; tfds: the directory of one prepared version; npz: the file.
+        tiny_imagenet, imagenet, folder: the folder; tfds: the directory of one prepared version; npz: the
+        file.
       holdout: how many training images become the validation split: a number (int) or a fraction
         (float in (0, 1)), stratified by class; 0: no validation split. Where the data brings a
         validation split (folder with val/ and test/; npz with val_images) any other `holdout` than

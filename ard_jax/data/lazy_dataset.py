@@ -36,7 +36,7 @@ class Reading:
       resize: with `image_size`: the shorter side in pixels before the centre is cut out, see `geometry.fit`;
         0: the largest square is scaled.
       classes: a text file with the class folders that a folder's data are read from, one a line; their order
-        is that of the labels. "" for all.
+        is that of the labels; "imagenet100" is the list of that data set. "" for all.
       test_files: a text file with the images of a folder's test split, one a line as CLASS/NAME; "" for all.
     """
 

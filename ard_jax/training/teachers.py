@@ -118,6 +118,9 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
         variables, source, identity, folder = _train(s, splits, mesh, network)
     if problems := _misfits(role, source, description, splits):
         raise TeacherError("; ".join(problems))
+    if s.precision and s.precision != description["precision"]:
+        bundle = described.from_description(description | {"precision": s.precision}, s.bn_groups)
+        identity = f"{identity}, computing in {s.precision}"
     variables = put_replicated(mesh, variables)
     about = (source, identity, description["model"], folder)
     teacher = Teacher(role, bundle, variables, evaluator, *about)

@@ -153,3 +153,15 @@ def test_apgd_trains_and_autoattack_does_not():
     assert cascade.run(predict, X, Y).shape == X.shape
     with pytest.raises(ValueError, match="'square100'.*no jitted step.*apgd_ce"):
         jax.jit(lambda x: cascade.run(predict, x, Y))(X)
+
+
+def test_apgd_of_training_starts_at_the_image_and_gives_the_largest_loss():
+    predict, images, labels = network(), *batch()
+    found = attacks.make("apgd_train", eps=0.1)(predict, images, labels, jax.random.key(0))
+    given = {"eps": 0.1, "steps": 2, "start": images}
+    expected = apgd(predict, images, labels, jax.random.key(1), **given).best
+    np.testing.assert_array_equal(found, expected)
+    loss = [losses.cross_entropy(predict(x), labels) for x in (images, found)]
+    assert (loss[1] >= loss[0]).all() and (loss[1] > loss[0]).any()
+    with pytest.raises(ValueError, match="start 'gauss'; choose one of uniform, none"):
+        attacks.make("apgd_train", eps=0.1, start="gauss")

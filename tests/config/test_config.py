@@ -16,6 +16,7 @@ from ard_jax import data, methods
 from ard_jax.attacks import threat_model
 from ard_jax.config import build, parse, reference, schema
 from ard_jax.config.comparison import from_config
+from ard_jax.configs import protocol
 from ard_jax.data import augment, lazy_dataset
 from ard_jax.io import options
 
@@ -34,6 +35,13 @@ FILES = {
     "cifar10": (*methods.names(), *_VARIANTS, *_OF_RATE, *_CPU, *_IGDM),
     "cifar100": (*methods.names(), *_VARIANTS, *_OF_RATE, *_IGDM, "rslad:mobilenet_v2"),
     "tiny_imagenet": (*methods.names(), *_VARIANTS, *_OF_RATE, *_IGDM, "rslad:mobilenet_v2"),
+    "imagenet": (
+        *methods.names(),
+        "rslad:igdm",
+        "dgad:released",
+        *(f"rslad:{net}" for net in protocol.STUDENTS),
+    ),
+    "imagenet100": ("sat", "ciard", "dard:vit_small"),
     "ciard_digits": ("", "natural", "sat"),
     "ciard_cifar10": ("", "mobilenet_v2", "cpu"),
     "ciard_cifar100": ("", "mobilenet_v2"),
@@ -44,7 +52,7 @@ FILES = {
     "dard_cifar10": ("", "fixed", "paper_compat", "strong", "wrn34_10", "cpu"),
     "dard_cifar100": ("", "fixed", "fused", "paper_compat", "strong", "wrn34_10"),
 }
-DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet")
+DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "imagenet100")
 COMPARISONS = {
     "compare_digits": ("", "all", "autoattack", "newer", "recipe", "search", "search_newer"),
     "compare_cifar10": ("", "cpu", "ciard", "ciard,epochs=30", "teacher_free"),
@@ -493,7 +501,9 @@ def test_gradient_matching(tmp_path):
     """Its weight by data set, what a longer run would change, and teachers and methods that it refuses."""
     get_config = {d: importlib.import_module(f"ard_jax.configs.{d}").get_config for d in DATASETS}
     weights = {d: get_config[d]("adaad:igdm").igdm.weight for d in DATASETS}
-    assert weights == {"digits": 1.0, "cifar10": 1.0, "cifar100": 10.0, "tiny_imagenet": 10.0}
+    assert weights == {"digits": 1.0, "cifar10": 1.0, "cifar100": 10.0} | dict.fromkeys(
+        ("tiny_imagenet", "imagenet", "imagenet100"), 10.0
+    )
     with pytest.raises(ValueError, match="no variant 'igdm'"):
         get_config["digits"]("trades:igdm")
     raw = get_config["digits"]("rslad:igdm")
@@ -524,7 +534,8 @@ def test_constants_of_the_data_sets():
     found = {d: tuple(get_config[d]("adr").method[n] for n in names) for d in DATASETS}
     assert found == {
         "digits": (2.5, 2.0, 0.7, 0.95), "cifar10": (2.5, 2.0, 0.7, 0.95),
-        "cifar100": (1.5, 1.0, 0.7, 0.95), "tiny_imagenet": (2.0, 1.5, 0.5, 0.9),
+        "cifar100": (1.5, 1.0, 0.7, 0.95),
+        **dict.fromkeys(("tiny_imagenet", "imagenet", "imagenet100"), (2.0, 1.5, 0.5, 0.9)),
     }  # fmt: skip
     assert get_config["cifar10"]("adr").student_optim.nesterov
     assert get_config["cifar100"]("saad").method.igdm_weight == 10.0

@@ -13,7 +13,7 @@ def digits():
 
 
 def test_names():
-    assert data.names() == "digits cifar10 cifar100 tiny_imagenet folder tfds npz".split()
+    assert data.names() == "digits cifar10 cifar100 tiny_imagenet imagenet folder tfds npz".split()
 
 
 def test_digits_are_sklearns_pixel_for_pixel(digits):

@@ -31,6 +31,9 @@ from ard_jax.data.sources.image_files import (
 from ard_jax.data.split import hold_out_test
 
 _MEMORY = Reading()
+# Lists of classes that have a name. That of ImageNet-100 is Tian et al.'s (2020, ECCV, arXiv 1906.05849), by
+# name; other papers have other hundreds of ImageNet's classes.
+_LISTS = {"imagenet100": Path(__file__).with_name("imagenet100.txt")}
 # split -> what its folder may be called, in either case.
 _SPLITS = {
     "train": ("train", "training"),
@@ -117,7 +120,7 @@ def _lines(path: str, what: str) -> list[str]:
     Raises:
       DataError: the file cannot be read, is empty, or says something twice.
     """
-    file = Path(path).expanduser()
+    file = _LISTS.get(path) or Path(path).expanduser()
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,117 @@
+"""Photos of several sizes at 224 and 64 pixels, from files to a checkpoint, an evaluation and an export."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ard_jax.checkpoints import manager, networks, resume
+from ard_jax.cli import export, train
+from ard_jax.config import parse
+from ard_jax.configs import protocol
+from ard_jax.runtime import preemption
+from ard_jax.training import start
+from ard_jax.training.step_runner import StepRunner
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Train 4 x 8, val 4 x 2: stripes of the class over smooth noise, every image of another size."""
+    root = tmp_path_factory.mktemp("photos")
+    for part, count in (("train", 8), ("val", 2)):
+        for c in range(4):
+            for i in range(count):
+                rng = np.random.default_rng([len(part), c, i])
+                width, height = (int(n) for n in rng.integers(240, 320, 2))
+                coarse = Image.fromarray(rng.integers(0, 128, (8, 8, 3), np.uint8))
+                pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
+                pixels[:: c + 2] += 96
+                path = root / part / f"n{c:08}" / f"{i}.jpeg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, quality=90)
+    return root
+
+
+def experiment(folder, photos, name="sat", size=224, **changes):
+    """configs/imagenet.py with a tiny student, two epochs of four updates."""
+    raw = protocol.experiment("imagenet", name)
+    raw.update(workdir=str(folder / "run"), epochs=2, batch_size=7, ema_decay=0.9)
+    raw.data.update(dir=str(photos), image_size=size, resize=size * 8 // 7, holdout=4.0, workers=0)
+    raw.student.update(model="small_resnet", kwargs={"widths": (4,), "blocks": 1, "stem_stride": 4})
+    raw.student_optim.update(warmup=1, lr=1e-2)
+    raw.eval.update(attacks=("fgsm",), select_attack="fgsm", every=1, batch_size=8, grid=0)
+    raw.run.update(devices=1, log_every=1, tensorboard=False)
+    raw.update_from_flattened_dict(changes)
+    return parse.to_experiment(raw)
+
+
+def last(built):
+    folder = manager.find(f"{built.workdir}/last")
+    return [networks.load(str(folder), item)[1] for item in ("student", "ema")]
+
+
+@pytest.mark.parametrize("size", [64, pytest.param(224, marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_exported(
+    photos, tmp_path, size, monkeypatch, capfd
+):
+    whole = experiment(tmp_path / "whole", photos, size=size)
+    train.run(whole)
+    stopped, done = experiment(tmp_path / "stopped", photos, size=size), []
+    advance = StepRunner.advance
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            StepRunner, "advance", lambda self, *args: done.append(args[1]) or advance(self, *args)
+        )
+        patched.setattr(preemption, "requested", lambda: 5 in done)
+        with pytest.raises(preemption.PreemptedError):
+            train.run(stopped)
+    capfd.readouterr()
+    train.run(stopped)
+    # In the middle of the second epoch of four updates.
+    assert "continues at step 6, epoch 2" in capfd.readouterr().err
+    for one, other in zip(last(whole), last(stopped), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    files = export.run(f"{whole.workdir}/best", str(tmp_path / "out"), ("safetensors", "stablehlo"))
+    assert all(file.exists() for file in files)
+
+
+def test_a_student_begins_with_a_checkpoint(photos, tmp_path, capsys):
+    clean = experiment(tmp_path / "clean", photos, "natural", 64)
+    train.run(clean)
+    changes = {"start_from": clean.workdir, "epochs": 1, "student_optim.lr": 1e-12}
+    changes |= {"student_optim.last_lr": 0.0, "student_optim.warmup": 0}
+    found = experiment(tmp_path / "robust", photos, "sat", 64, **changes)
+    train.run(found)
+    begun, ended = (
+        networks.load(f"{e.workdir}/{w}")[1] for e, w in ((clean, "best"), (found, "last"))
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-8), begun["params"], ended["params"]
+    )
+    capsys.readouterr()
+    train.run(found)
+    assert "This run is finished" in capsys.readouterr().out
+    # Another beginning is another run.
+    fresh = experiment(tmp_path / "robust", photos, "sat", 64, **(changes | {"start_from": ""}))
+    with pytest.raises(resume.ConfigChangedError, match="start"):
+        train.run(fresh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start_from": "/nowhere"}, "start_from=/nowhere: .*does not exist"),
+        (
+            {"student.kwargs.widths": (5,)},
+            r"is another network: it has kwargs .*\(4,\)|widths.*\[4\]",
+        ),
+        ({"student.normalization": "imagenet"}, "normalization None, the student 'imagenet'"),
+    ],
+)
+def test_checkpoints_that_no_student_begins_with(photos, tmp_path, changes, message):
+    clean = experiment(tmp_path / "clean", photos, "natural", 64, epochs=1)
+    clean_folder = train.run(clean).parent
+    given = {"start_from": str(clean_folder)} | changes
+    with pytest.raises(start.StartError, match=message):
+        train.run(experiment(tmp_path / "new", photos, "sat", 64, **given))
+    assert not (tmp_path / "new").exists()
