@@ -21,7 +21,7 @@ from ard_jax.attacks import threat_model
 from ard_jax.attacks.attack import Attack
 from ard_jax.attacks.auto_attack import diagnostics as network_checks
 from ard_jax.attacks.auto_attack.attack import AutoAttack
-from ard_jax.attacks.checked_predict import changing_constants, traced_shape
+from ard_jax.attacks.checked_predict import changing_constants, stateless, traced_shape
 from ard_jax.config.build import split_names
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.data.base import ArrayDataset
@@ -77,6 +77,9 @@ def evaluate(
         traced_shape(predict, jax.ShapeDtypeStruct((1, *dataset.images.shape[1:]), np.float32))
     else:
         dataset = _as_dataset(predict, dataset)
+    drawn = changing_constants(
+        predict, np.asarray(dataset.images[:1], np.float32) / np.float32(255)
+    )
     evaluator = Evaluator(
         "predict",
         lambda _, x: fast_on_cpu(predict, x)(x),
@@ -85,14 +88,13 @@ def evaluate(
         unroll=unroll,
     )
     autoattack.check_defined(suites, dataset.num_classes)
-    results, records = evaluator.run((), dataset, attacks), {}
+    with stateless():
+        results, records = evaluator.run((), dataset, attacks), {}
     for name in suites:
         if ran := autoattack.run_suite(evaluator, (), dataset, name, eps=eps, norm=norm):
             autoattack.add_result(results, name, ran[0])
             records[name] = ran[1]
     summary = summarize(results, dataset.num_classes, names, autoattack=records)
-    first = np.asarray(dataset.images[:1], np.float32) / np.float32(255)
-    drawn = changing_constants(predict, first)
     # Suites have given the others.
     network = drawn if suites else _network_warnings(evaluator, dataset, drawn)
     if network:  # which say why no image moved
@@ -138,6 +140,12 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
     if isinstance(attacks, Attack):
         attacks = {getattr(attacks, "name", None): attacks}
     attacks = (attacks,) if isinstance(attacks, str) else attacks
+    if (
+        isinstance(attacks, list | tuple)
+        and attacks
+        and all(isinstance(a, Attack) for a in attacks)
+    ):
+        attacks = _by_name(attacks)
     if not isinstance(attacks, Iterable):
         raise ValueError(
             f"attacks={attacks!r}: give names such as 'pgd_sat', or attacks of attacks.make(...)"
@@ -168,6 +176,21 @@ def _chosen(attacks: Any, eps: float, norm: str) -> tuple[dict[str, Attack], lis
                 f"norm={norm!r} is for attacks given by name; attacks[{name!r}] has norm={one.threat.norm!r}"
             )
     return dict(attacks), []
+
+
+def _by_name(attacks: list[Any] | tuple[Any, ...]) -> dict[Any, Attack]:
+    """Attacks under their own names.
+
+    Raises:
+      ValueError: two have one name.
+    """
+    names = [getattr(one, "name", None) for one in attacks]
+    if twice := {str(name) for name in names if names.count(name) > 1}:
+        raise ValueError(
+            f"attacks has several called {', '.join(sorted(twice))}; give a name to each: "
+            "{'pgd_10': attack, 'pgd_50': another}"
+        )
+    return dict(zip(names, attacks, strict=True))
 
 
 def _problem(name: Any, attack: Any) -> str:

@@ -18,7 +18,7 @@ _INTERRUPTED = 130  # what shells report after Ctrl-C
 def main(argv: list[str]) -> int:
     """Runs the mode; a user's mistake ends in one message and exit code 2."""
     if len(argv) > 1:
-        print(f"ERROR: unexpected arguments {argv[1:]}; flags start with --", file=sys.stderr)
+        print(f"ERROR: {command_line.unexpected(argv[1:])}", file=sys.stderr)
         return 2
     absl_logging.set_verbosity(absl_logging.WARNING)
     # By that logger Orbax logs what it then raises, from several threads; ours say what users must know.

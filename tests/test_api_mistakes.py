@@ -1,6 +1,7 @@
 """Mistakes in notebooks: each gives one error, or one warning, that leads to its cause."""
 
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from ard_jax import attacks, data, evaluate, losses, methods, models, optim
 from ard_jax.attacks.auto_attack.square import SquareState
+from ard_jax.checkpoints import manager
 from ard_jax.data import augment, split
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import evaluator, teacher_quality
@@ -24,6 +26,7 @@ X = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
 Y = np.array([0, 1, 2, 4], np.int32)
 Z = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
 PAIR = ((255 * X).astype(np.uint8), Y)
+U8 = PAIR[0]
 NET = models.create("small_cnn", 5, (8, 8, 1))
 OPTIM = optim.make(optim.OptimConfig(), 1)
 
@@ -60,6 +63,25 @@ def measure(f=predict, data=PAIR, names="fgsm", **options):
 def parts(**changed):
     made = {"student": NET, "student_optim": OPTIM, "attack": attacks.make("sat_train", eps=0.1)}
     return methods.Parts(**(made | changed))
+
+
+def of_a_kept_key():
+    kept = {"key": KEY}
+
+    def noisy(images):
+        kept["key"], key = jax.random.split(kept["key"])
+        return predict(images * jax.random.bernoulli(key, 0.5, images.shape))
+
+    return noisy
+
+
+def of_the_call():
+    calls = itertools.count()
+    return lambda images: predict(images) + jax.random.normal(jax.random.key(next(calls)), (5,))
+
+
+def loop_loss(images):
+    return jnp.sum(images, (1, 2, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -472,14 +494,26 @@ OF_THE_REST = {
     "a batch of bytes": (lambda: step(image=PAIR[0]), "images are uint8"),
     "a batch of another size": (lambda: step(image=X[:, 1:]), r"the student takes \(8, 8, 1\)"),
     "labels of a batch": (lambda: step(label=Y + 1), "labels are from 1 to 5"),
+    "a make of one argument": (
+        lambda: methods.Registration("a", Options, lambda p: p),
+        r"make=.*; give a function \(options, parts\) -> Method",
+    ),
     "an empty registration": (lambda: methods.Registration("", None, None), "has the name ''"),
     "no options": (lambda: methods.Registration("a", dict, len), "options=<class 'dict'>"),
     "a text of teachers": (
-        lambda: methods.Registration("a", Options, len, "robust"),
+        lambda: methods.Registration("a", Options, divmod, "robust"),
         "teachers='robust': must be a tuple",
     ),
     "no loss": (lambda: of_loss(0.5), "loss is float; give a function"),
-    "a constant": (lambda: of_loss(lambda z, soft, batch: (0.5, {})), "the loss is a constant"),
+    "a constant": (lambda: of_loss(lambda z, soft, batch: (0.5, {})), "the loss has no gradient"),
+    "a stopped gradient": (
+        lambda: of_loss(lambda z, soft, batch: (jnp.mean(jax.lax.stop_gradient(z.nat)), {})),
+        "the loss has no gradient",
+    ),
+    "an accuracy for a loss": (
+        lambda: of_loss(lambda z, soft, batch: ((z.nat.argmax(-1) != batch["label"]).mean(), {})),
+        "the loss has no gradient",
+    ),
     "a loss per image": (
         lambda: of_loss(lambda z, soft, batch: (losses.cross_entropy(z.nat, batch["label"]), {})),
         "scalars, means of the batch",
@@ -621,6 +655,40 @@ OF_TRAINING = {
         lambda: parts(attack_bn_stats="keep"),
         "attack_bn_stats='keep' is of attack_bn='train'",
     ),
+    "images for predict": (
+        lambda: attacks.make("pgd_sat", eps=0.1)(X, Y),
+        r"predict is ndarray; give a function .*, which comes first: attack\(predict, images, labels, key\)",
+    ),
+    "a key that predict keeps": (lambda: pgd(of_a_kept_key()), "predict keeps values from call to"),
+    "a key that predict keeps, evaluate": (
+        lambda: measure(of_a_kept_key()),
+        "predict keeps values from call to",
+    ),
+    "a text for flip": (
+        lambda: augment.augment(KEY, U8, flip="off"),
+        "flip='off': must be True or False",
+    ),
+    "a wide border": (
+        lambda: augment.augment(KEY, U8, pad=8),
+        "pad=8: must be an integer from 0 to 7",
+    ),
+    "channels first": (
+        lambda: augment.augment(KEY, np.zeros((2, 3, 8, 8), np.uint8), "cropshift"),
+        r"channels come last here; give transpose\(0, 2, 3, 1\)",
+    ),
+    "rows for a mask": (
+        lambda: losses.bounded_push(Z, Z, np.arange(len(Z)) + 1),
+        r"mask of a row=.*in \[0, 1\]",
+    ),
+    "a range below 0": (lambda: pgd(clip_min=-1.0), "images are at least 0, but clip_min=-1"),
+    "a network without its step": (
+        lambda: manager.save_network("/nowhere", {}, {}),
+        "meta lacks step, epoch, config",
+    ),
+    "two attacks of one name": (
+        lambda: evaluate(predict, PAIR, [attacks.make("fgsm"), attacks.make("fgsm", 0.1)]),
+        "attacks has several called fgsm",
+    ),
     "a long ramp": (lambda: parts(eps_ramp=2), "eps_ramp=2: must be at most epochs=1"),
     "a short schedule": (
         lambda: parts(epochs=2),
@@ -654,7 +722,7 @@ OF_TRAINING = {
         "test is NoneType; give an ArrayData",
     ),
     "an attack of a registration": (
-        lambda: methods.Registration("a", Options, len, attack="foo"),
+        lambda: methods.Registration("a", Options, divmod, attack="foo"),
         "choose one of '', adaad_train",
     ),
     "an attack of another library": (
@@ -929,6 +997,23 @@ SUSPICIONS = {
     "a batch's mean": (lambda: measure(of_the_batch), "depend on the other images"),
     "dark images": (lambda: measure(data=(PAIR[0] // 16, Y)), "brightest pixel is 15 of 255"),
     "dark images, attack": (lambda: attacks.pgd(predict, X / 255, Y, KEY), "by 255 twice"),
+    "a seed for each call": (lambda: measure(of_the_call()), "another function each time it is"),
+    "a seed for each call, AutoAttack": (
+        lambda: autoattack(of_the_call()),
+        "another function each time it is",
+    ),
+    "no radius in a loop": (
+        lambda: attacks.pgd_loop(loop_loss, X, X, eps=8 // 255, step_size=0.1, steps=1),
+        "eps=0, so no image can change",
+    ),
+    "no step in a loop": (
+        lambda: attacks.pgd_loop(loop_loss, X, X, eps=0.1, step_size=2 // 255, steps=1),
+        "step_size=0, so no image can change",
+    ),
+    "a step as a part": (
+        lambda: attacks.make("pgd_sat", step_size=0.9),
+        "step_size=0.9 is 29 times eps=0.0314",
+    ),
     "16-bit outputs": (
         lambda: measure(lambda x: predict(x).astype(jnp.bfloat16)),
         "all logits are bfloat16 numbers",

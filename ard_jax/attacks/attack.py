@@ -12,7 +12,7 @@ import numpy as np
 
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack import diagnostics
-from ard_jax.attacks.checked_predict import look, traced_shape
+from ard_jax.attacks.checked_predict import check_function, look, traced_shape
 from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.convolutions.rewrite import fast_on_cpu
 from ard_jax.losses import checks
@@ -132,6 +132,7 @@ class Attack(abc.ABC):
         Raises:
           ValueError: what `run` raises, or a result that is outside of what the attack declares.
         """
+        check_function(predict)
         threat, logits, told = self.threat, None, []
         if rest.get("eps") is not None:
             threat = dataclasses.replace(threat, eps=rest["eps"])
@@ -159,21 +160,22 @@ class Attack(abc.ABC):
         ):
             beyond = np.asarray(threat_model.excess(found, images, threat))
             threat_model.check_excess(beyond, threat, self.name)
-            if not told and rest.get("start") is None:
+            self._warn_of_radius(threat)
+            if not told and rest.get("start") is None and threat.eps > 0:
                 self._warn_if_unmoved(found, images, key, threat)
         return result
+
+    def _warn_of_radius(self, threat: ThreatModel) -> None:
+        width = threat.clip_max - threat.clip_min
+        found = diagnostics.radius_warnings(threat.eps, threat.norm, width)
+        if threat.eps == 0:
+            found = ["eps=0, so no image can change; is 8/255 meant, where 8//255 is 0?"]
+        for text in found:
+            warnings.warn(f"attack {self.name!r}: {text}", stacklevel=3)
 
     def _warn_if_unmoved(
         self, found: jax.Array, images: jax.Array, key: Any, threat: ThreatModel
     ) -> None:
-        if threat.eps == 0:
-            text = f"attack {self.name!r}: eps=0, so no image can change; is 8/255 meant, where 8//255 is 0?"
-            warnings.warn(text, stacklevel=3)
-            return
-        for text in diagnostics.radius_warnings(
-            threat.eps, threat.norm, threat.clip_max - threat.clip_min
-        ):
-            warnings.warn(f"attack {self.name!r}: {text}", stacklevel=3)
         start, why = images, "it does nothing, or found nothing and gives the clean images back"
         if self.tileable:
             start = threat.cut(self.own_start(images, key, threat.eps), images)

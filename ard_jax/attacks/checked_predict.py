@@ -1,12 +1,14 @@
 """A user's function from images to logits, looked at before an attack runs on it."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from ard_jax.attacks import threat_model
 from ard_jax.attacks.auto_attack import diagnostics
@@ -37,7 +39,8 @@ def look(
       ValueError: no function, not one of JAX, or one that does not return logits [B,K].
     """
     threat_model.check_logits(traced_shape(predict, images, *rest), images)
-    logits = predict(images, *rest) if checks.is_concrete(images) else None
+    with stateless():  # it was traced just now
+        logits = predict(images, *rest) if checks.is_concrete(images) else None
     if not checks.is_concrete(logits):  # or weights are traced
         return None, []
     images, logits = np.asarray(images), np.asarray(logits)
@@ -52,12 +55,26 @@ def look(
     return logits, found
 
 
+@contextlib.contextmanager
+def stateless() -> Iterator[None]:
+    """Turns the error of a function that keeps what it computed in a trace before into a ValueError."""
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise ValueError(
+            "predict keeps values from call to call, such as a random key that it splits; give it in "
+            "evaluation mode, or as predict(images, key) to attacks.autoattack(..., version='rand')"
+        ) from error
+
+
 def check_function(predict: Any) -> None:
     """Raises ValueError unless `predict` is a function."""
     kind = type(predict).__name__
     if isinstance(predict, type) or not callable(predict) or hasattr(predict, "bind"):
         instead = ""
-        if hasattr(predict, "bind"):
+        if isinstance(predict, np.ndarray | jax.Array):
+            instead = ", which comes first: attack(predict, images, labels, key)"
+        elif hasattr(predict, "bind"):
             instead = "; of a Flax module: lambda x: module.apply(variables, x)"
         elif hasattr(predict, "apply"):
             instead = (
@@ -96,20 +113,35 @@ def traced_shape(predict: Any, *arguments: Any) -> Any:
 
 
 def changing_constants(predict: Callable, *arguments: Any) -> list[str]:
-    """Returns a warning if two traces of predict hold different constants: random numbers drawn by Python."""
+    """Returns a warning if two traces of predict hold different constants: random numbers drawn by Python.
+
+    Raises:
+      ValueError: what the first trace left behind stops the second.
+    """
+    with stateless():
+        traced = [jax.make_jaxpr(lambda *a: predict(*a))(*arguments) for _ in range(2)]
     first, second = (
-        [
-            np.asarray(c)
-            for c in jax.make_jaxpr(lambda *a: predict(*a))(*arguments).consts
-            if _plain(c)
-        ]
-        for _ in range(2)
+        [np.asarray(c) for c in (*one.consts, *_literals(one.jaxpr)) if _plain(c)] for one in traced
     )
-    same = len(first) == len(second) and all(map(np.array_equal, first, second))
+    same = len(first) == len(second) and all(map(_equal, first, second))
     return [] if same else [
         "predict is another function each time it is traced (random numbers drawn by NumPy or Python?): "
         "the attacks saw one draw, the result holds for no other"
     ]  # fmt: skip
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    return np.array_equal(first, second, equal_nan=first.dtype.kind in "fc")
+
+
+def _literals(jaxpr: core.Jaxpr) -> Iterator[Any]:
+    """Numbers that stand in a program and in those within, such as seeds."""
+    kinds = core.Jaxpr | core.ClosedJaxpr
+    for equation in jaxpr.eqns:
+        yield from (v.val for v in equation.invars if isinstance(v, core.Literal))
+        inner = jax.tree.leaves([*equation.params.values()], is_leaf=lambda v: isinstance(v, kinds))
+        for one in (v for v in inner if isinstance(v, kinds)):
+            yield from _literals(getattr(one, "jaxpr", one))
 
 
 def _plain(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """The projected-gradient loop that every gradient attack here runs."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -217,6 +218,12 @@ def pgd_loop(
     x, x_start = (jnp.asarray(checks.float_images(one)) for one in (x, x_start))
     threat.check_reach(x.shape[1:])
     threat.check_length(step_size, "step_size")
+    for name, value in (("eps", eps), ("step_size", step_size)):
+        if isinstance(value, int | float) and value == 0:
+            warnings.warn(
+                f"pgd_loop: {name}=0, so no image can change; is 8/255 meant, where 8//255 is 0?",
+                stacklevel=2,
+            )
     return ascend(
         stateless, x, x_start, threat=threat, step_size=step_size, steps=steps, unroll=unroll
     )[0]

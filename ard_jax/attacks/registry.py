@@ -4,6 +4,7 @@ A new attack is a subclass of `attack.Attack` in a file of its own, and one line
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,8 @@ from ard_jax.attacks.auto_attack.versions import SUITES
 from ard_jax.attacks.friendly import FriendlyAttack
 from ard_jax.attacks.projected_gradient import PgdAttack
 from ard_jax.losses import checks
+
+_LONG_STEP = 4  # radii: the longest step of a paper here is 1.25
 
 
 def _create(
@@ -28,7 +31,15 @@ def _create(
         values["label"] = f"{values['label'].replace('_inf', '')} (L2)"
     if ratio := values.pop("step_per_eps", None):
         values["step_size"] = ratio * eps
-    return create(kind, name, values | overrides, name=name, eps=eps, norm=norm)
+    made = create(kind, name, values | overrides, name=name, eps=eps, norm=norm)
+    size = overrides.get("step_size")
+    if isinstance(size, int | float) and 0 < _LONG_STEP * eps < size:
+        warnings.warn(
+            f"attack {name!r}: step_size={size:g} is {size / eps:.0f} times eps={eps:.3g}; it is a length in "
+            "pixel units, not a part of eps",
+            stacklevel=4,
+        )
+    return made
 
 
 def _pgd(label: str, step_per_eps: float, steps: int, **static: Any) -> Callable[..., Attack]:
@@ -170,5 +181,7 @@ def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) 
     Raises:
       ValueError: unknown name or field, or a bad value.
     """
+    if isinstance(name, str) and (plain := name.replace("-", "_")) in _REGISTRY:
+        name = plain  # as members of AutoAttack are written
     check_name(name, _REGISTRY)
     return _REGISTRY[name](name, eps, norm, overrides)

@@ -282,6 +282,11 @@ def check_batch(
             f"images are within [0, 1], but clip_max={highest:g}; give the range of the images, in "
             "whose unit eps is too"
         )
+    if threat.clip_min < 0 and checks.is_concrete(images) and checks.extremes(images)[0] >= 0:
+        raise ValueError(
+            f"images are at least 0, but clip_min={threat.clip_min:g}; give the range of the images, which "
+            "an attack may use whole"
+        )
     threat.check_reach(images.shape[1:])
     if labelled and labels is None:
         raise ValueError("labels are None; give class numbers [B]")

@@ -229,7 +229,14 @@ def save_network(folder: str | os.PathLike, variables: Any, meta: dict[str, Any]
 
     Returns:
       The step folder.
+
+    Raises:
+      ValueError: `meta` lacks one of these.
     """
+    if lacks := [name for name in ("step", "epoch", "config") if name not in meta]:
+        raise ValueError(
+            f"meta lacks {', '.join(lacks)}; give step and epoch (0) and config={{'net': a description}}"
+        )
     folder = _absolute(folder)
     options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder, options=options) as manager:
@@ -332,7 +339,10 @@ def read_meta(step_folder: epath.Path) -> dict[str, Any]:
     try:
         meta = json.loads((step_folder / "meta" / "metadata").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{step_folder}: damaged checkpoint meta: {error}") from error
+        raise CheckpointError(
+            f"{step_folder}: damaged checkpoint meta: {error}; copy the checkpoint again, or "
+            "give another step"
+        ) from error
     if not isinstance(meta, dict) or not meta:
         raise CheckpointError(
             f"{step_folder}: damaged checkpoint meta: it is {str(meta)[:40]!r}, not what a run saves; copy "

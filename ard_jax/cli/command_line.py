@@ -1,5 +1,6 @@
 """The command line, parsed by absl, where a user's mistake ends in one message and exit code 2."""
 
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -75,6 +76,22 @@ def _with_runs(left: list[str]) -> list[str]:
     return left[:1]
 
 
+def unexpected(left: list[str]) -> str:
+    """What to say of arguments that are no flags."""
+    meant, mode = [], own_flags.MODE.value
+    for one in left:
+        if one in own_flags.MODES:
+            meant.append(f"--mode={one}")
+        elif mode in ("evaluate", "export", "teacher") and os.path.isdir(one):
+            meant.append(f"--checkpoint={one}")
+        elif mode == "import" and os.path.isfile(one):
+            meant.append(f"--file={one}")
+        elif one.partition(":")[0].endswith(".py"):
+            meant.append(f"--config={one}")
+    hint = f"; is {' '.join(meant)} meant?" if meant else ""
+    return f"unexpected arguments {left}; flags start with --{hint}"
+
+
 def _rewritten(arguments: Iterable[str]) -> list[str]:
     """The arguments, with --override=PATH=VALUE for each value of the configuration.
 
@@ -90,7 +107,8 @@ def _rewritten(arguments: Iterable[str]) -> list[str]:
         negated, path, text = match.groups()
         if text is None and not negated and pending and not re.match("-+[a-z]", pending[0]):
             text = pending.pop(0)
-        found.append(f"--override={path}={str(not negated) if text is None else text}")
+        text = "False" if negated and text is None else text
+        found.append(f"--override={path}" + ("" if text is None else f"={text}"))
     return found + pending
 
 

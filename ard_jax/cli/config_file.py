@@ -177,7 +177,11 @@ def _broken(path: Path, error: Exception) -> ConfigFileError:
 
 def _apply(config: Any, types_: dict[str, Any], override: str) -> str:
     """Sets one value; returns what is wrong with it, or ""."""
-    path, _, text = override.partition("=")
+    path, given, text = override.partition("=")
+    if not given and types_.get(path, bool) is bool:
+        text = "True"
+    elif not given and path in types_:
+        return f"config.{path} has no value; write --config.{path}=VALUE"
     if ":" in path:
         name, _, value = path.partition(":")
         return f"config.{path}: = stands before a value: --config.{name}={value}"

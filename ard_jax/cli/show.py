@@ -7,6 +7,7 @@ Reads what the runs wrote, and computes nothing.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ard_jax.io.metric_writer import METRICS_FILE, read_metrics
-from ard_jax.reporting.record import Accuracy, Evaluation, NetworkResult, read_evaluation
+from ard_jax.reporting.record import (
+    EVALUATION_FILE,
+    Accuracy,
+    Evaluation,
+    NetworkResult,
+    read_evaluation,
+)
 from ard_jax.reporting.tables import MISSING, Cell, Table, percent, text, value_text
 from ard_jax.runtime import locks
 
@@ -66,8 +73,14 @@ def _below(root: Path) -> list[Path]:
         if "config.json" in files and _config(Path(folder)):
             found.append(Path(folder))
             inner.clear()  # checkpoints
+        elif "config.json" in files or EVALUATION_FILE in files:
+            what = "a damaged config.json" if "config.json" in files else "no config.json"
+            logging.warning("%s: a run with %s, which is left out; put it back", folder, what)
+            inner.clear()
     if not found:
-        raise ValueError(f"--runs={root}: no run lies in it; the folder of a run has a config.json")
+        raise ValueError(
+            f"--runs={root}: no run lies in it; the folder of a run has a config.json, a JSON file"
+        )
     return sorted(found)
 
 

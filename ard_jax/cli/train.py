@@ -74,10 +74,15 @@ def run(experiment: Experiment) -> Path:
         fresh = not any((workdir / "last").glob("[0-9]*"))
         if fresh:
             _write_config(experiment, workdir)
-        if experiment.start_from:
-            started = begin.load(experiment.start_from, student.bundle)
-            student = student._replace(variables=started.variables, origin=started.identity)
-        found = teachers.obtain_all(wanted, splits, mesh)
+        try:
+            if experiment.start_from:
+                started = begin.load(experiment.start_from, student.bundle)
+                student = student._replace(variables=started.variables, origin=started.identity)
+            found = teachers.obtain_all(wanted, splits, mesh)
+        except (teachers.TeacherError, begin.StartError):
+            if fresh:
+                _leave_nothing(workdir)
+            raise
         training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
         config = train_checks.with_test_split(training.config, splits)
         training = dataclasses.replace(training, config=config)
@@ -92,6 +97,15 @@ def run(experiment: Experiment) -> Path:
 def _write_config(experiment: Experiment, workdir: Path) -> None:
     if is_lead():
         write_text_atomic(workdir / "config.json", json.dumps(to_dict(experiment), indent=1))
+
+
+def _leave_nothing(workdir: Path) -> None:
+    """Takes back what a run wrote before it was refused; the folder stays if it holds anything else."""
+    if is_lead():
+        with contextlib.suppress(OSError):
+            (workdir / "config.json").unlink()
+            (workdir / ".lock").unlink()  # which is held: on other systems than POSIX it stays
+            workdir.rmdir()
 
 
 def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:

@@ -22,6 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MEMORY = Reading()
+_DARK = 32  # of 255: a brightest pixel below it is rather one of another scale
 _SMALL = ("digits", "npz")  # arrays already: nothing to decode
 _FOLDERS = ("folder", "imagenet")
 # name -> (loader of data_dir and reading, what data_dir must be; None where it may be left out)
@@ -145,7 +146,7 @@ def load(
         raise DataError("; ".join(problems))
     splits = _divided(source(data_dir or None, reading), holdout, seed)
     if needed:
-        _tell_of_equal_images(splits)
+        _tell_of_odd_images(splits)
     return splits
 
 
@@ -168,10 +169,17 @@ def _divided(splits: Splits, holdout: int | float, seed: int) -> Splits:
     return Splits(train.subset(keep), train.subset(held, "validation"), splits.test)
 
 
-def _tell_of_equal_images(splits: Splits) -> None:
-    """Warns of images in memory that are all equal, or of training images in the other splits."""
+def _tell_of_odd_images(splits: Splits) -> None:
+    """Warns of images in memory that are dark or all equal, or of training images in the other splits."""
     if not isinstance(splits.train, ArrayDataset):
         return
+    brightest = int(splits.train.images.max(initial=0))
+    if 0 < brightest < _DARK:
+        logging.warning(
+            "%s: the brightest pixel of the training images is %d of 255; are they in another unit?",
+            splits.train.name,
+            brightest,
+        )
     known = {hash(image.tobytes()) for image in splits.train.images}
     if len(known) == 1 < len(splits.train):
         logging.warning(

@@ -11,6 +11,7 @@ train with it.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,14 +98,13 @@ def to_float(images: jax.Array) -> jax.Array:
     return values * jnp.float32(_HIGH) + values * jnp.float32(_LOW)
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "pad", "flip"))
 def augment(
-    key: jax.Array, images: jax.Array, kind: str = "crop_flip", pad: int = 4, flip: bool = True
+    key: Any, images: jax.Array, kind: str = "crop_flip", pad: int = 4, flip: bool = True
 ) -> jax.Array:
     """Augments a batch; every example by a key of its own, so the result is one of no device count.
 
     Args:
-      key: typed PRNG key; the same key gives the same result.
+      key: PRNG key or seed; the same gives the same result.
       images: uint8 [B,H,W,C].
       kind: "none": only converted. "crop": padded by `pad` zeros on each side, then a crop of the
         old size at a random place (right for digits, which have no mirror images). "crop_flip":
@@ -115,24 +115,34 @@ def augment(
         "idbh_weak": also one of eight colour and shape operations, and with
         probability 1/2 a black rectangle; "idbh_strong": always one. "autoaugment": a crop, then a random
         one of 25 pairs of operations. "cutmix": as "crop"; mixing is `cutmix`'s.
-      pad: zeros on each side, in pixels, at least 0.
+      pad: zeros on each side, in pixels, at least 0 and less than a side; of kinds that begin with a crop.
       flip: whether kinds after "crop" mirror too, which "crop_flip" always does and "crop" never.
 
     Returns:
       float32 [B,H,W,C] in [0,1], values exactly those of float32(images) / 255.
 
     Raises:
-      ValueError: unknown kind, negative pad, or images that are not uint8 [B,H,W,C].
+      ValueError: unknown kind, a bad pad or flip, or images that are not uint8 [B,H,W,C].
     """
     if kind not in KINDS:
         raise ValueError(f"augmentation kind {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    if pad < 0:
-        raise ValueError(f"pad={pad}: give the number of padded pixels, 0 or more")
+    images = checks.array(images, "images")
     if images.ndim != 4 or images.dtype != jnp.uint8:
         raise ValueError(
             f"images are {images.dtype} of shape {images.shape}; give uint8 [B, H, W, C]"
         )
-    key = checks.random_key(key)
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise ValueError(
+            f"images have shape {images.shape}: channels come last here; give transpose(0, 2, 3, 1) of them"
+        )
+    most = min(images.shape[1:3]) - 1 if kind in PADDED else math.inf
+    checks.count(pad, "pad", 0, most)
+    checks.flag(flip, "flip")
+    return _augment(checks.random_key(key), images, kind, pad, flip)
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "pad", "flip"))
+def _augment(key: jax.Array, images: jax.Array, kind: str, pad: int, flip: bool) -> jax.Array:
     if kind not in ("none", ON_HOST):
         keys = jax.random.split(key, len(images))
         one = _crop if kind in PLAIN else _strong

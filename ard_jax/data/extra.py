@@ -6,6 +6,7 @@ np.savez_compressed): then images are read from where they lie in it, those of a
 """
 
 import dataclasses
+import logging
 import math
 import mmap
 import os
@@ -91,7 +92,15 @@ def open_extra(
         )
     if problems:
         raise DataError("\n  - ".join([f"config.data.extra={path} cannot be used:", *problems]))
-    return ExtraImages(str(where), *_shaped(arrays), identity, per_batch)
+    images, labels = _shaped(arrays)
+    if (found := len(np.unique(labels))) < train.num_classes:
+        logging.warning(
+            "config.data.extra=%s has images of %d of the %d classes",
+            path,
+            found,
+            train.num_classes,
+        )
+    return ExtraImages(str(where), images, labels, identity, per_batch)
 
 
 def batch_rows(

@@ -6,8 +6,6 @@ Source: eminentgu/CIARD, CIARD.py and mtard_loss.py; `continuous_scale` and `bou
 alternatives.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,7 +176,7 @@ def bounded_push(
     Args:
       student_logits_adv: [B,K] float, S(x').
       clean_teacher_logits_adv: [B,K] float, N(x'); only its top class is used.
-      mask: [B] bool, or float weights w_i.
+      mask: [B] bool, or float weights w_i in [0, 1].
       student_temperature: divides the student's logits.
 
     Returns:
@@ -190,7 +188,7 @@ def bounded_push(
     student_logits_adv, clean_teacher_logits_adv = checks.same_logits(
         student_logits_adv, clean_teacher_logits_adv, "bounded_push"
     )
-    weights = checks.shares(student_logits_adv, mask, "mask", math.inf)
+    weights = checks.shares(student_logits_adv, mask, "mask")
     checks.temperature(student_temperature, "student_temperature", weights.shape[0])
     chosen = weights > 0
     student = jnp.where(chosen[:, None], student_logits_adv.astype(jnp.float32), 0.0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ _OURS = (PgdAttack, FriendlyAttack, ApgdAttack)
 # Metrics that a method's update and the log of a run have of their own.
 OF_UPDATE = ("loss", "lr")
 _OF_FROM_LOSS = (*OF_UPDATE, "accuracy", "robust_accuracy", "loss_base", "loss_igdm")
+# Operations without a gradient; those that give integers or truth values have none either.
+_FLAT = ("stop_gradient", "sign", "floor", "ceil", "round")
 OF_LOG = ("kind", "step", "epoch", "time", "images_per_second", "param_norm")
 
 
@@ -44,13 +47,23 @@ def registration(entry: Any) -> None:
     where = f"Registration {entry.name!r}:"
     if not isinstance(entry.options, type) or not issubclass(entry.options, Options):
         raise ValueError(f"{where} options={entry.options!r}; give a subclass of options.Options")
-    if not callable(entry.make):
+    if not callable(entry.make) or not _takes_two(entry.make):
         raise ValueError(f"{where} make={entry.make!r}; give a function (options, parts) -> Method")
     for field in ("teachers", "trained_teachers"):
         names(getattr(entry, field), f"{where} {field}")
     if left := set(entry.trained_teachers) - set(entry.teachers):
         raise ValueError(f"{where} trained_teachers has {sorted(left)}, which teachers lacks")
     checks.choice(entry.attack, f"attack of {where[:-1]}", ("", *registry.training_names()))
+
+
+def _takes_two(function: Callable) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # of a function without a signature
+        return True
+    return True
 
 
 def kinds(parts: Any, wanted: dict[str, tuple[Any, str]]) -> None:
@@ -289,8 +302,14 @@ def loss(function: Callable, student: ModelBundle, z: Any, soft: Any) -> None:
     metrics(found[1], (*_OF_FROM_LOSS, *OF_LOG))
     reached: set[Any] = set(traced.jaxpr.invars[: len(jax.tree.leaves(z))])
     for equation in traced.jaxpr.eqns:
+        if equation.primitive.name in _FLAT:
+            continue
         if any(isinstance(v, Var) and v in reached for v in equation.invars):
-            reached.update(equation.outvars)
+            smooth = (v for v in equation.outvars if jnp.issubdtype(v.aval.dtype, jnp.inexact))
+            reached.update(smooth)
     out = traced.jaxpr.outvars[0]
     if not isinstance(out, Var) or out not in reached:
-        raise ValueError("the loss is a constant: it depends on none of the student's logits")
+        raise ValueError(
+            "the loss has no gradient: it depends on none of the student's logits, or through stop_gradient, "
+            "argmax or comparisons alone"
+        )

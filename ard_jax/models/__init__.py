@@ -102,8 +102,8 @@ def create(
         biases U(-b, b) with b = 1 / sqrt(fan_in); some originals override it (TRADES' WRN draws from a
         normal distribution), which is not reproduced. "flax": lecun_normal, zero bias. BN scale is 1,
         bias 0.
-      dtype: compute type, "float32" or "bfloat16". Parameters, BN statistics, pooling, the last linear
-        layer and logits are float32 in both.
+      dtype: compute type, "float32" ("f32") or "bfloat16" ("bf16"), or such a type. Parameters, BN
+        statistics, pooling, the last linear layer and logits are float32 in both.
       normalization: what is done to the pixels inside the network: "none", "cifar10", "cifar100",
         "imagenet", {"mean": [...], "std": [...]}; None: the architecture's own, which is "none" for all
         but DeepMind's ("cifar100" for 100 classes, otherwise "cifar10") and torchvision's and timm's
@@ -134,6 +134,9 @@ def create(
             f"{name} has no option {', '.join(unknown)}; its options are {', '.join(options) or 'none'}"
         )
     classes = checks.count(num_classes, "num_classes", 2)
+    if not isinstance(dtype, str):
+        dtype = getattr(dtype, "__name__", None) or str(dtype)
+    dtype = {"f32": "float32", "bf16": "bfloat16"}.get(dtype, dtype)
     architecture = builder(Layers(init, dtype, bn_groups), classes, **kwargs)
     return make_bundle(name, architecture, classes, image_shape, normalization)
 

@@ -479,19 +479,26 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluation | None:
     """The evaluation of a folder; None where there is none, or a damaged one."""
     try:
         values = json.loads((Path(folder) / EVALUATION_FILE).read_text())
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _left_out(folder, f"cannot be read ({error})")
         return None
     if not isinstance(values, dict):
+        _left_out(folder, "is no evaluation")
         return None
     saved = values.pop(_CHECKSUM, None)  # none in files of earlier versions
     if saved is not None and saved != _checksum(values):
-        logging.warning(
-            "%s was changed after it was written: it counts as missing. Put the original back, or "
-            "evaluate anew",
-            Path(folder) / EVALUATION_FILE,
-        )
+        _left_out(folder, "was changed after it was written")
         return None
     return Evaluation.from_json(values)
+
+
+def _left_out(folder: str | os.PathLike, why: str) -> None:
+    logging.warning(
+        "%s %s: it counts as missing. Put the original back, or evaluate anew",
+        Path(folder) / EVALUATION_FILE, why,
+    )  # fmt: skip
 
 
 def _checksum(values: dict[str, Any]) -> int:

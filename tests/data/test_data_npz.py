@@ -72,7 +72,14 @@ def test_images_and_labels_alone(load):
     ("change", "message"),
     [
         ({}, ""),
-        ({"train_images": np.full((12, 6, 6, 3), 7, np.uint8)}, "all 12 training images are equal"),
+        (
+            {"train_images": np.full((12, 6, 6, 3), 77, np.uint8)},
+            "all 12 training images are equal",
+        ),
+        (
+            {"train_images": RNG.integers(0, 16, (12, 6, 6, 3), np.uint8)},
+            "brightest pixel of the training images is 15 of 255",
+        ),
         ({"test_images": "train_images"}, "6 of 6 test images are training images too"),
         ({"val_images": "train_images"}, "6 of 6 validation images are training images too"),
     ],
