@@ -5,13 +5,13 @@
 One protocol: the same student (small_resnet, widths 8 and 16), the same two teachers, 40 epochs of 20
 updates, the same validation split and evaluation, three seeds. Of the settings only the learning rate was
 searched, for every method alike: doubled from 0.05 until it no longer helped, by the mean validation score
-of two other seeds (`:search` runs that; `configs/protocol.py` holds what it found). The rest are the papers'
-numbers, with epochs scaled to the length. `:all` compares all the methods there are; those outside this
-list train at 0.1, which was not searched. `:autoattack` also runs AutoAttack on the best checkpoints, which
-takes longer; started in the folder of a finished comparison it only evaluates again. `:newer`: methods of
-2021 to 2026 beside four older ones, at the rate 0.1 unless searched, with AutoAttack (`:search_newer`
-searches theirs likewise). `:recipe`: what each part of the training recipe (docs/recipe.md) adds to sat and
-rslad, and all together, with AutoAttack.
+of two other seeds (`:search` and `:search_newer` run that; `configs/protocol.py` holds what they found).
+The rest are the papers' numbers, with epochs scaled to the length. `:all` compares all the methods there
+are; those outside this list and that of `:newer` train at 0.1, which was not searched. `:autoattack` also
+runs AutoAttack on the best checkpoints, which takes longer; started in the folder of a finished comparison
+it only evaluates again. `:newer`: methods of 2021 to 2026 beside four older ones, with AutoAttack.
+`:recipe`: what each part of the training recipe (docs/recipe.md) adds to sat and rslad, and all together,
+with AutoAttack.
 """
 
 from . import common, protocol

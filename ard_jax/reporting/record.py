@@ -476,29 +476,21 @@ def selection_note(record: Evaluation | ComparisonRecord) -> str:
 
 
 def read_evaluation(folder: str | os.PathLike) -> Evaluation | None:
-    """The evaluation of a folder; None where there is none, or a damaged one."""
+    """The evaluation of a folder; None where there is none, or a damaged one, which a warning tells."""
+    path, why = Path(folder) / EVALUATION_FILE, "was changed after it was written"
     try:
-        values = json.loads((Path(folder) / EVALUATION_FILE).read_text())
+        values = json.loads(path.read_text())
+        saved = values.pop(_CHECKSUM, None)  # none in files of earlier versions
+        if saved is None or saved == _checksum(values):
+            return Evaluation.from_json(values)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        _left_out(folder, f"cannot be read ({error})")
-        return None
-    if not isinstance(values, dict):
-        _left_out(folder, "is no evaluation")
-        return None
-    saved = values.pop(_CHECKSUM, None)  # none in files of earlier versions
-    if saved is not None and saved != _checksum(values):
-        _left_out(folder, "was changed after it was written")
-        return None
-    return Evaluation.from_json(values)
-
-
-def _left_out(folder: str | os.PathLike, why: str) -> None:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        why = f"cannot be read ({error})"
     logging.warning(
-        "%s %s: it counts as missing. Put the original back, or evaluate anew",
-        Path(folder) / EVALUATION_FILE, why,
-    )  # fmt: skip
+        "%s %s: it counts as missing. Put the original back, or evaluate anew", path, why
+    )
+    return None
 
 
 def _checksum(values: dict[str, Any]) -> int:

@@ -123,7 +123,7 @@ REFUSED = [
     (CIARD, ["method.temp_rate=nan"], "config.method.temp_rate=nan: must be a finite number"),
     (CIARD, ["method.decay_epochs=('a',)"], "config.method.decay_epochs[0]='a': expected an integer"),
     (SAT, ["attack.eps=0.1"], "config.attack.eps does not exist; did you mean config.eps or"),
-    (SAT, ["student_optim.name=adam"], "config.student_optim.name does not exist; did you mean config.student"),
+    (SAT, ["student_optim.name=adam"], "config.student_optim.name does not exist; did you mean config."),
     (DIGITS, ["epoch=3"], "config.epoch does not exist; did you mean config.epochs or"),
     (DIGITS, ["student_optim.learning_rate=3"], "config.student_optim.learning_rate does not exist; "
      "config.student_optim has beta2, boundaries,"),
