@@ -200,7 +200,7 @@ class Traced:
         self.state = jax.eval_shape(self._initial, self._key)
         self.nets = {"student": self.state.student} | self.state.teachers
         with exported_convolutions("stock"):
-            self.cost = cost(self._trace(1))
+            self.cost = cost(self.trace(sharding.make_mesh(1)))
 
     def _build(self, batch: int) -> tuple[dict[str, Any], methods.Method]:
         e = self.experiment
@@ -225,8 +225,9 @@ class Traced:
         state = self._method.init(variables.pop("student"), variables)
         return train_step.start_average(state, self._config)
 
-    def _trace(self, devices: int) -> Any:
-        size, mesh = self.batch * devices, sharding.make_mesh(devices)
+    def trace(self, mesh: Any) -> Any:
+        """The step traced for the devices of a mesh, which need not be there; each gets its batch."""
+        size = self.batch * sharding.num_devices(mesh)
         batch = self.examples(size) | {"index": jax.ShapeDtypeStruct((size,), jnp.int32)}
         method = self._build(size)[1]
         step = train_step.program(method, self._config, mesh, f"plan {self.title}")
@@ -250,7 +251,7 @@ class Traced:
         devices = min(self.fleet.devices, 2, len(jax.devices()))
         on_cpu = self.fleet.kind == "cpu"
         with contextlib.nullcontext() if on_cpu else exported_convolutions("stock"):
-            return self._trace(devices).lower().compile()
+            return self.trace(sharding.make_mesh(devices)).lower().compile()
 
     def forward_flops(self, role: str) -> float:
         """Of one image's prediction."""
