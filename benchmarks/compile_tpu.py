@@ -3,8 +3,8 @@
     pip install libtpu
     python -m benchmarks.compile_tpu configs/imagenet.py:rslad:vit_small --devices=v5e-64 --topology=v5e:2x2
 
-TPU's compiler runs without a TPU. The program is that of a few devices (`--topology`), each with the batch that
-it has among `--devices`; with more of them only the reductions grow.
+TPU's compiler runs without a TPU. The program is that of a few devices (`--topology`), each with the batch
+that it has among `--devices`; with more of them only the reductions grow.
 """
 
 import argparse

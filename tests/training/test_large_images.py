@@ -50,13 +50,10 @@ def last(built):
     return [networks.load(str(folder), item)[1] for item in ("student", "ema")]
 
 
-@pytest.mark.parametrize("size", [64, pytest.param(224, marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_exported(
-    photos, tmp_path, size, monkeypatch, capfd
-):
-    whole = experiment(tmp_path / "whole", photos, size=size)
+def check_stop_and_export(make, tmp_path, monkeypatch, capfd, epoch):
+    """A run that stops after update 6 ends in the bits of one that does not, and is exported."""
+    whole, stopped, done = make(tmp_path / "whole"), make(tmp_path / "stopped"), []
     train.run(whole)
-    stopped, done = experiment(tmp_path / "stopped", photos, size=size), []
     advance = StepRunner.advance
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -67,12 +64,40 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_expo
             train.run(stopped)
     capfd.readouterr()
     train.run(stopped)
-    # In the middle of the second epoch of four updates.
-    assert "continues at step 6, epoch 2" in capfd.readouterr().err
+    assert f"continues at step 6, epoch {epoch}" in capfd.readouterr().err
     for one, other in zip(last(whole), last(stopped), strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
-    files = export.run(f"{whole.workdir}/best", str(tmp_path / "out"), ("safetensors", "stablehlo"))
+    folder = str(tmp_path / "out")
+    files = export.run(f"{whole.workdir}/best", folder, ("safetensors", "stablehlo"))
     assert all(file.exists() for file in files)
+
+
+@pytest.mark.parametrize("size", [64, pytest.param(224, marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_exported(
+    photos, tmp_path, size, monkeypatch, capfd
+):
+    def make(folder):
+        return experiment(folder, photos, size=size)
+
+    # In the middle of the second epoch of four updates.
+    check_stop_and_export(make, tmp_path, monkeypatch, capfd, 2)
+
+
+@pytest.mark.slow
+def test_tiny_imagenet_likewise(shared_data, tmp_path, monkeypatch, capfd):
+    def make(folder):
+        raw = protocol.experiment("tiny_imagenet", "trades")
+        raw.update(workdir=str(folder / "run"), epochs=1, batch_size=128, ema_decay=0.9)
+        raw.data.update(dir=str(shared_data / "tiny-imagenet-200"), loader="grain", holdout=200.0)
+        raw.student.update(model="small_resnet", kwargs={"widths": (4,), "stem_stride": 2})
+        raw.student_optim.update(schedule="cosine", boundaries=())
+        raw.eval.update(attacks=("fgsm",), select_attack="fgsm", every=1, batch_size=200, grid=0)
+        raw.eval.update(dense_from=0, eps_sweep=())
+        raw.run.update(devices=1, log_every=1, tensorboard=False)
+        return parse.to_experiment(raw)
+
+    # In the middle of an epoch of eleven updates.
+    check_stop_and_export(make, tmp_path, monkeypatch, capfd, 1)
 
 
 def test_a_student_begins_with_a_checkpoint(photos, tmp_path, capsys):
