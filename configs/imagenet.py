@@ -16,7 +16,13 @@ Variants: `:NAME:STUDENT` with resnet18, mobilenet_v3_large, mobilenet_v3_small,
 shufflenet_v2, convnext_tiny, vit_tiny or vit_small (the last three with the convolutional stem), and those of
 the method. `--config.start_from=FOLDER` begins with a clean network, as Singh et al. do;
 `--config.data.test_files=LIST` evaluates on the images of a list, such as RobustBench's 5,000.
-COSTS
+
+What `--mode=plan` says (peak numbers of the makers, 35 % of them assumed; memory of the step as compiled
+for a CPU): hours and GB of a device on v5e-64 rslad 6.8 and 3.5, dard 10.8 and 3.5, ciard 15.1 and 10.6,
+saad 16.1 and 9.5, adaad 25.0 and 8.7, adaad:igdm 29.7 and 8.4. On 8 H100 rslad 12.9 and 21, dard 20.7,
+ciard 28.8, saad 31.0, adaad 48.4, adaad:igdm 57.6 hours; the last three need 77 to 85 GB there, so 16
+devices or a smaller batch.
+
 None of these experiments has been run by this project.
 """
 
