@@ -81,6 +81,11 @@ def _method_problems(e: Experiment) -> list[str]:
     roles = methods.TEACHERS[e.method.name]
     found += _attack_problems("config.attack", e.attack, e, options=options)
     found += [] if options is None else _label_problems(e, options)
+    if e.data.augment == augment.ON_HOST and getattr(options, "labels", "") == "offline":
+        found.append(
+            "config.method.labels='offline': soft labels of whole images are not those of the parts that "
+            "config.data.augment='resized_crop' trains on; use online_shared"
+        )
     found += [f"config.{text}" for text in methods.igdm_problems(e.method.name, e.igdm)]
     found += _natural_teacher_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:

@@ -8,9 +8,12 @@ from PIL import Image
 
 from ard_jax import data
 from ard_jax.config import parse
-from ard_jax.configs import digits
+from ard_jax.configs import digits, protocol
 from ard_jax.data import geometry
 from ard_jax.data.train_batches import TrainBatches
+
+# Draws of a crop: a resumed run must see the same ones on other versions of NumPy.
+GOLDEN = [0.848324, 0.054601, 0.744778]
 
 
 @pytest.fixture
@@ -59,12 +62,8 @@ def test_a_crop_is_a_function_of_seed_epoch_image_and_view():
     draws.append(geometry.RandomCrops(6, (0.1, 1.0)).of(0, 0).draws)
     assert len({tuple(d) for d in draws}) == len(draws)
     np.testing.assert_array_equal(crops.of(1, 2, 1).draws, draws[11])
-    # Golden: a resumed run must see the same crops on other versions of NumPy.
     assert np.round(crops.of(1, 2).draws[:3], 6).tolist() == GOLDEN
     assert 0.4 < np.mean([crops.of(0, row).draws[-1] < 0.5 for row in range(1000)]) < 0.6
-
-
-GOLDEN = [0.848324, 0.054601, 0.744778]
 
 
 def test_a_crop_is_that_part_of_the_image_scaled_and_mirrored():
@@ -215,4 +214,11 @@ def test_configurations_that_cannot_run(options, message):
     raw = digits.get_config("sat")
     raw.data.update({"name": "folder", "dir": "/data", "holdout": 0.0} | options)
     with pytest.raises(parse.ConfigError, match=message):
+        parse.to_experiment(raw)
+
+
+def test_labels_of_whole_images_are_refused():
+    raw = protocol.experiment("imagenet", "dard")
+    raw.method.labels = "offline"
+    with pytest.raises(parse.ConfigError, match="labels='offline': soft labels of whole images"):
         parse.to_experiment(raw)

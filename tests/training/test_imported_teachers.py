@@ -33,10 +33,13 @@ def experiment(tmp_path):
     return parse.to_experiment(tiny(tmp_path))
 
 
-def teacher(folder, tmp_path, floor=0.8):
+def teacher(folder, tmp_path, floor=0.8, precision=""):
     """The folder's network as the robust teacher of a run."""
     raw = tiny(
-        tmp_path, teachers__robust__checkpoint=str(folder), teachers__robust__min_clean=floor
+        tmp_path,
+        teachers__robust__checkpoint=str(folder),
+        teachers__robust__min_clean=floor,
+        teachers__precision=precision,
     )
     built = parse.to_experiment(raw)
     mesh = sharding.make_mesh(1)
@@ -64,6 +67,19 @@ def test_identity_is_that_of_the_arrays(trained, file, tmp_path, experiment):
     changed["params"]["fc"]["bias"][0] += 0.01
     other = published.write(tmp_path / "teacher.npz", trained[0], changed)
     assert teacher(imported(other, "other"), tmp_path).identity != first.identity
+
+
+def test_a_teacher_computes_as_asked_and_is_evaluated_in_float32(file, tmp_path, experiment):
+    given = json.dumps(NORMALIZATION)
+    folder = run(file, tmp_path, normalization=given, experiment=experiment)
+    plain, short = teacher(folder, tmp_path), teacher(folder, tmp_path, precision="bfloat16")
+    assert short.identity == f"{plain.identity}, computing in bfloat16"
+    images = jax.random.uniform(jax.random.key(0), (4, *plain.bundle.image_shape))
+    logits = [t.bundle.apply(t.variables, images, False)[0] for t in (plain, short)]
+    np.testing.assert_allclose(logits[1], logits[0], atol=0.1 * np.abs(logits[0]).max())
+    assert not np.array_equal(*logits)
+    evaluated = [t.evaluator.apply(t.variables, images) for t in (plain, short)]
+    np.testing.assert_array_equal(*evaluated)
 
 
 @pytest.mark.slow
