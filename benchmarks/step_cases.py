@@ -223,7 +223,9 @@ def build(case: Case) -> Built:
         student_optim=optim.make(STUDENT_SGD, 300),
         attack=attacks.make(case.attack, eps=EPS, **length) if case.attack else None,
         teachers={role: nets[role] for role in case.roles[1:]},
-        teacher_optims={"robust": optim.make(TEACHER_SGD, 300)} if "robust" in case.trained else {},
+        teacher_optims={"robust": optim.make(TEACHER_SGD, 300)}
+        if "robust" in methods.TRAINED_TEACHERS[case.method]
+        else {},
         epochs=300,
         steps_per_epoch=390,
         batch_size=case.batch,
