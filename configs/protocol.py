@@ -9,7 +9,7 @@ import difflib
 import importlib
 from importlib import util
 
-from ard_jax import attacks, methods
+from ard_jax import methods
 from ard_jax.config import schema
 
 from . import common
@@ -222,7 +222,7 @@ def imagenet(name: str, variant: str = "", more: dict | None = None):
     config.method.update(_OPTIONS["tiny_imagenet"].get(name, {}))
     if config.attack.name == "sat_train":
         config.attack.name = "apgd_train"
-    elif getattr(attacks.make(config.attack.name), "steps", 1) > 1:
+    elif config.attack.name not in SINGLE_STEP:
         config.attack.update(steps=3, step_size=2 / 3 * config.eps)
     scale_epochs(config, _recipe(name)[0])
     config.robust_teacher_optim.start = max(1, config.robust_teacher_optim.start * 50 // 300)
@@ -255,6 +255,7 @@ def imagenet100(name: str, variant: str = "", more: dict | None = None):
     return config
 
 
+SINGLE_STEP = ("fgsm", "fgsm_rs_train", "n_fgsm_train")
 # Students of ImageNet that a variant names.
 STUDENTS = {
     "resnet18": {"form": "imagenet"}, "mobilenet_v3_large": {}, "mobilenet_v3_small": {},

@@ -157,7 +157,7 @@ def compiled_text(devices, size=1000):
     }
     index = jax.ShapeDtypeStruct((8,), jnp.int32)
     program = train_step.indexed_program(
-        averaging_method(), train_step.StepConfig(0, 5, "crop"), sharding.make_mesh(devices)
+        averaging_method(), train_step.StepConfig(0, 5, "crop", pad=1), sharding.make_mesh(devices)
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return program.lower(jax.eval_shape(initial), examples, index, key).compile().as_text()
@@ -243,7 +243,7 @@ def test_both_spellings_of_bfloat16_are_one_run_and_evaluated_in_float32(tmp_pat
     assert parse.to_experiment(tiny(tmp_path, "natural", precision="f32")).precision == "float32"
     json.dumps(parse.to_dict(built[0]))
     splits = build.load_data(built[0].data)
-    bundle, net, evaluator = train._student(built[0], splits, sharding.make_mesh(1))
+    bundle, net, evaluator, *_ = train._student(built[0], splits, sharding.make_mesh(1))
     variables = jax.eval_shape(bundle.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     assert "bf16" not in str(jax.make_jaxpr(evaluator.apply)(variables, images))
