@@ -136,7 +136,7 @@ def test_a_comparison_shares_no_partner(tmp_path):
         "name": "two", "workdir": str(tmp_path / "two"), "seeds": (0,), "methods": tuple(runs),
         "runs": runs, "main_attack": "pgd_sat",
     })  # fmt: skip
-    assert comparison.roles == () and compare.run(comparison) == 0
+    assert comparison.teachers == {} and compare.run(comparison) == 0
 
 
 def test_a_plan_counts_the_partner_as_trained(tmp_path):
