@@ -3,8 +3,8 @@
 Every paper's code here uses torch's SGD: weight decay is added to the gradient before the momentum, on all
 parameters including biases and BatchNorm. Nearly all set the learning rate per epoch. The rate is an
 argument of the update rather than part of the optimiser's state, so that a resumed run needs only its step;
-the state of the schedule that changes at every update counts them. AdamW is torch's with timm's groups, as
-recipes for ImageNet have it: decoupled weight decay, and none of biases and the scales of normalisation.
+the state of the schedule that changes at every update counts them. AdamW is torch's, with a
+weight decay of arrays of two dimensions and more, which leaves out biases and scales of normalisation.
 """
 
 import dataclasses

@@ -78,9 +78,7 @@ def _below(root: Path) -> list[Path]:
             logging.warning("%s: a run with %s, which is left out; put it back", folder, what)
             inner.clear()
     if not found:
-        raise ValueError(
-            f"--runs={root}: no run lies in it; the folder of a run has a config.json, a JSON file"
-        )
+        raise ValueError(f"--runs={root}: no run lies in it; the folder of a run has a config.json")
     return sorted(found)
 
 

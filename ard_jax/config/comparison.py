@@ -286,7 +286,9 @@ def _protocol(experiment: Experiment, named: bool) -> dict[str, Any]:
     """`named`: its robust teacher is one of several, and so not of the protocol."""
     raw = to_dict(experiment)
     roles = [r for r in TEACHERS[experiment.method.name] if not (named and r == "robust")]
-    teachers = {name: raw["teachers"][name] for name in (*roles, *(("cache",) if roles else ()))}
+    teachers = {
+        name: raw["teachers"][name] for name in (*roles, *(("cache", "precision") if roles else ()))
+    }
     shared = {name: raw[name] for name in _PROTOCOL}
     shared["data"] = {k: v for k, v in raw["data"].items() if k not in _OF_STUDENT}
     d = experiment.data

@@ -79,7 +79,7 @@ def reading_problems(name: str, reading: Reading) -> list[str]:
             "a folder, imagenet or tfds are resized, use 0"
         )
     found += [
-        f"config.data.{list_}={file}: is of a folder of images; leave it out"
+        f"config.data.{list_}={file} is for folders of images; leave it out"
         for list_, file in (("classes", reading.classes), ("test_files", reading.test_files))
         if file and name not in _FOLDERS
     ]

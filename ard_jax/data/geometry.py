@@ -9,8 +9,8 @@ import numpy as np
 _TRIES = 10  # of a random box, before the centred one
 _DRAWS = 4 * _TRIES + 1
 _RATIOS = (3 / 4, 4 / 3)
-# Words of Philox's counter: no other stream of the key (seed, epoch) has this one.
-_STREAM, _VIEWS = 0x63726F70, 2
+_VIEWS = 2  # of an image in an epoch, at most
+_STREAM = 0x63726F70  # a word of Philox's counter that the orders of epochs do not have
 
 
 def fit(image: Any, size: int, resize: int = 0) -> Any:
@@ -20,9 +20,8 @@ def fit(image: Any, size: int, resize: int = 0) -> Any:
       image: PIL's.
       size: side in pixels.
       resize: 0: the largest square, by PIL's bicubic filter with antialiasing; an image that is size x size
-        stays as it is. Otherwise torchvision's Resize(resize) and
-        CenterCrop(size): the shorter side is scaled to `resize` by the bilinear filter, then the centre is
-        cut out.
+        stays as it is. Otherwise torchvision's Resize(resize) and CenterCrop(size): the shorter side is
+        scaled to `resize` by the bilinear filter, then the centre is cut out.
     """
     from PIL import Image, ImageOps
 

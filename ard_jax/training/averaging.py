@@ -4,8 +4,8 @@ The average's weights have no statistics of their own, and the means of the stud
 PyTorch's update_bn does with the training loader: statistics begin anew, one train-mode pass over the
 images of an epoch, augmented and not attacked, and the mean over its batches, each counting the same (SAAD,
 KD+SWA and IDBH evaluate their averages so). The epoch is the one that just ended, its batches are the same,
-and its augmentation has a random stream of its own: the statistics are a function of the average, the seed
-and the step.
+and its augmentation on the device has a random stream of its own: the statistics are a function of the
+average, the seed and the step.
 """
 
 from collections.abc import Callable, Iterable

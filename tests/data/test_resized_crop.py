@@ -203,7 +203,7 @@ def test_lists_that_fit_not(photos, tmp_path, field, text, message):
         ({"crop_area": (0.5, 2.0)}, r"crop_area\[1\]=2.0: must be at most 1"),
         ({"resize": 256}, "resize=256: the shorter side from which image_size=0"),
         ({"resize": 200, "image_size": 224}, "resize=200: the shorter side"),
-        ({"classes": "x.txt", "name": "cifar10"}, "classes=x.txt: is of a folder of images"),
+        ({"classes": "x.txt", "name": "cifar10"}, "classes=x.txt is for folders of images"),
         (
             {"classes": "x.txt", "class_order": "natural"},
             "the order is that of config.data.classes",

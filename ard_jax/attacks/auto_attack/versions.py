@@ -105,9 +105,8 @@ def members(
         raise ValueError(f"version='custom' needs attacks, some of {', '.join(MEMBERS)}")
     found = []
     for name in tuple(names or VERSIONS[version]):
-        name = (
-            name.replace("_", "-") if isinstance(name, str) else name
-        )  # as `attacks.make` has them
+        if isinstance(name, str):
+            name = name.replace("_", "-")  # as `attacks.make` has them
         checks.choice(name, "AutoAttack member", tuple(MEMBERS))
         restarts = 5 if version == "plus" and name in _RESTARTED else 1
         member = dataclasses.replace(
