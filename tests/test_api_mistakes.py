@@ -130,19 +130,21 @@ def begin(student=None, teachers=None):
 
 
 def step(**changed):
-    method = methods.create("natural", parts())
+    method = methods.create("natural", parts(attack=None))
     batch = {"image": X, "label": Y, "epoch": 1} | changed
     batch = {name: value for name, value in batch.items() if value is not None}
     return method.step(method.init(NET.init(0), {}), batch, KEY)
 
 
 def start():
-    return methods.create("natural", parts()).init(NET.init(0), {})
+    return methods.create("natural", parts(attack=None)).init(NET.init(0), {})
 
 
 def on_state(**changed):
     batch = {"image": X, "label": Y, "epoch": 1}
-    return methods.create("natural", parts()).step(start().replace(**changed), batch, KEY)
+    return methods.create("natural", parts(attack=None)).step(
+        start().replace(**changed), batch, KEY
+    )
 
 
 def named(class_names):
@@ -240,6 +242,10 @@ MISTAKES = {
     "a method's teacher": (lambda: methods.needs_robust_teacher("rsald", None), UNKNOWN),
     "a method's labels": (lambda: methods.label_problems("rsald", None, None), UNKNOWN),
     "a method's ramp": (lambda: methods.ramp_problems("rsald", None, 0, None), UNKNOWN),
+    "an attack of natural": (
+        lambda: methods.create("natural", parts()),
+        "makes no adversarial examples: leave Parts",
+    ),
     "no parts": (lambda: methods.create("natural", NET), "parts is ModelBundle"),
     "student": (lambda: parts(student="resnet18"), "student is str; give models.create"),
     "optimiser": (lambda: parts(student_optim="sgd"), "student_optim is str; give optim.make"),
@@ -486,7 +492,7 @@ OF_THE_REST = {
     "methods": (lambda: methods.make_config(["sat"], {}), r"unknown method \['sat'\]"),
     "a mode": (lambda: methods.attack_problems("sat", None, bn="Train"), "unknown bn 'Train'"),
     "no variables": (
-        lambda: methods.create("natural", parts()).init(None, {}),
+        lambda: methods.create("natural", parts(attack=None)).init(None, {}),
         "those of the student",
     ),
     "no teachers": (lambda: begin(teachers={}), "teachers lack robust; give role -> variables"),
@@ -1087,6 +1093,10 @@ SUSPICIONS = {
     "rand without a key": (
         lambda: attacks.autoattack(predict, X, Y, eps=0.1, version="rand", steps=1, progress=False),
         "version='rand' is for randomised networks, but predict takes no key",
+    ),
+    "a cosine beyond the run": (
+        lambda: parts(student_optim=optim.make(optim.OptimConfig(schedule="cosine"), 9), epochs=2),
+        "student_optim is made for 9 epochs, but Parts has epochs=2: its schedule does not come to its end",
     ),
     "no gradient, random start": (
         lambda: pgd(lambda x: predict(jnp.round(4 * x))),

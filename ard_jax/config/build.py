@@ -322,7 +322,7 @@ def make_method(
     parts = Parts(
         student=student,
         student_optim=optim.make(e.student_optim, e.epochs, updates),
-        attack=training_attack(e.attack, e),
+        attack=training_attack(e.attack, e) if e.method.name in methods.ATTACKING else None,
         teachers=teachers,
         teacher_optims={
             role: optim.make(e.robust_teacher_optim, e.epochs)

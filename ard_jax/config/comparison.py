@@ -89,6 +89,16 @@ class ComparisonConfig(Options):
                 )
         if self.teachers and not any(folder is not None for folder in self.teachers.values()):
             found.append("teachers are all None: leave one")
+        expanded = self.expanded()
+        if (
+            expanded
+            and not any(teacher for _, teacher in expanded.values())
+            and any(self.teachers.values())
+        ):
+            found.append(
+                f"teachers: no method of {', '.join(expanded)} has a robust teacher: leave teachers out, or "
+                "compare one that has"
+            )
         return found
 
     def expanded(self, left_out: bool = False) -> dict[str, tuple[str, str]]:

@@ -172,7 +172,7 @@ def _attack_problems(
     except ValueError as error:
         return [f"{where}: {error}"]
     told = methods.ramp_problems(recipe or e.method.name, spec, attack.eps_ramp, options)
-    if not recipe:
+    if not recipe and e.method.name in methods.ATTACKING:
         told += methods.attack_problems(
             e.method.name, spec, attack.bn_stats, attack.bn, options,
             soft_labels=build.has_soft_labels(e),

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from ard_jax.data.base import ArrayDataset, DataError
+from ard_jax.data.base import ArrayDataset, DataError, Splits
 from ard_jax.data.lazy_dataset import LazyDataset
 from ard_jax.data.split import permutation
 
 _IMAGES, _LABELS = ("image", "images"), ("label", "labels")
 _CHUNK = 1 << 20  # labels that are looked at together
 _LOOKED_AT = 100  # images of a file
+_COMPARED = 1000  # with those that are held out
 _STREAM = 1 << 63  # of numbers beside the orders of epochs, which have the key (seed, epoch)
 
 
@@ -101,6 +102,24 @@ def open_extra(
             train.num_classes,
         )
     return ExtraImages(str(where), images, labels, identity, per_batch)
+
+
+def tell_of_held_out(extra: ExtraImages, splits: Splits) -> None:
+    """Warns of images of the validation or test split in the file, as far as 1,000 of its images tell.
+
+    Splits that are read from disk as needed are not looked at.
+    """
+    some, _ = extra.take(_spread(len(extra), _COMPARED))
+    for part in filter(None, (splits.validation, splits.test)):
+        if not isinstance(part, ArrayDataset):
+            continue
+        known = {hash(image.tobytes()) for image in part.images}
+        if twice := sum(hash(image.tobytes()) in known for image in some):
+            logging.warning(
+                "config.data.extra=%s: %d of %d of its images that were looked at are %s images, so that the "
+                "accuracy there is not of new images",
+                extra.path, twice, len(some), part.split,
+            )  # fmt: skip
 
 
 def batch_rows(
@@ -252,9 +271,9 @@ def _problems(arrays: dict[str, np.ndarray], train: ArrayDataset | LazyDataset) 
     return found
 
 
-def _spread(count: int) -> np.ndarray:
+def _spread(count: int, some: int = _LOOKED_AT) -> np.ndarray:
     """Rows of the images that are looked at, from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, _LOOKED_AT).astype(int))
+    return np.unique(np.linspace(0, count - 1, some).astype(int))
 
 
 def _out_of_range(labels: np.ndarray, classes: int) -> str:

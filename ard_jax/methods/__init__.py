@@ -96,7 +96,8 @@ def attack_problems(
     checks.choice(bn, "bn", ("eval", "train"))
     checks.choice(bn_stats, "bn_stats", ("discard", "keep"))
     if not entry.attack:
-        return []
+        idle = f"method {name!r} makes no adversarial examples: leave Parts(attack=...) out"
+        return [] if attack is None else [idle]
     if not isinstance(attack, Attack):
         kind = "" if attack is None else f", not {type(attack).__name__}"
         return [f"method {name!r} needs an attack of attacks.make(...){kind}"]

@@ -150,7 +150,7 @@ def passes(parts: Any, student: Any, teacher_at: Any, views: tuple[str, ...]) ->
 
 
 def lengths(parts: Any) -> None:
-    """Raises ValueError for an optimiser whose schedule ends before the run."""
+    """Raises ValueError for an optimiser whose schedule ends before the run; warns of one beyond it."""
     named = {"student_optim": parts.student_optim}
     named |= {f"teacher_optims[{role!r}]": one for role, one in parts.teacher_optims.items()}
     updates = parts.epochs * parts.steps_per_epoch
@@ -159,6 +159,13 @@ def lengths(parts: Any) -> None:
             raise ValueError(
                 f"{name} is made for {one.epochs} epochs, but Parts has epochs={parts.epochs}; give "
                 f"optim.make(config, {parts.epochs})"
+            )
+        beyond = one.epochs > parts.epochs
+        if beyond and float(one.lr(one.epochs)) != float(one.lr(parts.epochs)):
+            warnings.warn(
+                f"{name} is made for {one.epochs} epochs, but Parts has epochs={parts.epochs}: its schedule "
+                f"does not come to its end; give optim.make(config, {parts.epochs}), unless that is meant",
+                stacklevel=4,
             )
         if 0 < one.updates < updates:
             raise ValueError(

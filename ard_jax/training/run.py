@@ -10,7 +10,7 @@ from ard_jax import rng
 from ard_jax.config.build import TrainingSettings
 from ard_jax.data import ArrayDataset, Splits, base, batching
 from ard_jax.data.augment import PADDED
-from ard_jax.data.extra import ExtraImages, open_extra
+from ard_jax.data.extra import ExtraImages, open_extra, tell_of_held_out
 from ard_jax.evaluation.evaluator import Evaluator
 from ard_jax.evaluation.monitor import monitor, score
 from ard_jax.io.mirrors import Tracking
@@ -153,7 +153,9 @@ def extra_images(settings: TrainingSettings, splits: Splits) -> ExtraImages | No
     d = settings.data
     if not d.extra:
         return None
-    return open_extra(d.extra, splits.train, d.extra_fraction, settings.batch_size)
+    extra = open_extra(d.extra, splits.train, d.extra_fraction, settings.batch_size)
+    tell_of_held_out(extra, splits)
+    return extra
 
 
 def _check_columns(method: Method, settings: TrainingSettings) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ard_jax.data import extra as extra_lib
-from ard_jax.data.base import ArrayDataset, DataError
+from ard_jax.data.base import ArrayDataset, DataError, Splits
 from ard_jax.data.extra import ExtraImages, open_extra
 from ard_jax.data.train_batches import HostBatch, TrainBatches
 
@@ -184,3 +184,17 @@ def test_files_that_cannot_be_mapped(tmp_path):
         open_extra(tmp_path / "text.npz", dataset(), 0.5, BATCH)
     with pytest.raises(DataError, match="less than one image"):
         open_extra(file(tmp_path), dataset(), 0.1, 5)
+
+
+def test_images_that_are_held_out_are_told(tmp_path, caplog):
+    held = (dataset(20).images + 120, dataset(20).labels, ("a", "b", "c"), "own")
+    splits = Splits(dataset(), ArrayDataset(*held, "validation"), ArrayDataset(*held, "test"))
+    extra_lib.tell_of_held_out(open_extra(file(tmp_path), dataset(), 0.7, BATCH), splits)
+    told = [r.getMessage() for r in caplog.records]
+    assert len(told) == 2 and "20 of 50" in told[0] and "are validation images" in told[0]
+    caplog.clear()
+    others = open_extra(
+        file(tmp_path, image=np.full((50, 4, 4, 1), 200, np.uint8)), dataset(), 0.7, BATCH
+    )
+    extra_lib.tell_of_held_out(others, splits)
+    assert not caplog.records

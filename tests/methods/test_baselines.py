@@ -9,10 +9,11 @@ from ard_jax import attacks, methods, optim
 
 
 def parts(name):
+    inner = "trades_train" if name == "trades" else "pgd_sat"
     return methods.Parts(
         student=network(),
         student_optim=optim.make(optim.OptimConfig(lr=0.05), 10),
-        attack=attacks.make("trades_train" if name == "trades" else "pgd_sat", eps=0.1, steps=3),
+        attack=None if name == "natural" else attacks.make(inner, eps=0.1, steps=3),
     )
 
 
