@@ -5,9 +5,9 @@
 IMAGENET has train/ and val/ with a folder for each class; val/ is the test split, and 10,000 training images
 are held out to select on. Of the papers here only Singh et al. (2023, NeurIPS, arXiv 2303.01870) train at
 this size: from them are AdamW with its rate, decay, warm-up and cosine, the moving average, and the attack
-of `sat`, APGD of two steps. Other methods keep their loss with three steps of 2/3 eps (Salman et al. 2020),
-and the distillation methods their numbers of CIFAR-10 or Tiny-ImageNet, which nobody has tuned here. There is
-no mixup, CutMix, random erasing or colour jitter, which Singh et al. have. Teachers lie in
+of `sat`, APGD of two steps, which has their Mixup, CutMix and label smoothing too; random erasing and colour
+jitter nothing has. Other methods keep their loss with three steps of 2/3 eps (Salman et al. 2020), and the
+distillation methods their numbers of CIFAR-10 or Tiny-ImageNet, which nobody has tuned here. Teachers lie in
 imported/imagenet_robust and imported/imagenet_clean:
 
     python -m ard_jax.main --mode=import --file=FILE --out=imported/imagenet_robust

@@ -220,7 +220,12 @@ def imagenet(name: str, variant: str = "", more: dict | None = None):
     config.method, config.attack = method(name), attack(name)
     # Published for fewer classes alone.
     config.method.update(_OPTIONS["tiny_imagenet"].get(name, {}))
-    if config.attack.name == "sat_train":
+    if (
+        name == "sat"
+    ):  # the mixing of Singh et al., which most distillation methods cannot learn from
+        config.attack.name, config.label_smoothing = "apgd_soft_train", 0.1
+        config.data.update(mixup=0.8, cutmix=1.0)
+    elif config.attack.name == "sat_train":
         config.attack.name = "apgd_train"
     elif config.attack.name not in SINGLE_STEP:
         config.attack.update(steps=3, step_size=2 / 3 * config.eps)

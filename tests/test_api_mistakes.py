@@ -12,7 +12,7 @@ import pytest
 from ard_jax import attacks, data, evaluate, losses, methods, models, optim
 from ard_jax.attacks.auto_attack.square import SquareState
 from ard_jax.checkpoints import manager
-from ard_jax.data import augment, split
+from ard_jax.data import augment, mixing, split
 from ard_jax.data.base import ArrayDataset
 from ard_jax.evaluation import evaluator, teacher_quality
 from ard_jax.interop import fold, safetensors_file, torch_export, torch_names
@@ -891,7 +891,7 @@ OF_A_CAMPAIGN = {
     ),
     "a margin that is never reached": (lambda: losses.cw_margin(Z, Y, confidence=-50), ">= 0"),
     "cutmix of class numbers": (
-        lambda: augment.cutmix(KEY, jnp.asarray(X), jnp.asarray(Y)),
+        lambda: mixing.mix(KEY, jnp.asarray(X), jnp.asarray(Y), cutmix=1),
         r"labels have shape \(4,\); give distributions \[4,K\]",
     ),
     "float images divided again": (lambda: augment.to_float(jnp.asarray(X)), "float32; give uint8"),

@@ -109,6 +109,14 @@ _REGISTRY: dict[str, Callable[..., Attack]] = {
     "apgd_train": functools.partial(
         _create, ApgdAttack, label="APGD training", steps=2, start="none"
     ),
+    "apgd_soft_train": functools.partial(
+        _create,
+        ApgdAttack,
+        label="APGD training, soft labels",
+        steps=2,
+        start="none",
+        loss="teacher_kl",
+    ),
     "dpgd": _pgd("DPGD", 0.25, 10, loss="dice"),
     "dpgd_per_sample": _pgd("DPGD_per_sample", 0.25, 10, **_PER_SAMPLE),
     "dpgd_strong": _pgd("DPGD_strong", 0.25, 10, loss="dice", start="uniform"),

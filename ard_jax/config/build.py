@@ -36,7 +36,7 @@ from ard_jax.runtime import sharding
 # Fields that came later: a run of an earlier version is one with their defaults.
 _LATER = (
     "bn_groups", "average_bn", "label_smoothing", "attack.eps_ramp", "data.flip", "data.extra_fraction",
-    "data.crop_area",
+    "data.crop_area", "data.mixup", "data.cutmix", "data.mix_probability",
     *(
         f"{group}.{name}"
         for group in ("student_optim", "robust_teacher_optim")
@@ -344,7 +344,7 @@ def make_method(
 
 def has_soft_labels(experiment: Experiment) -> bool:
     """Whether every batch of the student's has soft labels."""
-    return experiment.label_smoothing > 0 or experiment.data.augment == "cutmix"
+    return experiment.label_smoothing > 0 or experiment.data.mixes
 
 
 def comparable(
@@ -407,7 +407,8 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     """
     recipe, d = teacher.recipe, experiment.data
     unused = {
-        name: DataConfig.model_fields[name].default for name in ("flip", "extra", "extra_fraction")
+        name: DataConfig.model_fields[name].default
+        for name in ("flip", "extra", "extra_fraction", "mixup", "cutmix", "mix_probability")
     }
     options = {"beta": recipe.beta} if recipe.method == "trades" else {}
     return experiment.replace(

@@ -1,12 +1,21 @@
 """What the schema has of data: which images, and how they are read, augmented and batched."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ard_jax.config.marks import CONTENT, EVALUATION, NOTHING, Folder
 from ard_jax.data import MAX_SIDE
 from ard_jax.io.options import AtLeastOne, Count, NotNegative, Options, Seed, Share
+
+
+def _no_mixing(value: Any) -> Any:
+    if value in ("cutmix", "mixup"):
+        raise ValueError(
+            f"config.data.augment={value!r}: mixing is an option of its own, config.data.{value}=1, beside "
+            "an augmentation such as crop_flip"
+        )
+    return value
 
 
 class DataConfig(Options):
@@ -28,30 +37,45 @@ class DataConfig(Options):
         default=0,
         description="Which images are held out; not the run's seed: no teacher may train on them either.",
     )
-    augment: Literal[
-        "none",
-        "crop_flip",
-        "crop",
-        "resized_crop",
-        "cropshift",
-        "idbh_weak",
-        "idbh_strong",
-        "cutmix",
-        "autoaugment",
+    augment: Annotated[
+        Literal[
+            "none",
+            "crop_flip",
+            "crop",
+            "resized_crop",
+            "cropshift",
+            "idbh_weak",
+            "idbh_strong",
+            "autoaugment",
+        ],
+        BeforeValidator(_no_mixing),
     ] = Field(
         default="crop_flip",
         description="Random augmentation of the student's training images, see `augment.augment`. Teachers "
-        "that a run trains have the plain crop under the last five. `resized_crop` is ImageNet's: a random "
+        "that a run trains have the plain crop under the last four. `resized_crop` is ImageNet's: a random "
         "part of each image, scaled and mirrored while it is read (loader=`grain`, with `image_size`).",
     )
     flip: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Whether the last five kinds of `augment` mirror images too, as `crop_flip` always does "
+        description="Whether the last four kinds of `augment` mirror images too, as `crop_flip` always does "
         "and `crop` never; `auto`: not the digits, which have no mirror images.",
     )
     crop_area: tuple[Share, Share] = Field(
         default=(0.08, 1.0),
         description="Of `resized_crop`: least and largest part of an image's area.",
+    )
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="Alpha of Mixup, w x_i + (1 - w) x_j of two images and their labels with w ~ Beta(alpha, "
+        "alpha): see `mixing.mix`. Of the student's images alone; 0 for none.",
+    )
+    cutmix: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=0.0,
+        description="Alpha of CutMix, a window of another image with an area ~ Beta(alpha, alpha). With "
+        "`mixup` too each image gets either with probability 1/2; 0 for none.",
+    )
+    mix_probability: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Of `mixup` and `cutmix`: share of the images that are mixed."
     )
     pad: Count = Field(default=4, description="Zero padding of the random crop, pixels.")
     extra: Folder = Field(
@@ -122,6 +146,11 @@ class DataConfig(Options):
     )
 
     @property
+    def mixes(self) -> bool:
+        """Whether images are of two, with labels in proportion."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
     def mirrors(self) -> bool:
         """Whether the stronger kinds of `augment` mirror images."""
         return self.name != "digits" if self.flip == "auto" else self.flip == "on"
@@ -137,6 +166,10 @@ class DataConfig(Options):
             found.append(
                 f"dir={self.dir!r}: digits come with a package and are read from nowhere else; leave it out, "
                 "or choose another config.data.name, such as folder or npz"
+            )
+        if self.mix_probability < 1 and not self.mixes:
+            found.append(
+                f"mix_probability={self.mix_probability} is of config.data.mixup and cutmix: give one of them"
             )
         if self.augment == "resized_crop":
             needs = {"loader": "grain", "image_size": self.image_size or 224, "extra": ""}

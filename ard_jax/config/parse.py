@@ -28,7 +28,7 @@ def to_experiment(config: Any, saved: bool = False) -> Experiment:
             "this is the configuration of a comparison: use --mode=compare, or that of one experiment, such "
             "as --config=configs/digits.py:rslad"
         )
-    raw, gone = removed.split(raw)
+    raw, gone = removed.split(removed.values_of_now(raw) if saved else raw)
     problems = removed.problems(gone, saved)
     if isinstance(method := raw.get("method"), dict):
         rest = {name: value for name, value in method.items() if name != "name"}

@@ -61,6 +61,19 @@ def split(raw: dict[str, Any], where: str = "") -> tuple[dict[str, Any], dict[st
     return kept, gone
 
 
+def values_of_now(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a run recorded, with values that are written in another way now."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or data.get("augment") != "cutmix":
+        return raw
+    mirrored = (
+        data.get("flip", "on") == "on"
+        or data.get("flip") == "auto"
+        and data.get("name") != "digits"
+    )
+    return raw | {"data": data | {"augment": "crop_flip" if mirrored else "crop", "cutmix": 1.0}}
+
+
 def problems(gone: dict[str, Any], saved: bool = False) -> list[str]:
     """One sentence for each removed option that is in use.
 

@@ -407,10 +407,10 @@ class Experiment(Options):
                 f"average_bn={self.average_bn!r} is of an average of the student: set config.ema_decay or "
                 "config.swa_start, or leave it out"
             )
-        if self.data.augment == "cutmix" and self.batch_size == 1:
+        if self.data.mixes and self.batch_size == 1:
             found.append(
-                "batch_size=1: config.data.augment='cutmix' mixes two images of a batch; use at least 2, or "
-                "another augmentation"
+                "batch_size=1: config.data.mixup and cutmix mix two images of a batch; use at least 2, or "
+                "leave them out"
             )
         starts = {"swa_start": self.swa_start, "awp.start": self.awp.start if self.awp.gamma else 0}
         starts["attack.eps_ramp"] = self.attack.eps_ramp

@@ -115,8 +115,7 @@ def _label_problems(e: Experiment, options: Any) -> list[str]:
         attack = build.training_attack(e.attack, e)
     except ValueError:  # told already
         return []
-    mixing = e.data.augment == "cutmix"
-    found = methods.label_problems(e.method.name, options, attack, e.label_smoothing, mixing)
+    found = methods.label_problems(e.method.name, options, attack, e.label_smoothing, e.data.mixes)
     return [f"config.{text}" for text in found]
 
 

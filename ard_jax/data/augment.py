@@ -3,10 +3,9 @@
 Normalisation is no part of it: it lies inside the networks, so that attacks work in pixel space.
 
 Of the stronger kinds "cropshift", "idbh_weak" and "idbh_strong" are those of Li and Spratling (2023, ICLR,
-arXiv 2301.09879; CIFAR-10's tables), "autoaugment" is Cubuk et al.'s CIFAR-10 policy (2019, CVPR, arXiv
-1805.09501) with torchvision's magnitudes, nearest pixels and black fill, after crop and flip, and "cutmix"
-Yun et al.'s (2019, ICCV, arXiv 1905.04899) with areas U(0, 1), as Rebuffi et al. (2021, arXiv 2103.01946)
-train with it.
+arXiv 2301.09879; CIFAR-10's tables), and "autoaugment" is Cubuk et al.'s CIFAR-10 policy (2019, CVPR, arXiv
+1805.09501) with torchvision's magnitudes, nearest pixels and black fill, after crop and flip. What mixes two
+images is in `mixing`.
 """
 
 import functools
@@ -22,9 +21,9 @@ from ard_jax.losses import checks
 
 PLAIN = ("none", "crop_flip", "crop")
 ON_HOST = "resized_crop"  # images come as random crops, see `geometry`
-STRONG = ("cropshift", "idbh_weak", "idbh_strong", "cutmix", "autoaugment")
+STRONG = ("cropshift", "idbh_weak", "idbh_strong", "autoaugment")
 KINDS = (*PLAIN, ON_HOST, *STRONG)
-PADDED = ("crop_flip", "crop", "cutmix", "autoaugment")  # kinds that begin with a random crop
+PADDED = ("crop_flip", "crop", "autoaugment")  # kinds that begin with a random crop
 # Largest shift of CropShift as a part of the side: 10 of CIFAR's 32 pixels.
 _SHIFT = 10 / 32
 # IDBH: operation, smallest and largest value, whether its sign is random; each is as likely as the others. A
@@ -114,7 +113,7 @@ def augment(
         ... 10/32 of the side. "resized_crop": only converted, as images are cropped when they are read.
         "idbh_weak": also one of eight colour and shape operations, and with
         probability 1/2 a black rectangle; "idbh_strong": always one. "autoaugment": a crop, then a random
-        one of 25 pairs of operations. "cutmix": as "crop"; mixing is `cutmix`'s.
+        one of 25 pairs of operations.
       pad: zeros on each side, in pixels, at least 0 and less than a side; of kinds that begin with a crop.
       flip: whether kinds after "crop" mirror too, which "crop_flip" always does and "crop" never.
 
@@ -159,42 +158,6 @@ def plain(kind: str, flip: bool) -> str:
     return "crop_flip" if flip else "crop"
 
 
-def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Replaces a window of every image by that of another image of the batch, and mixes their labels.
-
-    Args:
-      key: typed PRNG key.
-      images: float32 [B,H,W,C].
-      labels: float32 [B,K], a distribution for each image.
-
-    Returns:
-      (images, labels): the window has a share U(0, 1) of the area before it is cut at the border, and its
-      centre is anywhere; an image's label counts as much as the pixels that are its own.
-
-    Raises:
-      ValueError: labels that are no distributions, such as class numbers.
-    """
-    key, (count, height, width, _) = checks.random_key(key), images.shape
-    if labels.ndim != 2 or len(labels) != count:
-        raise ValueError(
-            f"labels have shape {labels.shape}; give distributions [{count},K], as jax.nn.one_hot does"
-        )
-    order_key, area_key, place_key = jax.random.split(key, 3)
-    order = jax.random.permutation(order_key, count)
-    side = jnp.sqrt(jax.random.uniform(area_key, (count, 1)))
-    place = jax.random.uniform(place_key, (2, count, 1))
-
-    def within(length: int, centre: jax.Array) -> jax.Array:
-        size, middle = jnp.floor(side * length), jnp.floor(centre * length)
-        first, at = middle - jnp.floor(size / 2), jnp.arange(length)
-        return (at >= first) & (at < first + size)
-
-    window = within(height, place[0])[:, :, None] & within(width, place[1])[:, None, :]
-    kept = 1 - jnp.mean(window.astype(jnp.float32), (1, 2))[:, None]
-    mixed = jnp.where(window[..., None], images[order], images)
-    return mixed, kept * labels + (1 - kept) * labels[order]
-
-
 def _crop(key: jax.Array, image: jax.Array, base: str, pad: int, _: str = "") -> jax.Array:
     crop_key, flip_key = jax.random.split(key)
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
@@ -209,9 +172,8 @@ def _strong(key: jax.Array, image: jax.Array, base: str, pad: int, kind: str) ->
     """One image under a kind of `STRONG`."""
     crop_key, key = jax.random.split(key)
     draws = _Draws(key)
-    if kind in ("autoaugment", "cutmix"):
-        image = _crop(crop_key, image, base, pad)
-        return _autoaugmented(draws, image) if kind == "autoaugment" else image
+    if kind == "autoaugment":
+        return _autoaugmented(draws, _crop(crop_key, image, base, pad))
     mirrored = draws.below(1.0) < 0.5
     image = jnp.where(mirrored, image[:, ::-1], image) if base == "crop_flip" else image
     image = _crop_shifted(draws, image)

@@ -154,13 +154,13 @@ def label_problems(
         return found
     if reason := entry.needs_labels(config):
         found.append(
-            f"data.augment='cutmix': method {name!r} {reason}, which labels of two images at once do not "
-            "allow; use another augmentation"
+            f"data.mixup or cutmix: method {name!r} {reason}, which labels of two images at once do not "
+            "allow; leave them out"
         )
     if entry.attack and attack.needs_labels:
         found.append(
-            f"data.augment='cutmix': attack {attack.name!r} needs labels that are one class; use one that "
-            "takes soft labels, such as attack.name=adr_train, or another augmentation"
+            f"data.mixup or cutmix: attack {attack.name!r} needs labels that are one class; use one that "
+            "takes soft labels, such as attack.name=adr_train or apgd_soft_train, or leave them out"
         )
     return found
 

@@ -206,5 +206,6 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
     spe = batching.steps_per_epoch(len(splits.train), s.batch_size, s.data.last_batch)
     return StepConfig(
         s.seed, spe, s.data.augment, s.data.pad, s.data.mirrors, s.ema_decay, s.swa_start, s.average_bn,
-        s.label_smoothing, splits.train.num_classes, s.data.crop_area,
+        s.label_smoothing, splits.train.num_classes, s.data.mixup, s.data.cutmix, s.data.mix_probability,
+        s.data.crop_area,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import optax
 
 from ard_jax import rng
 from ard_jax.convolutions.cpu_conv import splits_batch
-from ard_jax.data import augment
+from ard_jax.data import augment, mixing
 from ard_jax.methods import checked
 from ard_jax.methods.base import Method
 from ard_jax.runtime.compilation import TRACES
@@ -34,7 +34,8 @@ class StepConfig:
       average_bn: running statistics of the average: "averaged" like its parameters, "copied" from the
         student, or "recomputed" by `averaging`.
       label_smoothing: share of each label that is spread over all classes.
-      num_classes: needed for soft labels, those of smoothing and of cutmix.
+      num_classes: needed for soft labels, those of smoothing and of mixing.
+      mixup, cutmix, mix_probability: see `mixing.mix`; 0 for none.
       crop_area: of `augment` "resized_crop", see `geometry.RandomCrop`.
     """
 
@@ -48,6 +49,9 @@ class StepConfig:
     average_bn: str = "averaged"
     label_smoothing: float = 0.0
     num_classes: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
     crop_area: tuple[float, float] = (0.08, 1.0)
 
 
@@ -153,11 +157,14 @@ def augmented(
 def _soft_labels(
     config: StepConfig, root: jax.Array, step: jax.Array, images: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """Smoothed labels, and with cutmix mixed images; "label" is then the class of the larger part."""
+    """Smoothed labels, and mixed images where asked; "label" is then the class of the larger part."""
     share, found = config.label_smoothing, {"image": images, "label": labels}
     soft = (1 - share) * jax.nn.one_hot(labels, config.num_classes) + share / config.num_classes
-    if config.augment == "cutmix":
-        found["image"], soft = augment.cutmix(rng.stream(root, "cutmix", step), images, soft)
+    if config.mixup or config.cutmix:
+        found["image"], soft = mixing.mix(
+            rng.stream(root, "mix", step), images, soft,
+            mixup=config.mixup, cutmix=config.cutmix, probability=config.mix_probability,
+        )  # fmt: skip
         found["label"] = jnp.argmax(soft, -1).astype(labels.dtype)
     return found | {"soft_label": soft}
 
@@ -174,7 +181,7 @@ def _update(
     if method.views == 2:
         second = batch.get("view", batch["image"])  # on the host other crops are made of the images
         views["view"] = augmented(config, root, "augment view", state.step, second)
-    if config.label_smoothing or config.augment == "cutmix":
+    if config.label_smoothing or config.mixup or config.cutmix:
         views |= _soft_labels(config, root, state.step, views["image"], batch["label"])
     epoch = state.step // config.steps_per_epoch + 1
     seen = batch | views | {"epoch": epoch}

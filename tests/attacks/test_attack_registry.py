@@ -164,5 +164,14 @@ def test_apgd_of_training_starts_at_the_image_and_gives_the_largest_loss():
     np.testing.assert_allclose(found, expected, atol=1e-6)
     loss = [losses.cross_entropy(predict(x), labels) for x in (images, found)]
     assert (loss[1] >= loss[0]).all() and (loss[1] > loss[0]).any()
+    soft = losses.as_logits(jax.nn.one_hot(labels, 2))
+    softly = attacks.make("apgd_soft_train", eps=0.1)
+    assert (softly.needs_labels, softly.needs_teacher) == (False, "logits")
+    with_soft = softly(predict, images, labels, jax.random.key(0), teacher_logits=soft)
+    np.testing.assert_allclose(with_soft, found, atol=1e-6)
+    half = jnp.full_like(soft, 0.0)  # every class alike
+    assert not np.allclose(
+        softly(predict, images, labels, jax.random.key(0), teacher_logits=half), found, atol=1e-3
+    )
     with pytest.raises(ValueError, match="start 'gauss'; choose one of uniform, none"):
         attacks.make("apgd_train", eps=0.1, start="gauss")

@@ -64,7 +64,7 @@ REFUSED = [
     (SAT, ["awp.start=3"], "config.awp.start=3 has no effect with gamma=0.0: set gamma too, or leave start"),
     (RSLAD, ["igdm.variant=released"], "config.igdm.variant='released' has no effect with weight=0.0: set"),
     (RSLAD, ["igdm.beta=2"], "config.igdm.beta=2.0 has no effect with weight=0.0: set weight too, or leave"),
-    (SAT, ["data.augment=cutmix", "attack.name=adr_train", "batch_size=1"], "config.batch_size=1: config."),
+    (SAT, ["data.cutmix=1", "attack.name=adr_train", "batch_size=1"], "config.batch_size=1: config."),
     (RSLAD, ["teachers.robust.recipe.beta=3"], "config.teachers.robust.recipe.beta is of 'trades': leave it"),
     (CIARD, ["teachers.clean.recipe.attack.steps=3"], "config.teachers.clean.recipe.attack.steps is of 'sat' "
      "and 'trades': leave it out with config.teachers.clean.recipe.method='natural'"),

@@ -162,33 +162,3 @@ def test_the_policy_of_autoaugment_uses_magnitudes_of_torchvision():
     assert minus[2].tolist() == pytest.approx([0.9, 0.7])
     assert plus[5].tolist() == pytest.approx([0.3 * 7 / 9, 5.0])
     assert minus[5].tolist() == pytest.approx([-0.3 * 7 / 9, 5.0])
-
-
-@pytest.mark.multidevice
-def test_cutmix_is_one_of_no_device_count():
-    given = jax.random.uniform(jax.random.key(1), (8, 6, 6, 1))
-    labels = jax.nn.one_hot(jnp.arange(8), 8)
-    mesh, mix = sharding.make_mesh(4), jax.jit(aug.cutmix)
-    split = jax.device_put((given, labels), sharding.split_batch(mesh))
-    for one, other in zip(
-        mix(jax.random.key(0), given, labels), mix(jax.random.key(0), *split), strict=True
-    ):
-        assert (np.asarray(one) == np.asarray(other)).all()
-
-
-def test_cutmix_labels_count_pixels():
-    """The share of an image that comes from each of the two is the share of its label."""
-    count, size = 8, 10
-    own = jnp.arange(1, count + 1, dtype=jnp.float32)[:, None, None, None] / 10
-    given = jnp.broadcast_to(own, (count, size, size, 1))
-    labels = jax.nn.one_hot(jnp.arange(count), count)
-    shares = []
-    for seed in range(5):
-        mixed, soft = map(np.asarray, jax.jit(aug.cutmix)(jax.random.key(seed), given, labels))
-        for i in range(count):
-            found = np.bincount(np.round(mixed[i] * 10).astype(int).ravel() - 1, minlength=count)
-            np.testing.assert_allclose(soft[i], found / size**2, atol=1e-6)
-            rectangle = np.round(mixed[i, ..., 0] * 10).astype(int) != i + 1
-            assert rectangle.sum() == rectangle.any(1).sum() * rectangle.any(0).sum()
-            shares.append(rectangle.mean())
-    assert min(shares) < 0.1 and max(shares) > 0.5

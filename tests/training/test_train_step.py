@@ -62,7 +62,7 @@ def test_statistics_of_an_average_are_copied_or_left_to_a_pass():
     assert float(left.ema["params"]["w"]) == pytest.approx((9 + 12) / 2)
 
 
-def labels_seen(augment, smoothing):
+def labels_seen(smoothing, **mixing):
     """What a method is given of four images of their own grey level and labels 0, 1, 2, 0."""
 
     def step(state, batch, key):
@@ -71,8 +71,7 @@ def labels_seen(augment, smoothing):
     seen = {"image": jnp.zeros((4, 6, 6, 1)), "label": jnp.zeros(4, jnp.int32)}
     seen["soft_label"] = jnp.zeros((4, 3))
     config = train_step.StepConfig(
-        seed=0, steps_per_epoch=3, augment=augment, pad=0, flip=False, label_smoothing=smoothing,
-        num_classes=3,
+        seed=0, steps_per_epoch=3, augment="none", label_smoothing=smoothing, num_classes=3, **mixing,
     )  # fmt: skip
     mesh = sharding.make_mesh(1)
     state = RunState(
@@ -89,14 +88,14 @@ KEPT = ("image", "label", "soft_label")
 
 
 def test_smoothed_labels():
-    seen = labels_seen("none", 0.3)
+    seen = labels_seen(0.3)
     assert seen["label"].tolist() == [0, 1, 2, 0]
     np.testing.assert_allclose(seen["soft_label"][1], [0.1, 0.8, 0.1], atol=1e-7)
-    assert "soft_label" not in labels_seen("none", 0.0)
+    assert "soft_label" not in labels_seen(0.0)
 
 
 def test_mixed_images_have_labels_of_their_parts():
-    seen = jax.tree.map(np.asarray, labels_seen("cutmix", 0.3))
+    seen = jax.tree.map(np.asarray, labels_seen(0.3, cutmix=1.0))
     of_pixel = np.array([0, 1, 2, 0])[np.round(seen["image"][..., 0] * 255).astype(int) // 10 - 1]
     for i, classes in enumerate(of_pixel):
         share = np.bincount(classes.ravel(), minlength=3) / classes.size

@@ -16,6 +16,7 @@ from ard_jax.attacks.threat_model import ThreatModel
 from ard_jax.losses import checks
 
 LOSSES = ("cross_entropy", "dlr", "targeted_dlr")
+_SOFT = "teacher_kl"
 _MOMENTUM = 0.75  # share of the new step; the rest is the previous move
 
 
@@ -24,7 +25,8 @@ class ApgdOptions:
     """How Auto-PGD runs.
 
     Attributes:
-      loss: what is maximised: "cross_entropy", "dlr" (K >= 3) or "targeted_dlr" (K >= 4).
+      loss: what is maximised: "cross_entropy", "dlr" (K >= 3), "targeted_dlr" (K >= 4), or "teacher_kl",
+        KL(softmax(teacher_logits) || p(x')), which is the cross-entropy with soft labels but for a constant.
       steps: static, at least 1.
       rho: share of steps that must have raised the loss.
       eot: predictions whose gradients are averaged, for randomised networks. The loss and the
@@ -46,7 +48,7 @@ class ApgdOptions:
 
     def __post_init__(self):
         """Checks every field."""
-        checks.choice(self.loss, "APGD loss", LOSSES)
+        checks.choice(self.loss, "APGD loss", (*LOSSES, _SOFT))
         checks.count(self.steps, "steps", 1)
         checks.number(self.rho, "rho", 0.0, 1.0)
         checks.count(self.eot, "eot", 1)
@@ -119,12 +121,15 @@ def _first_iterate(start: jax.Array | None, key: Any, images: jax.Array, threat:
     return threat.cut(start.astype(images.dtype), images)
 
 
-def _evaluator(predict: Predict, labels: jax.Array, targets: Any, key: Any, options: ApgdOptions):
+def _evaluator(
+    predict: Predict, labels: jax.Array, targets: Any, soft: Any, key: Any, options: ApgdOptions
+):
     """(x, j) -> (gradient, loss [B], wrong [B]), with one forward and one backward pass per key."""
     losses_of = {
         "cross_entropy": lambda z: losses.cross_entropy(z, labels),
         "dlr": lambda z: losses.dlr(z, labels),
         "targeted_dlr": lambda z: losses.targeted_dlr(z, labels, targets),
+        "teacher_kl": lambda z: losses.trades_kl(jax.lax.stop_gradient(soft), z),
     }
 
     def once(x: jax.Array, *keys: jax.Array):
@@ -194,8 +199,18 @@ def _after_evaluation(
 
 
 def _check(
-    images: jax.Array, labels: Any, key: Any, targets: Any, start: Any, options: ApgdOptions
+    images: jax.Array,
+    labels: Any,
+    key: Any,
+    targets: Any,
+    soft: Any,
+    start: Any,
+    options: ApgdOptions,
 ):
+    if (options.loss == _SOFT) != (soft is not None):
+        raise ValueError(
+            f"loss={options.loss!r}: {_SOFT!r}, and it alone, takes teacher_logits, [B,K]"
+        )
     if options.loss == "targeted_dlr" and targets is None:
         raise ValueError("targets are None; the loss 'targeted_dlr' needs them, [B] int")
     if targets is not None:
@@ -222,6 +237,7 @@ def apgd(
     eps: float | jax.Array,
     norm: str = "linf",
     targets: jax.Array | None = None,
+    teacher_logits: jax.Array | None = None,
     start: jax.Array | None = None,
     **options: Any,
 ) -> ApgdResult:
@@ -248,6 +264,7 @@ def apgd(
       eps: radius in pixel units (8/255); may be traced.
       norm: "linf" or "l2".
       targets: [B] int, of loss "targeted_dlr". Success is any misclassification.
+      teacher_logits: [B,K], constant, of loss "teacher_kl".
       start: [B,H,W,C] first iterate in place of the random one.
       **options: fields of `ApgdOptions`: loss, steps, rho, eot, compat, trace.
 
@@ -261,10 +278,10 @@ def apgd(
     images, labels, key = threat_model.check_batch(images, labels, key, threat, labelled=True)
     start = None if start is None else checks.array(start, "start")
     chosen = create(ApgdOptions, "apgd", options)
-    _check(images, labels, key, targets, start, chosen)
+    _check(images, labels, key, targets, teacher_logits, start, chosen)
     threat = threat.astype(images.dtype)
     predict = checked(predict, images, *((jax.random.key(0),) if chosen.eot > 1 else ()))
-    evaluate = _evaluator(predict, labels, targets, key, chosen)
+    evaluate = _evaluator(predict, labels, targets, teacher_logits, key, chosen)
 
     def one_step(state: _State, inputs: tuple[jax.Array, jax.Array]):
         j, length = inputs
@@ -301,7 +318,7 @@ class ApgdAttack(Attack):
 
     Attributes:
       steps: number of steps, at least 1.
-      loss: "cross_entropy" or "dlr".
+      loss: "cross_entropy", "dlr" or "teacher_kl".
       start: "uniform", AutoAttack's random one, or "none" for the image itself.
 
     Raises:
@@ -321,14 +338,32 @@ class ApgdAttack(Attack):
         """Checks every field."""
         self.threat  # noqa: B018 (for its checks)
         ApgdOptions(steps=self.steps)
-        checks.choice(self.loss, "loss", LOSSES[:2])
+        checks.choice(self.loss, "loss", (*LOSSES[:2], _SOFT))
         checks.choice(self.start, "start", ("uniform", "none"))
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether `run` looks at the labels."""
+        return self.loss != _SOFT
+
+    @property
+    def needs_teacher(self) -> str:
+        """What `run` needs of a teacher."""
+        return "logits" if self.loss == _SOFT else ""
+
     def run(
-        self, predict: Predict, images: jax.Array, labels: jax.Array, key: jax.Array, **_: Any
+        self,
+        predict: Predict,
+        images: jax.Array,
+        labels: jax.Array,
+        key: jax.Array,
+        *,
+        teacher_logits: jax.Array | None = None,
+        **_: Any,
     ) -> jax.Array:
         """Runs the attack; see `Attack.run`."""
         return apgd(
             predict, images, labels, key, eps=self.eps, norm=self.norm, loss=self.loss,
             steps=self.steps, start=images if self.start == "none" else None,
+            teacher_logits=teacher_logits if self.needs_teacher else None,
         ).best  # fmt: skip
