@@ -24,7 +24,7 @@ def describe_checkpoint(path: str) -> tuple[dict[str, Any], dict[str, Any], Any]
 
 
 def load(
-    path: str, item: str = "student", bn_groups: int = 1
+    path: str, item: str = "student", bn_groups: int = 1, remat: bool = False
 ) -> tuple[ModelBundle, Any, dict[str, Any], str]:
     """(network, variables, its checkpoint's meta, step folder) of a checkpoint of ours.
 
@@ -32,11 +32,12 @@ def load(
       path: folder of a run, of its best/ or last/, or of one step.
       item: "student" or "ema" (its average, exponential or SWA).
       bn_groups: of `models.create`, where it is trained.
+      remat: likewise.
 
     Raises:
       CheckpointError: missing or damaged.
     """
     description, meta, folder = describe_checkpoint(path)
-    bundle = from_description(description, bn_groups)
+    bundle = from_description(description, bn_groups, remat)
     shapes = jax.eval_shape(bundle.init, jax.random.key(0))
     return bundle, manager.load_variables(folder, item, shapes), meta, str(folder)

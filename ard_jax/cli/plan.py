@@ -215,7 +215,9 @@ class Traced:
                 nets[role] = teacher.describe(self.splits.train)
             if teacher.precision:
                 nets[role] = nets[role] | {"precision": teacher.precision}
-        bundles = {role: described.from_description(net, groups) for role, net in nets.items()}
+        bundles = {
+            role: described.from_description(net, groups, e.remat) for role, net in nets.items()
+        }
         teachers = {role: b for role, b in bundles.items() if role != "student"}
         spe = self._config.steps_per_epoch
         return bundles, build.make_method(e, bundles["student"], teachers, spe)

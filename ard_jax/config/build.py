@@ -36,7 +36,7 @@ from ard_jax.runtime import sharding
 # Fields that came later: a run of an earlier version is one with their defaults.
 _LATER = (
     "bn_groups", "average_bn", "label_smoothing", "attack.eps_ramp", "data.flip", "data.extra_fraction",
-    "data.crop_area", "data.mixup", "data.cutmix", "data.mix_probability",
+    "data.crop_area", "data.mixup", "data.cutmix", "data.mix_probability", "remat",
     *(
         f"{group}.{name}"
         for group in ("student_optim", "robust_teacher_optim")
@@ -175,7 +175,7 @@ class TeacherSettings:
       role: one of `schema.ROLES`.
       checkpoint: folder of a run of ours or of an imported network; "" to train by the recipe.
       min_clean: clean accuracy in [0,1] below which the run stops.
-      bn_groups: BatchNorm groups where it is trained.
+      bn_groups, remat: see `models.create`, where it is trained or attacked.
       eval: how it is evaluated.
       cache: folder that keeps trained teachers.
       describe: training images -> description of the network that the recipe trains.
@@ -196,6 +196,7 @@ class TeacherSettings:
     seed: int | None = None
     must_be_robust: str = ""
     precision: str = ""
+    remat: bool = False
 
 
 def training_settings(experiment: Experiment) -> TrainingSettings:
@@ -227,7 +228,7 @@ def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
     return TeacherSettings(
         role, checkpoint, min_clean, experiment.bn_groups, experiment.eval, experiment.teachers.cache,
         functools.partial(describe_network, teacher.net, experiment.precision), recipe, seed,
-        needing if role == "robust" else "", experiment.teachers.precision,
+        needing if role == "robust" else "", experiment.teachers.precision, experiment.remat,
     )  # fmt: skip
 
 

@@ -390,6 +390,13 @@ class Experiment(Options):
         "those of G equal parts of it, as PyTorch's DataParallel on G devices: see `models.create`.",
     )
 
+    remat: bool = Field(
+        default=False,
+        description="Compute the activations inside of the blocks of all networks again in the backward "
+        "pass, instead of keeping them: less memory, more work; results differ by rounding. Of no use on a "
+        "CPU, whose compiler undoes it.",
+    )
+
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""
         found = [f"student_optim.{text}" for text in self.student_optim.misfits(self.epochs)]

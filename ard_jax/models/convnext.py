@@ -95,7 +95,7 @@ class ConvNeXt(nn.Module):
                 name = f"stages__{stage}__downsample__1"
                 x = layers.conv(name, width, 2, 2, padding=none, bias=True)(x)
             for index in range(count):
-                x = ConvNeXtBlock(layers, name=f"stages__{stage}__blocks__{index}")(x)
+                x = layers.block(ConvNeXtBlock)(layers, name=f"stages__{stage}__blocks__{index}")(x)
         x = layers.layer_norm("head__norm")(global_average_pool(x))
         return layers.linear("head__fc", self.num_classes)(x)
 

@@ -10,8 +10,10 @@ _REMOVED = ("cnn_a", "resnet4b")  # checkpoints of 0.1.0 may hold them
 _FIELDS = {"model", "num_classes", "image_shape", "init", "precision", "normalization", "kwargs"}
 
 
-def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBundle:
-    """The network of a description; `bn_groups`, of `models.create`, matters where it is trained.
+def from_description(
+    description: dict[str, Any], bn_groups: int = 1, remat: bool = False
+) -> ModelBundle:
+    """The network of a description; `bn_groups` and `remat`, of `models.create`, matter where it is trained.
 
     Raises:
       ValueError: not a description, unknown name, or options or image size that it cannot take.
@@ -32,6 +34,7 @@ def from_description(description: dict[str, Any], bn_groups: int = 1) -> ModelBu
         dtype=description["precision"],
         normalization=description["normalization"],
         bn_groups=bn_groups,
+        remat=remat,
         **description["kwargs"],
     )
 

@@ -73,7 +73,9 @@ class EfficientNet(nn.Module):
             for index in range(count):
                 stride = 1 if index else first_stride
                 name = f"features__{stage}__{index}"
-                block = MBConv(self.layers, expansion, kernel, features, stride, name=name)
+                block = self.layers.block(MBConv)(
+                    self.layers, expansion, kernel, features, stride, name=name
+                )
                 x = block(x, train)
         x = conv_norm(self.layers, "features__8", 1280, 1)(x, train, nn.silu)
         return self.layers.linear("classifier__1", self.num_classes)(global_average_pool(x))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +108,7 @@ class Layers:
         Biases of convolutions begin at 0 in both.
       dtype: compute type, "float32" or "bfloat16". Parameters are float32 in both.
       bn_groups: parts of the batch that BatchNorm normalises by themselves in training (`BatchNorm`).
+      remat: a block's activations are not kept for the backward pass but computed again, see `block`.
       normal: init="torch" means kernels of a normal distribution of standard deviation 0.02 and zero
         biases, as the code of ConvNeXt and ViT has them.
     """
@@ -114,19 +116,21 @@ class Layers:
     init: str = "torch"
     dtype: str = "float32"
     bn_groups: int = 1
+    remat: bool = False
     normal: bool = False
 
     def __post_init__(self):
         """Checks the values.
 
         Raises:
-          ValueError: unknown init or dtype, or bn_groups under 1.
+          ValueError: unknown init or dtype, bn_groups under 1, or a remat that is neither True nor False.
         """
         if self.init not in INITIALISERS:
             raise ValueError(f"init={self.init!r} is unknown; choose one of {INITIALISERS}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown; choose one of {DTYPES}")
         checks.count(self.bn_groups, "bn_groups", 1)
+        checks.flag(self.remat, "remat")
 
     @property
     def _init(self) -> str:
@@ -172,6 +176,13 @@ class Layers:
             conv_general_dilated=canonical_conv,
             name=name,
         )
+
+    def block(self, kind: type[nn.Module]) -> type[nn.Module]:
+        """The module of a network's blocks, called as (x) or (x, train): `kind`, or its form with `remat`."""
+        if not self.remat:
+            return kind
+        static = (2,) if "train" in inspect.signature(kind.__call__).parameters else ()
+        return nn.remat(kind, static_argnums=static)
 
     def norm(self, name: str, momentum: float = 0.9, epsilon: float = 1e-5):
         """A BatchNorm: (x [..., C], train) -> [..., C] in `dtype`."""

@@ -76,7 +76,7 @@ class MobileNetV2(nn.Module):
         index = 0
         for expansion, features, count, first_stride in _STAGES:
             for i in range(count):
-                block = InvertedResidual(
+                block = self.layers.block(InvertedResidual)(
                     self.layers,
                     expansion,
                     features,

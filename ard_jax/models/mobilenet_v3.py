@@ -136,7 +136,8 @@ class MobileNetV3(nn.Module):
         blocks = self.size.blocks
         x = _conv_norm(self.layers, "features__0", 16, 3, 2)(x, train, nn.hard_swish)
         for index, form in enumerate(blocks, 1):
-            x = InvertedResidual(self.layers, form, name=f"features__{index}")(x, train)
+            block = self.layers.block(InvertedResidual)
+            x = block(self.layers, form, name=f"features__{index}")(x, train)
         last = _conv_norm(self.layers, f"features__{len(blocks) + 1}", 6 * blocks[-1].features, 1)
         x = global_average_pool(last(x, train, nn.hard_swish))
         x = nn.hard_swish(self.layers.dense("classifier__0", self.size.hidden)(x))

@@ -117,7 +117,8 @@ class PreActResNet(nn.Module):
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = form.block.format(stage=stage, stage_from_1=stage + 1, index=index)
-                x = PreActBlock(self.layers, form, 64 * 2**stage, stride, name=name)(x, train)
+                block = self.layers.block(PreActBlock)
+                x = block(self.layers, form, 64 * 2**stage, stride, name=name)(x, train)
         if form.last_norm is not None:
             x = form.activation(self.layers.norm(form.last_norm)(x, train))
         return self.layers.linear(form.head, self.num_classes)(global_average_pool(x))

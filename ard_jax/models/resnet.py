@@ -144,8 +144,10 @@ class ResNet(nn.Module):
 
     def _block(self, name: str, width: int, stride: int) -> nn.Module:
         if not self.widening:
-            return BasicBlock(self.layers, width, stride, self.shortcut, name=name)
-        return Bottleneck(self.layers, width, stride, str(self.shortcut), self.widening, name=name)
+            block = self.layers.block(BasicBlock)
+            return block(self.layers, width, stride, self.shortcut, name=name)
+        block = self.layers.block(Bottleneck)
+        return block(self.layers, width, stride, str(self.shortcut), self.widening, name=name)
 
 
 class Depth(NamedTuple):

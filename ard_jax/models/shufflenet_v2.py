@@ -73,7 +73,8 @@ class ShuffleNetV2(nn.Module):
             for index in range(count):
                 stride = 1 if index else 2
                 name = f"stage{stage}__{index}"
-                x = ShuffleUnit(self.layers, features, stride, name=name)(x, train)
+                block = self.layers.block(ShuffleUnit)
+                x = block(self.layers, features, stride, name=name)(x, train)
         x = conv_norm(self.layers, "conv5", 1024, 1)(x, train, nn.relu)
         return self.layers.linear("fc", self.num_classes)(global_average_pool(x))
 

@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
         token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, width))
         x = jnp.concatenate((token, x), axis=1) + positions.astype(x.dtype)
         for index in range(_DEPTH):
-            x = Block(layers, self.size.heads, name=f"blocks__{index}")(x)
+            x = layers.block(Block)(layers, self.size.heads, name=f"blocks__{index}")(x)
         return layers.linear("head", self.num_classes)(layers.layer_norm("norm")(x[:, 0]))
 
 

@@ -114,7 +114,8 @@ class WideResNet(nn.Module):
             for index in range((self.depth - 4) // 6):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = form.block.format(stage=stage, stage_from_1=stage + 1, index=index)
-                x = WideBlock(self.layers, form, features, stride, name=name)(x, train)
+                block = self.layers.block(WideBlock)
+                x = block(self.layers, form, features, stride, name=name)(x, train)
         x = form.activation(self.layers.norm(form.last_norm)(x, train))
         return self.layers.linear(form.head, self.num_classes)(global_average_pool(x))
 

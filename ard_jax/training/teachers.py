@@ -103,12 +103,14 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
     """
     s, role, folder = settings, settings.role, ""
     if s.checkpoint:
-        bundle, variables, meta, folder = networks.load(s.checkpoint, bn_groups=s.bn_groups)
+        bundle, variables, meta, folder = networks.load(
+            s.checkpoint, bn_groups=s.bn_groups, remat=s.remat
+        )
         description = meta["config"]["net"]
         source, identity = origin(meta, folder)
     else:
         description = s.describe(splits.train)
-        bundle = described.from_description(description, s.bn_groups)
+        bundle = described.from_description(description, s.bn_groups, s.remat)
     in_float32 = described.in_float32(description)
     evaluator = for_network(f"{role} teacher", in_float32, s.eval, mesh, splits)
     if s.seed is not None:
@@ -119,7 +121,8 @@ def obtain(settings: TeacherSettings, splits: Splits, mesh: Any) -> Teacher:
     if problems := _misfits(role, source, description, splits):
         raise TeacherError("; ".join(problems))
     if s.precision and s.precision != description["precision"]:
-        bundle = described.from_description(description | {"precision": s.precision}, s.bn_groups)
+        description = description | {"precision": s.precision}
+        bundle = described.from_description(description, s.bn_groups, s.remat)
         identity = f"{identity}, computing in {s.precision}"
     variables = put_replicated(mesh, variables)
     about = (source, identity, description["model"], folder)
