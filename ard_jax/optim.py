@@ -255,6 +255,56 @@ def _arrays(params: Any) -> Any:
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
+class Accumulated(NamedTuple):
+    """State of an optimiser of `accumulating` inside of a step.
+
+    Attributes:
+      inner: state of the optimiser itself.
+      total: sum of the gradients since the last update.
+      count: how many these are, int32 scalar.
+    """
+
+    inner: Any
+    total: Any
+    count: jax.Array
+
+
+def begin_accumulating(params: Any, opt_state: Any) -> Accumulated:
+    """The state that `accumulating` takes, out of the optimiser's own."""
+    return Accumulated(opt_state, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
+
+
+def accumulating(optimizer: Optimizer, parts: int) -> Optimizer:
+    """The optimiser whose `update` waits for `parts` gradients and then takes their mean.
+
+    Its `init` gives the optimiser's own state, of which `begin_accumulating` makes that of `update`.
+    """
+
+    def update(grads: Any, opt_state: Accumulated, params: Any, *rest: Any):
+        total = jax.tree.map(jnp.add, opt_state.total, grads)
+
+        def change():
+            mean = jax.tree.map(lambda g: g / parts, total)
+            after, inner = optimizer.update(mean, opt_state.inner, params, *rest)
+            return after, Accumulated(
+                inner, jax.tree.map(jnp.zeros_like, total), opt_state.count * 0
+            )
+
+        def wait():
+            return params, Accumulated(opt_state.inner, total, opt_state.count + 1)
+
+        return jax.lax.cond(opt_state.count == parts - 1, change, wait)
+
+    def of_inner(function: Callable) -> Callable:
+        return lambda epoch, state=None: function(
+            epoch, state.inner if isinstance(state, Accumulated) else state
+        )
+
+    return dataclasses.replace(
+        optimizer, update=update, lr=of_inner(optimizer.lr), momentum=of_inner(optimizer.momentum)
+    )
+
+
 def make(config: OptimConfig, epochs: int, steps_per_epoch: int = 0) -> Optimizer:
     """The optimiser of `config`.
 

@@ -120,7 +120,7 @@ def _check_batches(titled: list[tuple[str, Experiment]], splits: Splits, fleet: 
     for title, e in titled:
         try:
             size, last = e.batch_size, e.data.last_batch
-            batching.check_sharding(len(splits.train), size, fleet.devices, last)
+            batching.check_sharding(len(splits.train), size, fleet.devices * e.accumulate, last)
         except ValueError as error:
             raise ValueError(f"On {fleet.explanation}: {title}: {error}") from error
 
@@ -216,7 +216,7 @@ class Traced:
             if teacher.precision:
                 nets[role] = nets[role] | {"precision": teacher.precision}
         bundles = {
-            role: described.from_description(net, groups, e.remat) for role, net in nets.items()
+            role: described.from_description(net, groups, e.run.remat) for role, net in nets.items()
         }
         teachers = {role: b for role, b in bundles.items() if role != "student"}
         spe = self._config.steps_per_epoch
@@ -233,7 +233,8 @@ class Traced:
         batch = self.examples(size) | {"index": jax.ShapeDtypeStruct((size,), jnp.int32)}
         method = self._build(size)[1]
         step = train_step.program(method, self._config, mesh, f"plan {self.title}")
-        return step.trace(self.state, batch, self._key)
+        state = train_step.placed_shapes(self._config, mesh, self.state)
+        return step.trace(state, batch, self._key)
 
     def examples(self, count: int) -> dict[str, Any]:
         """Shapes of so many training examples: images, labels and the method's columns."""
@@ -346,10 +347,10 @@ def _collectives(t: Traced) -> dict[str, int]:
 
 def _parts(t: Traced) -> dict[str, int]:
     """Bytes on one device between steps, by what they are."""
-    parts = {}
+    parts, shards = {}, t.fleet.devices if t.experiment.run.shard_optimizer else 1
     for role, net in t.nets.items():
         parts[f"{role}: parameters and statistics"] = _bytes([net.params, net.batch_stats])
-        parts[f"{role}: optimiser"] = _bytes(net.opt_state)
+        parts[f"{role}: optimiser"] = _bytes(net.opt_state) // shards
     parts["student: average"] = _bytes(t.state.ema)
     parts["method's own arrays"] = _bytes(t.state.method)
     d, train = t.experiment.data, t.splits.train
@@ -392,18 +393,18 @@ def _advice(t: Traced, free: float, step: int | None) -> str:
     """What to change; the memory of a step is taken to be proportional to the batch."""
     if free <= 0:
         return (
-            "The networks and optimisers alone do not fit, however many devices there are: state is "
-            "replicated. Take devices with more memory or a smaller teacher."
+            "The networks and optimisers alone do not fit, however many devices there are: networks are "
+            "replicated. Take devices with more memory, a smaller teacher or config.run.shard_optimizer."
         )
     assert step is not None  # or the parts alone were too much
     images, size = int(t.batch * free / step), t.experiment.batch_size
     if not images:
-        return "Not even one image per device fits. Take devices with more memory."
+        return "Not even one image per device fits. Take devices with more memory, or config.run.remat."
     devices = next(n for n in range(-(-size // images), size + 1) if size % n == 0)
     half = ", or config.precision=bfloat16" if t.experiment.precision == "float32" else ""
     return (
         f"About {images} images per device fit: use {devices} devices or more, or config.batch_size="
-        f"{images * t.fleet.devices} (which changes the result){half}."
+        f"{images * t.fleet.devices} (which changes the result){half}, config.run.remat or config.accumulate."
     )
 
 

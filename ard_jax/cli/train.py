@@ -129,7 +129,7 @@ def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
 
 def _student(experiment: Experiment, splits: Splits, mesh: Any) -> run_lib.Network:
     net = build.describe_network(experiment.student, experiment.precision, splits.train)
-    bundle = described.from_description(net, experiment.bn_groups, experiment.remat)
+    bundle = described.from_description(net, experiment.bn_groups, experiment.run.remat)
     evaluator = for_network("student", described.in_float32(net), experiment.eval, mesh, splits)
     return run_lib.Network(bundle, net, evaluator)
 

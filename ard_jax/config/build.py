@@ -36,7 +36,7 @@ from ard_jax.runtime import sharding
 # Fields that came later: a run of an earlier version is one with their defaults.
 _LATER = (
     "bn_groups", "average_bn", "label_smoothing", "attack.eps_ramp", "data.flip", "data.extra_fraction",
-    "data.crop_area", "data.mixup", "data.cutmix", "data.mix_probability", "remat",
+    "data.crop_area", "data.mixup", "data.cutmix", "data.mix_probability", "accumulate",
     *(
         f"{group}.{name}"
         for group in ("student_optim", "robust_teacher_optim")
@@ -131,8 +131,8 @@ class TrainingSettings:
     """What one training is, before its data and networks are at hand.
 
     Attributes:
-      seed, epochs, batch_size, bn_groups, ema_decay, swa_start, average_bn, label_smoothing, select_on, data,
-        eval, run: as in `schema.Experiment`.
+      seed, epochs, batch_size, accumulate, bn_groups, ema_decay, swa_start, average_bn, label_smoothing,
+        select_on, data, eval, run: as in `schema.Experiment`.
       method: name of the method.
       options: its options that are given.
       attack: the inner attack.
@@ -148,6 +148,7 @@ class TrainingSettings:
     seed: int
     epochs: int
     batch_size: int
+    accumulate: int
     bn_groups: int
     ema_decay: float
     swa_start: int
@@ -203,7 +204,7 @@ def training_settings(experiment: Experiment) -> TrainingSettings:
     """Returns the training of the experiment's student."""
     e = experiment
     return TrainingSettings(
-        seed=e.seed, epochs=e.epochs, batch_size=e.batch_size, bn_groups=e.bn_groups,
+        seed=e.seed, epochs=e.epochs, batch_size=e.batch_size, accumulate=e.accumulate, bn_groups=e.bn_groups,
         ema_decay=e.ema_decay, swa_start=e.swa_start, average_bn=e.average_bn,
         label_smoothing=e.label_smoothing, select_on=e.select_on,
         data=e.data, eval=e.eval, run=e.run, method=e.method.name, options=e.method.options,
@@ -228,7 +229,7 @@ def teacher_settings(experiment: Experiment, role: str) -> TeacherSettings:
     return TeacherSettings(
         role, checkpoint, min_clean, experiment.bn_groups, experiment.eval, experiment.teachers.cache,
         functools.partial(describe_network, teacher.net, experiment.precision), recipe, seed,
-        needing if role == "robust" else "", experiment.teachers.precision, experiment.remat,
+        needing if role == "robust" else "", experiment.teachers.precision, experiment.run.remat,
     )  # fmt: skip
 
 
@@ -260,7 +261,8 @@ def make_mesh(experiment: Experiment, splits: Splits) -> Any:
     recipes = [
         t.recipe.batch_size for t in teachers if isinstance(t, TeacherConfig) and not t.checkpoint
     ]
-    sizes, rests = {experiment.batch_size, *recipes}, {*recipes}
+    parts = experiment.accumulate
+    sizes, rests = {experiment.batch_size // parts, *recipes}, {*recipes}
     if not experiment.data.extra:  # which fills the last batch
         rests.add(experiment.batch_size)
     if experiment.data.last_batch == "keep":
@@ -314,19 +316,25 @@ def evaluation_attack(name: str, experiment: Experiment, eps: float | None = Non
     return attacks.make(name, eps=eps, norm=experiment.norm, **overrides)
 
 
+def _optimizer(parts: int, *given: Any) -> optim.Optimizer:
+    made = optim.make(*given)
+    return optim.accumulating(made, parts) if parts > 1 else made
+
+
 def make_method(
     experiment: Experiment, student: Any, teachers: dict[str, Any], steps_per_epoch: int
 ) -> methods.Method:
     """The experiment's method on these networks."""
     e = experiment
     updates = steps_per_epoch * methods.updates_per_step(e.method.name, e.method.options)
+    make = functools.partial(_optimizer, e.accumulate)
     parts = Parts(
         student=student,
-        student_optim=optim.make(e.student_optim, e.epochs, updates),
+        student_optim=make(e.student_optim, e.epochs, updates),
         attack=training_attack(e.attack, e) if e.method.name in methods.ATTACKING else None,
         teachers=teachers,
         teacher_optims={
-            role: optim.make(e.robust_teacher_optim, e.epochs)
+            role: make(e.robust_teacher_optim, e.epochs)
             for role in methods.TRAINED_TEACHERS[e.method.name]
             if role not in PARTNERS
         },
@@ -419,6 +427,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
         start_from="",
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
+        accumulate=1,
         ema_decay=0.0,
         swa_start=0,
         average_bn="averaged",

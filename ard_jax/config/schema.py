@@ -297,6 +297,17 @@ class RunConfig(Options):
         description="On a CPU, 3x3 convolutions by Winograd's algorithm where that is faster, or never. "
         "Results differ by rounding alone.",
     )
+    remat: bool = Field(
+        default=False,
+        description="Compute the activations inside of the blocks of all networks again in the backward "
+        "pass, instead of keeping them: less memory, more work; results differ by rounding. Of no use on a "
+        "CPU, whose compiler undoes it.",
+    )
+    shard_optimizer: bool = Field(
+        default=False,
+        description="Split the state of the optimisers over the devices, instead of a copy on each (ZeRO's "
+        "first stage, Rajbhandari et al. 2020); results differ by rounding at most.",
+    )
     distributed: str = Field(
         default="auto",
         description="`auto`, `off`, `HOST:PORT` or `HOST:PORT,COUNT,INDEX`: see `distributed.start`.",
@@ -324,6 +335,11 @@ class Experiment(Options):
     workdir: Folder = Field(default="", description="Folder of the run.", json_schema_extra=NOTHING)
     epochs: AtLeastOne = Field(default=300, description="Length of the student's training.")
     batch_size: AtLeastOne = Field(default=128, description="Images per update, over all devices.")
+    accumulate: AtLeastOne = Field(
+        default=1,
+        description="Parts of a batch that are trained on one after the other, with one update: less memory, "
+        "see `accumulation`. BatchNorm's statistics are those of a part.",
+    )
     eps: Positive = Field(
         default=8 / 255,
         description="Attack radius in [0,1] pixel units, for training, teachers and evaluation.",
@@ -390,13 +406,6 @@ class Experiment(Options):
         "those of G equal parts of it, as PyTorch's DataParallel on G devices: see `models.create`.",
     )
 
-    remat: bool = Field(
-        default=False,
-        description="Compute the activations inside of the blocks of all networks again in the backward "
-        "pass, instead of keeping them: less memory, more work; results differ by rounding. Of no use on a "
-        "CPU, whose compiler undoes it.",
-    )
-
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""
         found = [f"student_optim.{text}" for text in self.student_optim.misfits(self.epochs)]
@@ -426,6 +435,11 @@ class Experiment(Options):
             found.append(
                 "data.holdout=0 leaves no validation images to select on; hold some out, or set "
                 "config.select_on=test as the papers do"
+            )
+        if self.batch_size % self.accumulate:
+            found.append(
+                f"accumulate={self.accumulate} does not divide config.batch_size={self.batch_size}; give a "
+                "divisor"
             )
         return found + self._radius_conflicts() + self._group_conflicts()
 
@@ -468,7 +482,8 @@ class Experiment(Options):
 
     def _group_conflicts(self) -> list[str]:
         sizes = {f"{where}.recipe.batch_size": r.batch_size for where, r in self._recipes().items()}
-        sizes = {"batch_size": self.batch_size} | sizes
+        part = "batch_size / accumulate" if self.accumulate > 1 else "batch_size"
+        sizes = {part: self.batch_size // self.accumulate} | sizes
         return [
             f"{name}={size} does not divide by config.bn_groups={self.bn_groups}"
             for name, size in sizes.items()

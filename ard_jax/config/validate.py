@@ -86,6 +86,9 @@ def _method_problems(e: Experiment) -> list[str]:
             "config.method.labels='offline': soft labels of whole images are not those of the parts that "
             "config.data.augment='resized_crop' trains on; use online_shared"
         )
+    if e.accumulate > 1 and options is not None:
+        told = methods.accumulation_problems(e.method.name, e.method.options)
+        found += [f"config.accumulate={e.accumulate}: {text}" for text in told]
     found += [f"config.{text}" for text in methods.igdm_problems(e.method.name, e.igdm)]
     found += _natural_teacher_problems(e)
     if "robust" in methods.TRAINED_TEACHERS[e.method.name]:

@@ -265,6 +265,16 @@ def updates_per_step(name: str | Registration, options: dict[str, Any]) -> int:
     return _entry(name).updates(make_config(name, options))
 
 
+def accumulation_problems(name: str | Registration, options: dict[str, Any]) -> list[str]:
+    """Why a step of the method cannot be several parts with one update; empty when it can."""
+    entry = _entry(name)
+    if entry.accumulates and updates_per_step(name, options) == 1:
+        return []
+    return [
+        f"method {entry.name!r} does more in a step than one update of the student: use accumulate=1"
+    ]
+
+
 def create(name: str | Registration, parts: Parts, **options: Any) -> Method:
     """The method `name` on these networks, attack and optimisers.
 
@@ -329,6 +339,7 @@ __all__ = [
     "Method",
     "Parts",
     "Registration",
+    "accumulation_problems",
     "attack_problems",
     "create",
     "igdm_problems",

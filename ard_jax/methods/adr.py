@@ -218,10 +218,10 @@ def _needs_labels(config: AdrConfig) -> str:
 REGISTRATION = (
     base.Registration(
         "adr", AdrConfig, make, attack="adr_train", soft_labels=True, length_matters=_length_matters,
-        needs_labels=_needs_labels,
+        needs_labels=_needs_labels, accumulates=False,
     ),
     base.Registration(
         "adr_trades", AdrTradesConfig, make_trades, attack="adr_trades_train", soft_labels=True,
-        length_matters=_length_matters, needs_labels=_needs_labels,
+        length_matters=_length_matters, needs_labels=_needs_labels, accumulates=False,
     ),
 )  # fmt: skip

@@ -25,6 +25,7 @@ class Registration:
       length_matters: option record -> what in a step depends on the length of the run (`Parts.epochs`), so
         that a finished run cannot be trained longer; "" if nothing does.
       updates: option record -> updates of the student in one step.
+      accumulates: whether a step may be several parts with one update (`config.accumulate`).
       robust_teacher: whether it fails with a teacher that is not robust.
       soft_labels: whether it makes soft labels itself, which an attack takes in place of a teacher's logits.
       cross_entropy: option record -> whether its loss has a cross-entropy with the labels, which it takes
@@ -45,6 +46,7 @@ class Registration:
     refuses: Callable[[Any, Any], str] = lambda *_: ""
     length_matters: Callable[[Any], str] = lambda _: ""
     updates: Callable[[Any], int] = lambda _: 1
+    accumulates: bool = True
     robust_teacher: bool = False
     soft_labels: bool = False
     cross_entropy: Callable[[Any], bool] = lambda _: False

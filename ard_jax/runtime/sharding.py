@@ -89,6 +89,19 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def split_parts(mesh: Mesh) -> NamedSharding:
+    """Of parts of a batch, [parts, B, ...]: the second dimension split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
+def split_array(mesh: Mesh, array: Any) -> NamedSharding:
+    """The first axis that divides by the devices split over them; all of the array everywhere without one."""
+    for axis, size in enumerate(array.shape):
+        if size and size % mesh.devices.size == 0:
+            return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
+    return replicated(mesh)
+
+
 def put_batch(mesh: Mesh, local: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Global arrays from this host's rows of a batch."""
     sharding = split_batch(mesh)

@@ -32,7 +32,7 @@ from ard_jax.methods.base import Method
 from ard_jax.models.bundle import ModelBundle
 from ard_jax.runtime import preemption
 from ard_jax.runtime.distributed import everywhere, is_lead
-from ard_jax.runtime.sharding import num_devices, process, put_replicated
+from ard_jax.runtime.sharding import num_devices, process
 from ard_jax.state import RunState
 from ard_jax.training import train_step
 from ard_jax.training.step_runner import StepRunner
@@ -59,7 +59,8 @@ class TrainingRun:
       title: shown in the progress bar, "student" or "robust teacher".
       workdir: holds last/, best/, metrics.jsonl.
       method: what a step does.
-      initial: makes the state at step 0; on resume it only gives structure and shapes.
+      initial: makes the state at step 0, placed by `train_step.placement`; on resume it only gives structure
+        and shapes.
       train: training images.
       epochs: length.
       batch_size: global batch size.
@@ -153,16 +154,15 @@ def fit(training: TrainingRun) -> FitResult:
     preemption.check(f"{training.title} training, before its first step")
     # Further images fill up every batch.
     count = len(training.train) if training.extra is None else training.batch_size
-    batching.check_sharding(
-        count, training.batch_size, num_devices(training.mesh), training.last_batch
-    )
+    shares = num_devices(training.mesh) * training.step.accumulate
+    batching.check_sharding(count, training.batch_size, shares, training.last_batch)
     runner, folder = StepRunner(training), training.workdir
     with Checkpoints(folder / "last", keep=2) as last, Checkpoints(folder / "best", keep=2) as best:
-        template = put_replicated(
-            training.mesh, train_step.start_average(training.initial(), training.step)
-        )
+        template = train_step.start_average(training.initial(), training.step)
         # Copies: the step donates its state, and teachers' variables are used after it too.
-        template = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(template)
+        placed = train_step.placement(training.step, training.mesh, template)
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=placed)
+        template = copy(template)
         state, meta = resume.newest(last, template, training.config, training.extension_problem)
         if meta is None or state is None:
             state, meta = template, {"best": None, "seconds": 0.0}

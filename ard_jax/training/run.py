@@ -94,7 +94,8 @@ def make(
         given = {role: t.variables for role, t in teachers.items()}
         key = sharding.put_replicated(mesh, jax.random.key(s.seed))
         first = None if begun is None else sharding.put_replicated(mesh, begun)
-        return jax.jit(start, out_shardings=sharding.replicated(mesh))(key, given, first)
+        placed = train_step.placement(step, mesh, jax.eval_shape(start, key, given, first))
+        return jax.jit(start, out_shardings=placed)(key, given, first)
 
     columns, extra = {}, extra_images(s, splits)
     _check_columns(method, s)
@@ -194,7 +195,12 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
     s = settings
     keep = s.data.last_batch == "keep" and not s.data.extra
     last = len(splits.train) % s.batch_size if keep else 0
-    if last % s.bn_groups:
+    if last % s.accumulate:
+        raise ValueError(
+            f"the last batch of an epoch has {len(splits.train)} mod {s.batch_size} = {last} examples, which "
+            f"do not divide by config.accumulate={s.accumulate}; use --config.data.last_batch=drop"
+        )
+    if last // s.accumulate % s.bn_groups:
         raise ValueError(
             f"the last batch of an epoch has {len(splits.train)} mod {s.batch_size} = {last} examples, which "
             f"do not divide by config.bn_groups={s.bn_groups}; use --config.data.last_batch=drop"
@@ -207,5 +213,5 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
     return StepConfig(
         s.seed, spe, s.data.augment, s.data.pad, s.data.mirrors, s.ema_decay, s.swa_start, s.average_bn,
         s.label_smoothing, splits.train.num_classes, s.data.mixup, s.data.cutmix, s.data.mix_probability,
-        s.data.crop_area,
+        s.accumulate, s.run.shard_optimizer, s.data.crop_area,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """The one jitted, donated train step of a run, built out of a Method."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,15 @@ from ard_jax.data import augment, mixing
 from ard_jax.methods import checked
 from ard_jax.methods.base import Method
 from ard_jax.runtime.compilation import TRACES
-from ard_jax.runtime.sharding import num_devices, put_replicated, replicated, split_batch
-from ard_jax.state import RunState
+from ard_jax.runtime.sharding import (
+    num_devices,
+    put_replicated,
+    replicated,
+    split_array,
+    split_batch,
+)
+from ard_jax.state import NetState, RunState
+from ard_jax.training import accumulation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,8 @@ class StepConfig:
       label_smoothing: share of each label that is spread over all classes.
       num_classes: needed for soft labels, those of smoothing and of mixing.
       mixup, cutmix, mix_probability: see `mixing.mix`; 0 for none.
+      accumulate: parts that a batch is trained on in: see `accumulation`.
+      shard_optimizer: whether the optimisers' state is split over the devices: see `sharding.placement`.
       crop_area: of `augment` "resized_crop", see `geometry.RandomCrop`.
     """
 
@@ -52,6 +62,8 @@ class StepConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
+    accumulate: int = 1
+    shard_optimizer: bool = False
     crop_area: tuple[float, float] = (0.08, 1.0)
 
 
@@ -89,6 +101,32 @@ def _average(config: StepConfig, average: Any, student: Any, step: jax.Array) ->
 Step = Callable[..., tuple[RunState, dict[str, jax.Array]]]
 
 
+def placement(config: StepConfig, mesh: Any, state: RunState) -> RunState:
+    """Where the arrays of a state lie, given as arrays or as shapes: a sharding for each of them."""
+    everywhere = jax.tree.map(lambda _: replicated(mesh), state)
+    if not config.shard_optimizer:
+        return everywhere
+
+    def changed(net: NetState, whole: NetState) -> NetState:
+        return whole.replace(
+            opt_state=jax.tree.map(functools.partial(split_array, mesh), net.opt_state)
+        )
+
+    teachers = {
+        role: changed(net, everywhere.teachers[role]) for role, net in state.teachers.items()
+    }
+    return everywhere.replace(student=changed(state.student, everywhere.student), teachers=teachers)
+
+
+def placed_shapes(config: StepConfig, mesh: Any, state: RunState) -> RunState:
+    """The state's shapes where `placement` says, for a program that is compiled without arrays."""
+    return jax.tree.map(
+        lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
+        state,
+        placement(config, mesh, state),
+    )
+
+
 def build(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Step:
     """(state, batch) -> (state, metrics).
 
@@ -120,12 +158,10 @@ def program(method: Method, config: StepConfig, mesh: Any, name: str = "train_st
     def step(state: RunState, batch: dict[str, jax.Array], root: jax.Array):
         TRACES[name] += 1
         with splits_batch(num_devices(mesh)):
-            return _update(method, config, state, batch, root)
+            return _update(method, config, mesh, state, batch, root)
 
     same, split = replicated(mesh), split_batch(mesh)
-    return jax.jit(
-        step, in_shardings=(same, split, same), out_shardings=(same, same), donate_argnums=0
-    )
+    return _placed(config, mesh, step, split, same)
 
 
 def indexed_program(method: Method, config: StepConfig, mesh: Any, name: str = "train_step") -> Any:
@@ -138,12 +174,26 @@ def indexed_program(method: Method, config: StepConfig, mesh: Any, name: str = "
         batch = {k: v.at[index].get(mode="promise_in_bounds") for k, v in examples.items()}
         batch = jax.lax.optimization_barrier(batch | {"index": index})
         with splits_batch(num_devices(mesh)):
-            return _update(method, config, state, batch, root)
+            return _update(method, config, mesh, state, batch, root)
 
     same, split = replicated(mesh), split_batch(mesh)
-    return jax.jit(
-        step, in_shardings=(same, same, split, same), out_shardings=(same, same), donate_argnums=0
-    )
+    return _placed(config, mesh, step, same, split, same)
+
+
+def _placed(config: StepConfig, mesh: Any, step: Callable, *rest: Any) -> Any:
+    """The jitted step of a state, which it donates, and of arguments of these shardings."""
+    same = replicated(mesh)
+    if not config.shard_optimizer:
+        shardings = {"in_shardings": (same, *rest), "out_shardings": (same, same)}
+        return jax.jit(step, donate_argnums=0, **shardings)
+
+    def constrained(state: RunState, *given: Any):
+        new, metrics = step(state, *given)
+        placed = jax.lax.with_sharding_constraint(new, placement(config, mesh, new))
+        return placed, jax.lax.with_sharding_constraint(metrics, same)
+
+    # The state comes as it is placed, which depends on its shapes.
+    return jax.jit(constrained, donate_argnums=0, in_shardings=(None, *rest))
 
 
 def augmented(
@@ -172,6 +222,7 @@ def _soft_labels(
 def _update(
     method: Method,
     config: StepConfig,
+    mesh: Any,
     state: RunState,
     batch: dict[str, jax.Array],
     root: jax.Array,
@@ -185,7 +236,11 @@ def _update(
         views |= _soft_labels(config, root, state.step, views["image"], batch["label"])
     epoch = state.step // config.steps_per_epoch + 1
     seen = batch | views | {"epoch": epoch}
-    new, metrics = method.step(state, seen, rng.stream(root, "attack", state.step))
+    key = rng.stream(root, "attack", state.step)
+    if config.accumulate > 1:
+        new, metrics = accumulation.step(method, config.accumulate, mesh, state, seen, key)
+    else:
+        new, metrics = method.step(state, seen, key)
     checked.metrics(metrics, checked.OF_LOG)
     if state.ema is not None:
         new = new.replace(ema=_average(config, state.ema, new.student.variables, state.step))

@@ -65,7 +65,7 @@ def test_every_name_can_be_created_and_applied(name):
         variables = bundle.init(jax.random.key(0))
         return variables, bundle.apply(variables, x, False), bundle.apply(variables, x, True)
 
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((256, 32, 32, 3), jnp.float32)
     variables, *applied = jax.eval_shape(both_modes, images)
     assert set(variables) == {"params", "batch_stats"}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -324,3 +324,53 @@ def test_networks_with_layer_norm_have_one_mode():
     logits = jax.jit(lambda v, x: half.apply(v, x, False)[0])(variables, x)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, both(variables, x)[0], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnet50",
+        "preact_resnet18",
+        "wrn_10_1",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "shufflenet_v2",
+        "convnext_tiny",
+        "vit_tiny",
+    ],
+)
+def test_remat_keeps_the_inputs_of_blocks_alone(name):
+    """What the backward pass is given: traced, as a CPU's compiler undoes it."""
+    kwargs = {"patch": 4} if name == "vit_tiny" else {}
+    made = [models.create(name, 10, (32, 32, 3), remat=r, **kwargs) for r in (False, True)]
+    shapes = [jax.eval_shape(b.init, jax.random.key(0)) for b in made]
+    assert shapes[0] == shapes[1]
+    images = jax.ShapeDtypeStruct((256, 32, 32, 3), jnp.float32)
+
+    def kept(bundle):
+        def forward(variables, x):
+            logits, backward = jax.vjp(lambda v: bundle.apply(v, x, False)[0], variables)
+            return backward
+
+        return sum(a.size for a in jax.tree.leaves(jax.eval_shape(forward, shapes[0], images)))
+
+    assert kept(made[1]) < 0.7 * kept(made[0])
+
+
+def test_remat_has_the_same_gradient():
+    made = [
+        models.create("small_resnet", 3, (8, 8, 1), widths=(4, 6), remat=r) for r in (False, True)
+    ]
+    variables, images = made[0].init(0), jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+
+    def gradient(bundle):
+        def loss(params):
+            logits, stats = bundle.apply({**variables, "params": params}, images, True)
+            return jnp.sum(logits**2), stats
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    for one, other in zip(*map(jax.tree.leaves, map(gradient, made)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

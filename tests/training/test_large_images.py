@@ -84,6 +84,17 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_expo
 
 
 @pytest.mark.slow
+@pytest.mark.multidevice
+def test_a_run_with_little_memory_likewise(photos, tmp_path, monkeypatch, capfd):
+    less = {"accumulate": 3, "run.shard_optimizer": True, "run.remat": True, "run.devices": 2}
+
+    def make(folder):
+        return experiment(folder, photos, size=64, batch_size=6, **less)
+
+    check_stop_and_export(make, tmp_path, monkeypatch, capfd, 2)
+
+
+@pytest.mark.slow
 def test_tiny_imagenet_likewise(shared_data, tmp_path, monkeypatch, capfd):
     def make(folder):
         raw = protocol.experiment("tiny_imagenet", "trades")
