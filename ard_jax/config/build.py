@@ -36,7 +36,8 @@ from ard_jax.runtime import sharding
 # Fields that came later: a run of an earlier version is one with their defaults.
 _LATER = (
     "bn_groups", "average_bn", "label_smoothing", "attack.eps_ramp", "data.flip", "data.extra_fraction",
-    "data.crop_area", "data.mixup", "data.cutmix", "data.mix_probability", "accumulate",
+    "data.crop_area", "data.crop_sizes", "data.crop_boundaries", "data.mixup", "data.cutmix",
+    "data.mix_probability", "accumulate",
     *(
         f"{group}.{name}"
         for group in ("student_optim", "robust_teacher_optim")
@@ -417,7 +418,16 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     recipe, d = teacher.recipe, experiment.data
     unused = {
         name: DataConfig.model_fields[name].default
-        for name in ("flip", "extra", "extra_fraction", "mixup", "cutmix", "mix_probability")
+        for name in (
+            "flip",
+            "extra",
+            "extra_fraction",
+            "mixup",
+            "cutmix",
+            "mix_probability",
+            "crop_sizes",
+            "crop_boundaries",
+        )  # fmt: skip
     }
     options = {"beta": recipe.beta} if recipe.method == "trades" else {}
     return experiment.replace(

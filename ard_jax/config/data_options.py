@@ -64,6 +64,14 @@ class DataConfig(Options):
         default=(0.08, 1.0),
         description="Of `resized_crop`: least and largest part of an image's area.",
     )
+    crop_sizes: tuple[Annotated[int, Field(ge=8, le=MAX_SIDE)], ...] = Field(
+        default=(),
+        description="Of `resized_crop`: sides in pixels of the training images, one after the other, such as "
+        "128, 224, 288; empty for `image_size`, at which the evaluation is in any case.",
+    )
+    crop_boundaries: tuple[AtLeastOne, ...] = Field(
+        default=(), description="First epochs of the second of `crop_sizes` and of those after it."
+    )
     mixup: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.0,
         description="Alpha of Mixup, w x_i + (1 - w) x_j of two images and their labels with w ~ Beta(alpha, "
@@ -179,6 +187,7 @@ class DataConfig(Options):
                 for name, value in needs.items()
                 if getattr(self, name) != value
             ]
+        found += self._size_conflicts()
         if not 0 < self.crop_area[0] <= self.crop_area[1]:
             found.append(
                 f"crop_area={self.crop_area}: parts of the area, above 0 and increasing, such as (0.08, 1.0)"
@@ -194,3 +203,16 @@ class DataConfig(Options):
                 "use config.data.on_device=auto"
             )
         return found
+
+    def _size_conflicts(self) -> list[str]:
+        sizes, starts = self.crop_sizes, self.crop_boundaries
+        if sizes and self.augment != "resized_crop":
+            return [f"crop_sizes={sizes}: is of config.data.augment='resized_crop'; leave it out"]
+        if len(starts) != max(len(sizes) - 1, 0):
+            return [
+                f"crop_boundaries={starts}: crop_sizes={sizes} needs {max(len(sizes) - 1, 0)}, the first "
+                "epoch of each size but the first"
+            ]
+        if list(starts) != sorted(set(starts)) or starts[:1] == (1,):
+            return [f"crop_boundaries={starts}: epochs must increase, from 2 on"]
+        return []

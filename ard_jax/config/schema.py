@@ -430,6 +430,12 @@ class Experiment(Options):
             )
         starts = {"swa_start": self.swa_start, "awp.start": self.awp.start if self.awp.gamma else 0}
         starts["attack.eps_ramp"] = self.attack.eps_ramp
+        starts["data.crop_boundaries"] = max(self.data.crop_boundaries, default=0)
+        if self.data.crop_sizes and self.average_bn == "recomputed":
+            found.append(
+                "average_bn='recomputed' makes statistics of images of one size: leave out "
+                "config.data.crop_sizes, or choose another"
+            )
         found += _late(starts, "config.epochs", self.epochs)
         if self.select_on == "validation" and not self.data.holdout > 0:
             found.append(

@@ -1,5 +1,6 @@
 """Which part of an image becomes the square of a data set: centred for evaluation, random for training."""
 
+import bisect
 import dataclasses
 import math
 from typing import Any
@@ -44,10 +45,12 @@ class RandomCrop:
     Attributes:
       draws: float64 [41] in [0, 1): of ten boxes, and of the mirror image.
       area: least and largest part of the image's area.
+      size: side in pixels that it is scaled to; 0: that of the data set.
     """
 
     draws: np.ndarray
     area: tuple[float, float]
+    size: int = 0
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) in pixels.
@@ -70,12 +73,20 @@ class RandomCrop:
         return left, top, left + w, top + h
 
     def apply(self, image: Any, size: int) -> Any:
-        """The part of PIL's `image`, size x size, by the bilinear filter; mirrored in half of the cases."""
+        """The part of PIL's `image`, by the bilinear filter; mirrored in half of the cases.
+
+        It is `self.size` x `self.size` pixels, or `size` x `size` of the data set.
+        """
         from PIL import Image, ImageOps
 
-        box = self.box(*image.size)
+        size, box = self.size or size, self.box(*image.size)
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         return ImageOps.mirror(image) if self.draws[-1] < 0.5 else image
+
+
+def shape_of(whole: tuple[int, int, int], crop: RandomCrop | None) -> tuple[int, int, int]:
+    """(H, W, C) of an image of a data set of shape `whole`, or of a part of it."""
+    return (crop.size, crop.size, whole[2]) if crop is not None and crop.size else whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +97,23 @@ class RandomCrops:
       seed: of the run.
       area: see `RandomCrop`.
       views: 1, or 2 where a method wants another augmentation of the same images.
+      sizes: sides in pixels, one after the other; () for that of the data set.
+      boundaries: first epochs, from 1, of the second size and of those after it.
     """
 
     seed: int
     area: tuple[float, float]
     views: int = 1
+    sizes: tuple[int, ...] = ()
+    boundaries: tuple[int, ...] = ()
+
+    def size(self, epoch: int) -> int:
+        """Side in pixels in `epoch`, counted from 0; 0: that of the data set."""
+        return self.sizes[bisect.bisect_right(self.boundaries, epoch + 1)] if self.sizes else 0
 
     def of(self, epoch: int, row: int, view: int = 0) -> RandomCrop:
         """That of image number `row` in `epoch`, both counted from 0."""
         key = np.array([self.seed, _VIEWS * epoch + view], np.uint64)
         counter = np.array([0, row, _STREAM, 0], np.uint64)
         raw = np.random.Philox(key=key, counter=counter).random_raw(_DRAWS)
-        return RandomCrop((raw >> np.uint64(11)) * 2.0**-53, self.area)
+        return RandomCrop((raw >> np.uint64(11)) * 2.0**-53, self.area, self.size(epoch))

@@ -88,7 +88,7 @@ class Source(Protocol):
         ...
 
     def read(self, row: int, crop: RandomCrop | None = None) -> np.ndarray:
-        """Image number `row`, or a part of it: uint8, of `shape`.
+        """Image number `row`, or a part of it: uint8, of `shape` unless the part has a size of its own.
 
         Raises:
           DataError: the file, which it names, cannot be used.
@@ -197,10 +197,18 @@ class LazyImages:
 
     def cropped(self, index: np.ndarray, crops: RandomCrops, epoch: int, view: int = 0):
         """A random part of each image at `index` int [M], as its number in the split decides: [M,H,W,C]."""
-        return self._decoded(self.rows[index], lambda i: crops.of(epoch, int(index[i]), view))
+        size = crops.size(epoch)
+        one = lambda i: crops.of(epoch, int(index[i]), view)  # noqa: E731
+        return self._decoded(self.rows[index], one, (size, size) if size else None)
 
-    def _decoded(self, rows: np.ndarray, crop: Callable[[int], RandomCrop | None]) -> np.ndarray:
-        out = np.empty((len(rows), *self.source.shape), np.uint8)
+    def _decoded(
+        self,
+        rows: np.ndarray,
+        crop: Callable[[int], RandomCrop | None],
+        size: tuple[int, int] | None = None,
+    ) -> np.ndarray:
+        *whole, channels = self.source.shape
+        out = np.empty((len(rows), *(size or whole), channels), np.uint8)
 
         def fill(part: range) -> None:
             for i in part:

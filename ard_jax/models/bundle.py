@@ -58,6 +58,7 @@ class ModelBundle:
         logits [B, K] float32; train is a python bool. False: running statistics, batch_stats comes back
         unchanged. True: statistics of the batch, batch_stats are the updated running statistics.
         Raises ValueError when images, train or variables are not of that form.
+      at: side in pixels -> the same network for such images, where its parameters allow; None: unknown.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelBundle:
     normalization: Any
     init: Callable[[jax.Array], dict[str, Any]]
     apply: Callable[[dict[str, Any], jax.Array, bool], tuple[jax.Array, dict[str, Any]]]
+    at: Callable[[int], "ModelBundle"] | None = None
 
 
 def normalization_constants(
@@ -207,7 +209,12 @@ def make_bundle(
 
     if not isinstance(normalization, str):
         normalization = {"mean": tuple(normalization["mean"]), "std": tuple(normalization["std"])}
-    return ModelBundle(name, num_classes, image_shape, normalization, init, apply)
+
+    def at(side: int) -> ModelBundle:
+        shape = (side, side, image_shape[-1])
+        return make_bundle(name, architecture, num_classes, shape, normalization)
+
+    return ModelBundle(name, num_classes, image_shape, normalization, init, apply, at)
 
 
 def check_variables(name: str, variables: Any) -> None:

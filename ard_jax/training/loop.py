@@ -82,6 +82,7 @@ class TrainingRun:
       columns: further arrays [N,...] with a row for each training image, for methods that ask for them.
       extra: further training images, or None.
       bundle: the network that is trained; only an average with `average_bn` "recomputed" looks at it.
+      method_at: side in pixels -> the method for images of this size, where `step` has `crop_sizes`.
       long_note: printed with the time estimate when it takes over ten minutes.
     """
 
@@ -110,6 +111,7 @@ class TrainingRun:
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     extra: ExtraImages | None = None
     bundle: ModelBundle | None = None
+    method_at: Callable[[int], Method] | None = None
     extension_problem: Callable[[int], str] = lambda _: "its length is part of what it is"
 
     @property

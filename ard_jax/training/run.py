@@ -80,9 +80,8 @@ def make(
     """
     s, (bundle, net, evaluator, begun, origin) = settings, network
     step = step_config(s, splits)
-    method = s.make_method(
-        bundle, {role: t.bundle for role, t in teachers.items()}, step.steps_per_epoch
-    )
+    networks = {role: t.bundle for role, t in teachers.items()}
+    method = s.make_method(bundle, networks, step.steps_per_epoch)
     watched = {role: teachers[role].evaluator for role in method.trained_teachers}
 
     def initial() -> RunState:
@@ -131,7 +130,21 @@ def make(
         on_device=s.data.on_device,
         columns=columns,
         extra=extra,
+        method_at=lambda side: s.make_method(
+            _at(bundle, side), {r: _at(b, side) for r, b in networks.items()}, step.steps_per_epoch
+        ),
     )
+
+
+def _at(bundle: ModelBundle, side: int) -> ModelBundle:
+    """The network for images of this side.
+
+    Raises:
+      ValueError: it has none for them.
+    """
+    if bundle.at is None:
+        raise ValueError(f"config.data.crop_sizes: {bundle.name} takes images of one size alone")
+    return bundle.at(side)
 
 
 def _tracking(settings: TrainingSettings, title: str) -> Tracking:
@@ -176,14 +189,26 @@ def state_shapes(
 ) -> list[jax.ShapeDtypeStruct]:
     """Returns the arrays that a checkpoint of the training holds, as shapes alone."""
     step = step_config(settings, splits)
-    method = settings.make_method(student, teachers, step.steps_per_epoch)
-    _check_columns(method, settings)
 
-    def start(key: jax.Array) -> RunState:
-        given = {role: bundle.init(key) for role, bundle in teachers.items()}
-        return train_step.start_average(method.init(student.init(key), given), step)
+    def shapes(student: ModelBundle, teachers: dict[str, ModelBundle]) -> RunState:
+        method = settings.make_method(student, teachers, step.steps_per_epoch)
+        _check_columns(method, settings)
 
-    return jax.tree.leaves(jax.eval_shape(start, jax.random.key(0)))
+        def start(key: jax.Array) -> RunState:
+            given = {role: bundle.init(key) for role, bundle in teachers.items()}
+            return train_step.start_average(method.init(student.init(key), given), step)
+
+        return jax.eval_shape(start, jax.random.key(0))
+
+    found = shapes(student, teachers)
+    for side in settings.data.crop_sizes:
+        resized = {role: _at(bundle, side) for role, bundle in teachers.items()}
+        if shapes(_at(student, side), resized) != found:
+            raise ValueError(
+                f"config.data.crop_sizes: {side} pixels change the arrays of method {settings.method!r} or "
+                "of its networks, such as a transformer's positions; leave it out, or choose another student"
+            )
+    return jax.tree.leaves(found)
 
 
 def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
@@ -214,4 +239,5 @@ def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:
         s.seed, spe, s.data.augment, s.data.pad, s.data.mirrors, s.ema_decay, s.swa_start, s.average_bn,
         s.label_smoothing, splits.train.num_classes, s.data.mixup, s.data.cutmix, s.data.mix_probability,
         s.accumulate, s.run.shard_optimizer, s.data.crop_area,
+        s.data.crop_sizes, s.data.crop_boundaries,
     )  # fmt: skip

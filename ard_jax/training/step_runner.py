@@ -57,14 +57,18 @@ class StepRunner:
         self._batches = self._new_batches(training.total)
         self._statistics: Any = None
         self._examples: dict[str, jax.Array] = {}
-        self._program: train_step.Step | None = None
-        self._called: set[int] = set()  # sizes of batches
+        self._programs: dict[
+            int, train_step.Step
+        ] = {}  # by the side of images; 0 for the data set's
+        self._called: set[tuple[int, int]] = set()  # sizes of batches, sides of images
         self._compiled: list[compilation.Compilation] = []
         self.compile_seconds = 0.0
 
     def _new_batches(self, total: int) -> TrainBatches:
         training, step = self.training, self.training.step
-        crops = RandomCrops(step.seed, step.crop_area, training.method.views)
+        crops = RandomCrops(
+            step.seed, step.crop_area, training.method.views, step.crop_sizes, step.crop_boundaries
+        )
         return TrainBatches(
             training.train, batch_size=training.batch_size, seed=step.seed,
             last_batch=training.last_batch, total=total, process=process(), extra=training.extra,
@@ -132,16 +136,21 @@ class StepRunner:
 
     def _call(self, size: int, *arguments: Any):
         training, name = self.training, f"{self.training.title} train_step"
-        if self._program is None:
+        side = arguments[1]["image"].shape[1] if training.step.crop_sizes else 0
+        if side not in self._programs:
             build = train_step.build_indexed if self.on_device else train_step.build
-            self._program = build(training.method, training.step, training.mesh, name)
-        if size in self._called:
-            return self._program(*arguments)
+            method = training.method_at(side) if side else training.method
+            self._programs[side] = build(method, training.step, training.mesh, name)
+        program = self._programs[side]
+        if (size, side) in self._called:
+            return program(*arguments)
         if size != training.batch_size:
             name += f" on the last {size} images of an epoch"
+        if side:
+            name += f" on images of {side} pixels"
         with compilation.compilation(name) as compiled:
-            result = self._program(*arguments)
-        self._called.add(size)
+            result = program(*arguments)
+        self._called.add((size, side))
         self._compiled.append(compiled)
         self.compile_seconds += compiled.seconds
         return result

@@ -46,7 +46,7 @@ class StepConfig:
       mixup, cutmix, mix_probability: see `mixing.mix`; 0 for none.
       accumulate: parts that a batch is trained on in: see `accumulation`.
       shard_optimizer: whether the optimisers' state is split over the devices: see `sharding.placement`.
-      crop_area: of `augment` "resized_crop", see `geometry.RandomCrop`.
+      crop_area, crop_sizes, crop_boundaries: of `augment` "resized_crop", see `geometry.RandomCrops`.
     """
 
     seed: int
@@ -65,6 +65,8 @@ class StepConfig:
     accumulate: int = 1
     shard_optimizer: bool = False
     crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_sizes: tuple[int, ...] = ()
+    crop_boundaries: tuple[int, ...] = ()
 
 
 def start_average(state: RunState, config: StepConfig) -> RunState:

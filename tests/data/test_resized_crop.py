@@ -222,3 +222,31 @@ def test_labels_of_whole_images_are_refused():
     raw.method.labels = "offline"
     with pytest.raises(parse.ConfigError, match="labels='offline': soft labels of whole images"):
         parse.to_experiment(raw)
+
+
+def test_sizes_change_at_their_epochs(photos):
+    splits = data.load("folder", photos, reading=data.Reading("grain", image_size=16))
+    crops = geometry.RandomCrops(0, (0.3, 1.0), sizes=(8, 16, 24), boundaries=(2, 4))
+    batches = TrainBatches(
+        splits.train, batch_size=24, seed=0, last_batch="drop", total=5, crops=crops
+    )
+    shapes = [batches.next(step)["image"].shape for step in range(5)]
+    batches.close()
+    assert [shape[1:] for shape in shapes] == [(n, n, 3) for n in (8, 16, 16, 24, 24)]
+    assert crops.of(0, 3).box(40, 30) == geometry.RandomCrops(0, (0.3, 1.0)).of(0, 3).box(40, 30)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"crop_sizes": (8, 16)}, "crop_boundaries=.*needs 1, the first epoch"),
+        ({"crop_sizes": (8, 16), "crop_boundaries": (1,)}, "epochs must increase, from 2 on"),
+        ({"crop_sizes": (8, 16), "crop_boundaries": (99,)}, "crop_boundaries=99: must be at most"),
+        ({"crop_sizes": (8,), "augment": "crop"}, "is of config.data.augment='resized_crop'"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(changes, message):
+    raw = protocol.experiment("imagenet", "sat")
+    raw.data.update(dir="x", **changes)
+    with pytest.raises(parse.ConfigError, match=message):
+        parse.to_experiment(raw)

@@ -83,6 +83,39 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_expo
     check_stop_and_export(make, tmp_path, monkeypatch, capfd, 2)
 
 
+def test_a_run_with_growing_images_likewise(photos, tmp_path, monkeypatch, capfd):
+    def make(folder):
+        sizes = {"data.crop_sizes": (32, 48), "data.crop_boundaries": (2,)}
+        return experiment(folder, photos, size=64, **sizes)
+
+    seen, call = [], StepRunner._call
+    monkeypatch.setattr(
+        StepRunner,
+        "_call",
+        lambda self, n, s, b: seen.append(b["image"].shape[1]) or call(self, n, s, b),
+    )
+    check_stop_and_export(make, tmp_path, monkeypatch, capfd, 2)
+    assert seen == 4 * [32] + 4 * [48] + 4 * [32] + 4 * [48]  # once whole, once stopped
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"student.model": "vit_tiny", "student.kwargs": {"patch": 16}},
+            "48 pixels change the arrays of method",
+        ),
+        ({"method.name": "free"}, "48 pixels change the arrays of method 'free'"),
+    ],
+)
+def test_images_that_cannot_grow(photos, tmp_path, changes, message):
+    sizes = {"data.crop_sizes": (48, 64), "data.crop_boundaries": (2,)}
+    name = changes.pop("method.name", "sat")
+    with pytest.raises(ValueError, match=message):
+        train.run(experiment(tmp_path, photos, name, 64, **sizes, **changes))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.multidevice
 def test_a_run_with_little_memory_likewise(photos, tmp_path, monkeypatch, capfd):

@@ -12,7 +12,7 @@ import numpy as np
 
 from ard_jax.data import image_decoding
 from ard_jax.data.base import DataError
-from ard_jax.data.geometry import RandomCrop
+from ard_jax.data.geometry import RandomCrop, shape_of
 from ard_jax.data.lazy_dataset import LazyDataset, Reading
 from ard_jax.io import cache_folder
 
@@ -49,9 +49,9 @@ class Files:
         """See `Source`."""
         path, size = self.title(row), self.shape[0] if self.resized else 0
         image = image_decoding.decode(Path(path), path, self.rgb, size, self.resize, crop)
-        if image.shape != self.shape:
+        if image.shape != (shape := shape_of(self.shape, crop)):
             raise DataError(
-                f"{path} has changed since its header was read, from shape {self.shape} to {image.shape} (or "
+                f"{path} has changed since its header was read, from shape {shape} to {image.shape} (or "
                 "tells its orientation after its pixels: write it again)"
             )
         return image

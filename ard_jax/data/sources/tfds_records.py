@@ -10,7 +10,7 @@ import numpy as np
 
 from ard_jax.data import image_decoding
 from ard_jax.data.base import DataError
-from ard_jax.data.geometry import RandomCrop
+from ard_jax.data.geometry import RandomCrop, shape_of
 
 
 def open_split(builder: Any, split: str) -> Any:
@@ -66,7 +66,8 @@ class Records:
         size = self.shape[0] if self.resized else 0
         rgb = self.shape[2] == 3
         image = image_decoding.decode(stored, name, rgb, size, self.resize, crop)
-        image_decoding.check_shape(image.shape, name, self.shape, "the data set's images")
+        shape = shape_of(self.shape, crop)
+        image_decoding.check_shape(image.shape, name, shape, "the data set's images")
         return image
 
     def identity(self, rows: np.ndarray) -> int:
