@@ -112,7 +112,8 @@ def make(
             f"no checkpoint of the {role} teacher in {t.checkpoint}: planned for config.teachers.{role}.net"
             for role, t in roles
             if isinstance(t, TeacherConfig) and t.checkpoint and not Path(t.checkpoint).exists()
-        ],
+        ]
+        + (["counted as if all images had config.data.image_size"] if e.data.crop_sizes else []),
     }
 
 
