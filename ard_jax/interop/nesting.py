@@ -10,6 +10,7 @@ import numpy as np
 
 from ard_jax.interop.numpy_pickle import plain
 from ard_jax.interop.restricted_pickle import FileError, Skipped
+from ard_jax.interop.torch_names import CONSTANTS
 from ard_jax.interop.torch_tensors import TensorSpec
 
 _MAX_DEPTH = 6
@@ -109,7 +110,7 @@ def one_of_equals(
 
 def _prefixes_of_copies(tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Prefixes under which all names, but those of constants and counters, are the same; else []."""
-    shapes = {name: v.shape for name, v in tensors.items() if v.ndim >= 2}  # weights
+    shapes = {n: v.shape for n, v in tensors.items() if v.ndim >= 2 and not CONSTANTS.fullmatch(n)}
     if not shapes:
         return []
     names = list(shapes)

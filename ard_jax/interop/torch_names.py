@@ -45,7 +45,7 @@ _TO_TORCH, _TO_OURS = {4: (3, 2, 0, 1), 2: (1, 0)}, {4: (2, 3, 1, 0), 2: (1, 0)}
 _DEAD = re.compile(r"(.*\.)?(num_batches_tracked|n_averaged)|(.*\.)?sub_block1\..*")
 # Buffers of normalisation layers: of DeepMind's newer networks, RobustBench, nn.Sequential(Normalize, net)
 # and the `robustness` library.
-_CONSTANTS = re.compile(r"(?:.*\.)?(mean|std|mu|sigma|new_mean|new_std)")
+CONSTANTS = re.compile(r"(?:.*\.)?(mean|std|mu|sigma|new_mean|new_std)")
 _KINDS = {"mean": "mean", "mu": "mean", "new_mean": "mean"}
 
 
@@ -85,7 +85,7 @@ def tidy(state: Mapping[str, np.ndarray]) -> Tidied:
         raise ValueError(f"state is a checkpoint that holds more dicts; give state[{inner[0]!r}]")
     tensors, constants, ignored = {}, {}, []
     for name, value in state.items():
-        match = _CONSTANTS.fullmatch(name)
+        match = CONSTANTS.fullmatch(name)
         if _DEAD.fullmatch(name):
             ignored.append(name)
         elif match:
@@ -106,7 +106,11 @@ def _read_constants(found: dict[str, dict[str, Any]]):
     if not found:
         return None
     names = [name for group in found.values() for name in group]
-    if set(found) != {"mean", "std"} or len(names) != 2:
+    # A file of `robustness` has them twice, of the network and of its attacker.
+    values = {
+        kind: {np.ravel(v).tobytes(): v for v in group.values()} for kind, group in found.items()
+    }
+    if set(values) != {"mean", "std"} or any(len(group) != 1 for group in values.values()):
         raise ValueError(
             f"the tensors {names} look like the mean and std of normalisation layers, but there must be "
             "one mean and one std; take the others out of the file"
@@ -114,7 +118,7 @@ def _read_constants(found: dict[str, dict[str, Any]]):
     return {
         # By way of str: the shortest number that is this float32, 0.4914 and not 0.49140000343.
         kind: [float(str(x)) for x in np.ravel(np.asarray(value, np.float32))]
-        for kind, (value,) in ((kind, found[kind].values()) for kind in ("mean", "std"))
+        for kind, (value,) in ((kind, values[kind].values()) for kind in ("mean", "std"))
     }
 
 

@@ -158,7 +158,7 @@ def test_well_known_constants_get_their_name():
     ("stored", "message"),
     [
         ({"mean": (0.5, 0.5, 0.5)}, "one mean and one std"),
-        ({"mean": (0.5,) * 3, "std": (0.2,) * 3, "a.mean": (0.5,) * 3}, "one mean and one std"),
+        ({"mean": (0.5,) * 3, "std": (0.2,) * 3, "a.mean": (0.6,) * 3}, "one mean and one std"),
         ({"mean": (0.5, 0.5), "std": (0.2, 0.2)}, r"3 channel\(s\)"),
         ({"mean": (0.5,) * 3, "std": (0.2, 0.0, 0.2)}, "std positive"),
     ],
