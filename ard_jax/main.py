@@ -73,6 +73,7 @@ def _run() -> int:
 
 def console() -> None:
     """The command `ard-jax`; exits with the code of `main`."""
+    command_line.tell_warnings_once()
     app.run(main, flags_parser=command_line.parse)
 
 

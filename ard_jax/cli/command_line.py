@@ -3,7 +3,9 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from absl import flags
 
@@ -32,6 +34,18 @@ _FOREIGN = {
 }
 _EXPECTED = {"bool": "true or false", "int": "an integer"}
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+
+
+def tell_warnings_once() -> None:
+    """From now on a warning is one line on stderr, without the place in our code, and comes once."""
+    told = set()
+
+    def show(message: Warning | str, *_: Any) -> None:
+        if (text := str(message)) not in told:
+            told.add(text)
+            print(f"WARNING: {text}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ard_jax.attacks.auto_attack.diagnostics import radius_warnings
 from ard_jax.checkpoints import manager, networks
 from ard_jax.cli import train_checks
 from ard_jax.config import build
@@ -66,6 +67,7 @@ def run(experiment: Experiment) -> Path:
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
+        tell(*(f"WARNING: {t}" for t in radius_warnings(experiment.eps, experiment.norm)))
         if (start := experiment.method.options.get("itt_start", 0)) > experiment.epochs:
             tell(
                 f"config.method.itt_start={start} is past the last epoch: the robust teacher stays as it is"

@@ -414,8 +414,8 @@ class Experiment(Options):
                 "robust_teacher_optim.schedule='cyclic' is for networks that every step trains; choose "
                 "another"
             )
-        if not re.fullmatch(r"[^/\\]*", self.name) or self.name in (".", ".."):
-            found.append(f"name={self.name!r}: names a folder, so without / and \\")
+        if not re.fullmatch(r"[^/\\]+", self.name) or self.name in (".", ".."):
+            found.append(f"name={self.name!r}: names a folder: give a text without / and \\")
         if self.ema_decay and self.swa_start:
             found.append("ema_decay and config.swa_start are both set: choose one average")
         if self.average_bn != "averaged" and not (self.ema_decay or self.swa_start):

@@ -483,7 +483,7 @@ def read_evaluation(folder: str | os.PathLike) -> Evaluation | None:
         saved = values.pop(_CHECKSUM, None)  # none in files of earlier versions
         if saved is None or saved == _checksum(values):
             return Evaluation.from_json(values)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         why = f"cannot be read ({error})"

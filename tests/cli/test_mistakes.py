@@ -112,7 +112,8 @@ REFUSED = [
     (DIGITS, ["run.log_every=0"], "config.run.log_every=0: must be at least 1"),
     (DIGITS, ["run.save_every=0"], "config.run.save_every=0: must be at least 1"),
     (DIGITS, ["run.save_every=-2"], "config.run.save_every=-2: must be at least 1"),
-    (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder, so without / and \\"),
+    (DIGITS, ["name="], "config.name='': names a folder: give a text without / and"),
+    (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder: give a text without / and \\"),
     (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: "
      "config.teachers.robust is None, so nothing in it can be set; methods with a robust teacher are absld"),
     (DIGITS, ["method.name=trades"], "digits.py:natural has the attack sat_train, that of trades is trades_"),
