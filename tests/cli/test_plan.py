@@ -282,3 +282,19 @@ def test_command_line(tmp_path):
     assert json.loads((tmp_path / "plan.json").read_text())["devices"]["hosts"] == 2
     done = subprocess.run([*command, "--devices=v9-16"], capture_output=True, text=True)
     assert done.returncode == 2 and "ERROR: --devices=v9-16" in done.stderr
+
+
+def test_a_split_optimiser_and_parts_of_a_batch(tmp_path):
+    """A quarter of the optimiser on each of four devices; the parts are the work of the batch."""
+    less = {"run__shard_optimizer": True, "accumulate": 2}
+    one, other = (
+        plan.make(parse.to_experiment(tiny(tmp_path, "sat", **c)), "v5e-4", [], compiled=False)
+        for c in ({}, less)
+    )
+    name = "student: optimiser"
+    assert one["memory"]["parts"][name] // 4 == other["memory"]["parts"][name]
+    work = [p["phases"][-1]["flops_per_step"] for p in (one, other)]
+    assert work[1] == pytest.approx(work[0], rel=0.1)
+    odd = tiny(tmp_path, "sat", batch_size=250, **less)
+    with pytest.raises(ValueError, match="does not divide by 8 shards"):
+        plan.make(parse.to_experiment(odd), "v5e-4", [])
