@@ -270,14 +270,15 @@ class Accumulated(NamedTuple):
 
 
 def begin_accumulating(params: Any, opt_state: Any) -> Accumulated:
-    """The state that `accumulating` takes, out of the optimiser's own."""
+    """Returns the state that `accumulating` takes, from the optimiser's own."""
     return Accumulated(opt_state, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32))
 
 
 def accumulating(optimizer: Optimizer, parts: int) -> Optimizer:
-    """The optimiser whose `update` waits for `parts` gradients and then takes their mean.
+    """Makes `update` wait for `parts` gradients and then take their mean.
 
-    Its `init` gives the optimiser's own state, of which `begin_accumulating` makes that of `update`.
+    Its `init` gives the optimiser's own state, of which `begin_accumulating` makes that of `update`; between
+    updates there is no more than that to save. (`optax.MultiSteps` keeps the sum in its state.)
     """
 
     def update(grads: Any, opt_state: Accumulated, params: Any, *rest: Any):

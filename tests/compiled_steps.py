@@ -7,7 +7,8 @@ import re
 import jax
 import jax.numpy as jnp
 
-from ard_jax import attacks, methods, models, optim
+from ard_jax import attacks, data, methods, models, optim
+from ard_jax.data import batching
 from ard_jax.runtime import sharding
 from ard_jax.state import NetState
 from ard_jax.training import train_step
@@ -42,6 +43,13 @@ def initial(method, parts):
     student = parts.student.init(keys[0])
     teachers = {r: b.init(k) for (r, b), k in zip(parts.teachers.items(), keys[1:], strict=False)}
     return method.init(student, teachers)
+
+
+def digits_batch(mesh, step, size):
+    """The images and labels of a step on the digits."""
+    train = data.load("digits").train
+    local = batching.get_batch(train, batching.batch_indices(len(train), size, seed=0, step=step))
+    return sharding.put_batch(mesh, {name: local[name] for name in ("image", "label")})
 
 
 CONFIG = train_step.StepConfig(seed=0, steps_per_epoch=5, augment="crop", pad=1)

@@ -37,7 +37,7 @@ _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
 def tell_warnings_once() -> None:
-    """From now on a warning is one line on stderr, without the place in our code, and comes once."""
+    """Prints every later warning once, as one line on stderr without its place in the code."""
     told = set()
 
     def show(message: Warning | str, *_: Any) -> None:

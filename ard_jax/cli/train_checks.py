@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from ard_jax.checkpoints import manager, networks, resume
 from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
@@ -19,7 +21,7 @@ from ard_jax.models import ModelBundle, described
 from ard_jax.reporting import record
 from ard_jax.runtime import sharding
 from ard_jax.runtime.distributed import everywhere, tell
-from ard_jax.training import loop, teachers
+from ard_jax.training import loop, teachers, train_step
 from ard_jax.training import run as run_lib
 
 # Of config.data: what two trainings on the same images agree in.
@@ -231,13 +233,16 @@ def check_size(
         bundles[teacher.role] = bundle = described.from_description(net)
         if recipe := teacher.recipe:
             folder = teachers.kept_in(teacher, net, splits)[0]
-            arrays = run_lib.state_shapes(recipe, splits, bundle, {})
+            arrays = jax.tree.leaves(run_lib.state_shapes(recipe, splits, bundle, {}))
             where = f"config.teachers.cache={teacher.cache}"
             one = _stored(where, folder, arrays, recipe.epochs, f"of the {teacher.role} teacher")
             trained += [] if (folder / "best").is_dir() else [one]
     settings = build.training_settings(experiment)
-    arrays = run_lib.state_shapes(settings, splits, student, bundles)
-    size, (room, copies) = _bytes(arrays), sharding.memory(mesh)
+    state = run_lib.state_shapes(settings, splits, student, bundles)
+    arrays, (room, copies) = jax.tree.leaves(state), sharding.memory(mesh)
+    placed = train_step.placed_shapes(run_lib.step_config(settings, splits), mesh, state)
+    shards = (a.update(shape=a.sharding.shard_shape(a.shape)) for a in jax.tree.leaves(placed))
+    size = _bytes(shards)
     if room is not None and size * copies > room:
         raise NoRoomError(
             f"config.student: parameters, teachers and optimisers take {size_text(size)} on each of {copies} "
@@ -265,7 +270,7 @@ class _Stored(NamedTuple):
     what: str
 
 
-def _bytes(arrays: list[Any]) -> int:
+def _bytes(arrays: Iterable[Any]) -> int:
     return sum(array.size * array.dtype.itemsize for array in arrays)
 
 

@@ -44,6 +44,10 @@ _LATER = (
         for name in ("optimizer", "beta2", "clip_norm", "last_lr")
     ),
 )  # fmt: skip
+# Options of data that no teacher's recipe has.
+_OF_STUDENT = (
+    "flip", "extra", "extra_fraction", "mixup", "cutmix", "mix_probability", "crop_sizes", "crop_boundaries",
+)  # fmt: skip
 # Attacks whose images are transferred from the teachers, as the authors' black-box evaluation does.
 _TRANSFER = ("pgd_trades", "cw_inf")
 _SWEEP = "pgd_sat"  # the attack of accuracies over a range of eps
@@ -262,12 +266,12 @@ def make_mesh(experiment: Experiment, splits: Splits) -> Any:
     recipes = [
         t.recipe.batch_size for t in teachers if isinstance(t, TeacherConfig) and not t.checkpoint
     ]
-    parts = experiment.accumulate
-    sizes, rests = {experiment.batch_size // parts, *recipes}, {*recipes}
-    if not experiment.data.extra:  # which fills the last batch
-        rests.add(experiment.batch_size)
+    parts, size = experiment.accumulate, experiment.batch_size
+    sizes, count = {size // parts, *recipes}, len(splits.train)
     if experiment.data.last_batch == "keep":
-        sizes |= {len(splits.train) % size for size in rests}
+        sizes |= {count % other for other in recipes}
+        if not experiment.data.extra:  # which fills the last batch
+            sizes.add(count % size // parts)
     return sharding.make_mesh(experiment.run.devices, sizes)
 
 
@@ -416,19 +420,7 @@ def teacher_experiment(experiment: Experiment, role: str, teacher: TeacherConfig
     teacher, or two students could not be compared.
     """
     recipe, d = teacher.recipe, experiment.data
-    unused = {
-        name: DataConfig.model_fields[name].default
-        for name in (
-            "flip",
-            "extra",
-            "extra_fraction",
-            "mixup",
-            "cutmix",
-            "mix_probability",
-            "crop_sizes",
-            "crop_boundaries",
-        )  # fmt: skip
-    }
+    unused = {name: DataConfig.model_fields[name].default for name in _OF_STUDENT}
     options = {"beta": recipe.beta} if recipe.method == "trades" else {}
     return experiment.replace(
         name=f"{role}_teacher",

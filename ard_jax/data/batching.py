@@ -57,7 +57,7 @@ def check_sharding(
     Args:
       num_examples: examples in the training split.
       batch_size: global batch size.
-      num_shards: devices in the data axis (or processes).
+      num_shards: devices in the data axis (or processes), times the parts of `config.accumulate`.
       last_batch: as in `steps_per_epoch`.
 
     Raises:
@@ -67,13 +67,13 @@ def check_sharding(
     if batch_size % num_shards:
         raise ValueError(
             f"batch_size={batch_size} does not divide by {num_shards} shards (devices or "
-            f"processes); use {max(batch_size // num_shards, 1) * num_shards}"
+            f"processes, times accumulate); use {max(batch_size // num_shards, 1) * num_shards}"
         )
     rest = num_examples % batch_size
     if last_batch == "keep" and rest % num_shards:
         raise ValueError(
             f"the last batch of an epoch has {num_examples} mod {batch_size} = {rest} examples, "
-            f"which do not divide by {num_shards} shards (devices or processes); use "
+            f"which do not divide by {num_shards} shards (devices or processes, times accumulate); use "
             "last_batch='drop', or another batch_size or hold-out"
         )
 

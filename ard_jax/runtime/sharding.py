@@ -95,7 +95,7 @@ def split_parts(mesh: Mesh) -> NamedSharding:
 
 
 def split_array(mesh: Mesh, array: Any) -> NamedSharding:
-    """The first axis that divides by the devices split over them; all of the array everywhere without one."""
+    """Splits the first axis that divides by the devices; replicates an array without one."""
     for axis, size in enumerate(array.shape):
         if size and size % mesh.devices.size == 0:
             return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))

@@ -137,7 +137,7 @@ def make(
 
 
 def _at(bundle: ModelBundle, side: int) -> ModelBundle:
-    """The network for images of this side.
+    """Returns the network for images of this side, in pixels.
 
     Raises:
       ValueError: it has none for them.
@@ -186,8 +186,12 @@ def state_shapes(
     splits: Splits,
     student: ModelBundle,
     teachers: dict[str, ModelBundle],
-) -> list[jax.ShapeDtypeStruct]:
-    """Returns the arrays that a checkpoint of the training holds, as shapes alone."""
+) -> RunState:
+    """Returns the state that a checkpoint of the training holds, as shapes alone.
+
+    Raises:
+      ValueError: a size of config.data.crop_sizes that changes it.
+    """
     step = step_config(settings, splits)
 
     def shapes(student: ModelBundle, teachers: dict[str, ModelBundle]) -> RunState:
@@ -208,7 +212,7 @@ def state_shapes(
                 f"config.data.crop_sizes: {side} pixels change the arrays of method {settings.method!r} or "
                 "of its networks, such as a transformer's positions; leave it out, or choose another student"
             )
-    return jax.tree.leaves(found)
+    return found
 
 
 def step_config(settings: TrainingSettings, splits: Splits) -> StepConfig:

@@ -57,9 +57,8 @@ class StepRunner:
         self._batches = self._new_batches(training.total)
         self._statistics: Any = None
         self._examples: dict[str, jax.Array] = {}
-        self._programs: dict[
-            int, train_step.Step
-        ] = {}  # by the side of images; 0 for the data set's
+        # By the side of images; 0 for that of the data set.
+        self._programs: dict[int, train_step.Step] = {}
         self._called: set[tuple[int, int]] = set()  # sizes of batches, sides of images
         self._compiled: list[compilation.Compilation] = []
         self.compile_seconds = 0.0

@@ -21,7 +21,7 @@ from ard_jax.runtime.sharding import (
     replicated,
     split_array,
     split_batch,
-)
+)  # fmt: skip
 from ard_jax.state import NetState, RunState
 from ard_jax.training import accumulation
 
@@ -45,7 +45,7 @@ class StepConfig:
       num_classes: needed for soft labels, those of smoothing and of mixing.
       mixup, cutmix, mix_probability: see `mixing.mix`; 0 for none.
       accumulate: parts that a batch is trained on in: see `accumulation`.
-      shard_optimizer: whether the optimisers' state is split over the devices: see `sharding.placement`.
+      shard_optimizer: whether the optimisers' state is split over the devices: see `placement`.
       crop_area, crop_sizes, crop_boundaries: of `augment` "resized_crop", see `geometry.RandomCrops`.
     """
 
@@ -104,24 +104,21 @@ Step = Callable[..., tuple[RunState, dict[str, jax.Array]]]
 
 
 def placement(config: StepConfig, mesh: Any, state: RunState) -> RunState:
-    """Where the arrays of a state lie, given as arrays or as shapes: a sharding for each of them."""
-    everywhere = jax.tree.map(lambda _: replicated(mesh), state)
+    """Returns the sharding of every array of a state, which may be shapes alone."""
+    whole = jax.tree.map(lambda _: replicated(mesh), state)
     if not config.shard_optimizer:
-        return everywhere
+        return whole
 
-    def changed(net: NetState, whole: NetState) -> NetState:
-        return whole.replace(
-            opt_state=jax.tree.map(functools.partial(split_array, mesh), net.opt_state)
-        )
+    def split(net: NetState, given: NetState) -> NetState:
+        parts = functools.partial(split_array, mesh)
+        return net.replace(opt_state=jax.tree.map(parts, given.opt_state))
 
-    teachers = {
-        role: changed(net, everywhere.teachers[role]) for role, net in state.teachers.items()
-    }
-    return everywhere.replace(student=changed(state.student, everywhere.student), teachers=teachers)
+    teachers = {role: split(net, state.teachers[role]) for role, net in whole.teachers.items()}
+    return whole.replace(student=split(whole.student, state.student), teachers=teachers)
 
 
 def placed_shapes(config: StepConfig, mesh: Any, state: RunState) -> RunState:
-    """The state's shapes where `placement` says, for a program that is compiled without arrays."""
+    """Returns the shapes of a state with their `placement`, for a program compiled without arrays."""
     return jax.tree.map(
         lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
         state,
@@ -183,7 +180,7 @@ def indexed_program(method: Method, config: StepConfig, mesh: Any, name: str = "
 
 
 def _placed(config: StepConfig, mesh: Any, step: Callable, *rest: Any) -> Any:
-    """The jitted step of a state, which it donates, and of arguments of these shardings."""
+    """Jits `step` of a state, which is donated, and of further arguments of these shardings."""
     same = replicated(mesh)
     if not config.shard_optimizer:
         shardings = {"in_shardings": (same, *rest), "out_shardings": (same, same)}

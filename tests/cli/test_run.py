@@ -183,6 +183,20 @@ def test_what_fits_neither_disk_nor_memory_is_refused_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.multidevice
+def test_the_room_that_a_split_optimiser_takes(tmp_path):
+    """Beside parameters and statistics half of the momentum, on each of two devices."""
+    sizes = []
+    for split in (False, True):
+        changes = {"run__devices": 2, "run__shard_optimizer": split}
+        experiment = parse.to_experiment(tiny(tmp_path, "natural", **changes))
+        with mock.patch.object(sharding, "memory", return_value=(1000, 1)):
+            with pytest.raises(ValueError, match="on each of 1 dev") as error:
+                train.run(experiment)
+        sizes.append(float(re.search(r"take ([\d.]+) kB", str(error.value))[1]))
+    assert 0.7 * sizes[0] < sizes[1] < 0.8 * sizes[0]
+
+
 def test_a_place_for_metrics_without_its_package_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(train_checks.importlib.util, "find_spec", lambda name: None)
     experiment = parse.to_experiment(tiny(tmp_path, "natural", run__mlflow="robust"))

@@ -11,6 +11,7 @@ from experiments import tiny
 from ard_jax.checkpoints import resume
 from ard_jax.cli import train_checks
 from ard_jax.config import parse, removed
+from ard_jax.configs import digits
 
 # Groups, name, value of old runs that did not use it, value of those that did, part of the message.
 CASES = [
@@ -119,3 +120,15 @@ def test_command_line_says_so_and_nothing_else():
     assert done.returncode == 2
     assert done.stderr.startswith("ERROR: --config.attack.warm_start was removed: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flip, augment", [("auto", "crop"), ("on", "crop_flip"), ("off", "crop")], ids=str
+)
+def test_a_run_that_mixed_by_its_augmentation_is_read(flip, augment):
+    raw = digits.get_config("trades").to_dict()
+    raw["data"] |= {"augment": "cutmix", "flip": flip, "cutmix": 0.0}
+    found = parse.to_experiment(raw, saved=True).data
+    assert (found.augment, found.cutmix) == (augment, 1.0)
+    with pytest.raises(parse.ConfigError, match="augment='cutmix': mixing is an option of its own"):
+        parse.to_experiment(raw)

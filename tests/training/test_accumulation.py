@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from ard_jax import data, methods, optim
+from ard_jax.cli import plan, plan_hardware
+from ard_jax.config import build, parse
+from ard_jax.configs import digits
 from ard_jax.data import batching
 from ard_jax.methods import base
 from ard_jax.models.bundle import ModelBundle
@@ -46,21 +49,17 @@ def plain(config, parts=1):
     return methods.create("natural", fields), fields
 
 
-def run(make, devices=1, count=3, state=None, **config):
+def run(make, devices=1, count=3, **config):
     """(state, the metrics of every step) after `count` steps."""
     mesh = sharding.make_mesh(devices)
     method, parts = make
     config = train_step.StepConfig(seed=0, steps_per_epoch=5, augment="none", **config)
-    start = compiled_steps.initial(method, parts) if state is None else state
+    start = compiled_steps.initial(method, parts)
     placed = train_step.placement(config, mesh, start)
     state = jax.device_put(jax.tree.map(jnp.copy, start), placed)
     step, metrics = train_step.build(method, config, mesh), []
-    train = data.load("digits").train
     for i in range(count):
-        rows = batching.batch_indices(len(train), BATCH, seed=0, step=i)
-        local = batching.get_batch(train, rows)
-        batch = sharding.put_batch(mesh, {k: local[k] for k in ("image", "label")})
-        state, values = step(state, batch)
+        state, values = step(state, compiled_steps.digits_batch(mesh, i, BATCH))
         metrics.append(jax.device_get(values))
     return state, metrics
 
@@ -155,3 +154,35 @@ def test_the_loss_of_a_part_is_not_that_of_the_batch_for_batch_norm():
     _, expected = run(compiled_steps.ciard(), count=1)
     _, metrics = run(accumulating_ciard(2), count=1, accumulate=2)
     assert float(metrics[0]["loss"]) != pytest.approx(float(expected[0]["loss"]), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_takes_parts_or_says_why_not(name):
+    """Traced, on the networks of configs/digits.py."""
+    config = digits.get_config(name)
+    config.accumulate = 2
+    if name in ("adr", "adr_trades", "free"):
+        with pytest.raises(parse.ConfigError, match="more in a step than one update"):
+            parse.to_experiment(config)
+        return
+    experiment = parse.to_experiment(config)
+    traced = plan.Traced(experiment, "student", data.load("digits"), plan_hardware.parse("cpu-2"))
+    new = traced.trace(sharding.make_mesh(1)).out_info[0]
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, traced.state)
+
+
+@pytest.mark.multidevice
+def test_the_cores_that_are_chosen_divide_every_part(monkeypatch):
+    monkeypatch.setattr(sharding, "has_cores", lambda: True)
+    config = digits.get_config("sat")
+    config.accumulate, config.data.last_batch, config.data.holdout = 2, "keep", 146.0
+    splits = build.load_data(parse.to_experiment(config).data)
+    count, chosen = len(splits.train), set()
+    # The last batch has 2, 4, 6 ... images to spare: its halves are odd or even.
+    for size in [n for n in range(64, 400, 2) if count % n % 2 == 0 and count % n >= 64]:
+        config.batch_size = size
+        mesh = build.make_mesh(parse.to_experiment(config), splits)
+        chosen.add(sharding.num_devices(mesh))
+        batching.check_sharding(count, size, 2 * sharding.num_devices(mesh), "keep")
+    assert len(chosen) > 1

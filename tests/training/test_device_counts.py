@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ard_jax import attacks, data, methods, models, optim
-from ard_jax.data import batching
+from ard_jax import attacks, methods, models, optim
 from ard_jax.runtime import sharding
 from ard_jax.training import train_step
 
@@ -30,12 +29,9 @@ def run_steps(method, parts, devices, count, sharper=1.0):
         start = start.replace(teachers=start.teachers | {"robust": teacher})
     state = jax.tree.map(lambda x: x.copy(), sharding.put_replicated(mesh, start))
     step = train_step.build(method, compiled_steps.CONFIG, mesh)
-    train = data.load("digits").train
     batches, metrics = [], []
     for i in range(count):
-        rows = batching.batch_indices(len(train), BATCH, seed=0, step=i)
-        local = batching.get_batch(train, rows)
-        batch = sharding.put_batch(mesh, {k: local[k] for k in ("image", "label")})
+        batch = compiled_steps.digits_batch(mesh, i, BATCH)
         state, values = step(state, batch)
         batches.append(jax.device_get(batch))
         metrics.append(jax.device_get(values))
@@ -97,12 +93,9 @@ def steps_of(name, devices, count=3):
     method, mesh = methods.create(name, parts), sharding.make_mesh(devices)
     state = sharding.put_replicated(mesh, method.init(student.init(jax.random.key(0)), {}))
     step = train_step.build(method, compiled_steps.CONFIG, mesh)
-    train, metrics = data.load("digits").train, {}
+    metrics = {}
     for i in range(count):
-        local = batching.get_batch(train, batching.batch_indices(len(train), BATCH, seed=0, step=i))
-        state, metrics = step(
-            state, sharding.put_batch(mesh, {k: local[k] for k in ("image", "label")})
-        )
+        state, metrics = step(state, compiled_steps.digits_batch(mesh, i, BATCH))
     return jax.device_get((state, metrics))
 
 
