@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
+from ard_jax.convolutions.canonical_conv import exported_convolutions
 from ard_jax.losses import checks
 
 # Channel means and standard deviations for pixels in [0, 1]. The CIFAR values are those of DeepMind's
@@ -189,7 +190,8 @@ def make_bundle(
         if key is None or key.shape:
             shown = "None" if key is None else f"{len(key)} keys"
             raise ValueError(f"key is {shown}; give one jax.random.key(seed), or the seed")
-        variables = module.lazy_init(key, image, train=False)
+        with exported_convolutions("stock"):  # the form that is traced fastest
+            variables = module.lazy_init(key, image, train=False)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     def apply(variables: Any, images: jax.Array, train: bool) -> Any:

@@ -1,7 +1,5 @@
 """Mixup and CutMix: labels in proportion to the images, whatever the number of devices."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,17 +16,20 @@ GREY = jnp.arange(1, COUNT + 1, dtype=jnp.float32)[:, None, None, None] / 10
 IMAGES = jnp.broadcast_to(GREY, (COUNT, SIZE, SIZE, 1))
 
 
+mix = jax.jit(mixing.mix, static_argnames=("mixup", "cutmix", "probability"))
+
+
 def mixed(seed, **options):
-    make = jax.jit(functools.partial(mixing.mix, **options))
-    return map(np.asarray, make(jax.random.key(seed), IMAGES, LABELS))
+    return map(np.asarray, mix(jax.random.key(seed), IMAGES, LABELS, **options))
 
 
 @pytest.mark.multidevice
 def test_mixing_is_one_of_no_device_count():
     given = jax.random.uniform(jax.random.key(1), (8, 6, 6, 1))
-    mesh, mix = sharding.make_mesh(4), jax.jit(functools.partial(mixing.mix, mixup=0.8, cutmix=1))
-    split = jax.device_put((given, LABELS), sharding.split_batch(mesh))
-    one, other = mix(jax.random.key(0), given, LABELS), mix(jax.random.key(0), *split)
+    split = jax.device_put((given, LABELS), sharding.split_batch(sharding.make_mesh(4)))
+    one, other = (
+        mix(jax.random.key(0), *both, mixup=0.8, cutmix=1) for both in ((given, LABELS), split)
+    )
     assert (np.asarray(one[1]) == np.asarray(other[1])).all()
     np.testing.assert_allclose(one[0], other[0], atol=1e-7)
 

@@ -326,19 +326,14 @@ def test_networks_with_layer_norm_have_one_mode():
     np.testing.assert_allclose(logits, both(variables, x)[0], atol=0.05)
 
 
+_SLOW_TO_TRACE = ("convnext_tiny", "efficientnet_b0", "mobilenet_v2", "shufflenet_v2", "resnet50")
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18",
-        "resnet50",
-        "preact_resnet18",
-        "wrn_10_1",
-        "mobilenet_v2",
-        "mobilenet_v3_small",
-        "efficientnet_b0",
-        "shufflenet_v2",
-        "convnext_tiny",
-        "vit_tiny",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW_TO_TRACE),
+        *("resnet18", "preact_resnet18", "wrn_10_1", "mobilenet_v3_small", "vit_tiny"),
     ],
 )
 def test_remat_keeps_the_inputs_of_blocks_alone(name):

@@ -97,9 +97,14 @@ def accumulating_ciard(parts):
     return methods.create("ciard", fields, itt_start=1), fields
 
 
+@pytest.fixture(scope="module")
+def ciard_in_parts():
+    return run(accumulating_ciard(2), accumulate=2)
+
+
 @pytest.mark.multidevice
-def test_parts_are_those_of_no_device_count():
-    one, expected = run(accumulating_ciard(2), accumulate=2)
+def test_parts_are_those_of_no_device_count(ciard_in_parts):
+    one, expected = ciard_in_parts
     many, metrics = run(accumulating_ciard(2), devices=4, accumulate=2)
     agree(metrics, expected)
     agree(jax.device_get(many), jax.device_get(one))
@@ -149,10 +154,10 @@ def test_a_split_optimiser_makes_the_same_updates(parts):
     assert all(a.sharding.is_fully_replicated for a in jax.tree.leaves(state.student.params))
 
 
-def test_the_loss_of_a_part_is_not_that_of_the_batch_for_batch_norm():
+def test_the_loss_of_a_part_is_not_that_of_the_batch_for_batch_norm(ciard_in_parts):
     """What the parts share with the batch is the network, not its statistics."""
     _, expected = run(compiled_steps.ciard(), count=1)
-    _, metrics = run(accumulating_ciard(2), count=1, accumulate=2)
+    _, metrics = ciard_in_parts
     assert float(metrics[0]["loss"]) != pytest.approx(float(expected[0]["loss"]), rel=1e-4)
 
 

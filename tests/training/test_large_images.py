@@ -72,12 +72,12 @@ def check_stop_and_export(make, tmp_path, monkeypatch, capfd, epoch):
     assert all(file.exists() for file in files)
 
 
-@pytest.mark.parametrize("size", [64, pytest.param(224, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit_and_its_student_is_evaluated_and_exported(
-    photos, tmp_path, size, monkeypatch, capfd
+    photos, tmp_path, monkeypatch, capfd
 ):
     def make(folder):
-        return experiment(folder, photos, size=size)
+        return experiment(folder, photos)
 
     # In the middle of the second epoch of four updates.
     check_stop_and_export(make, tmp_path, monkeypatch, capfd, 2)
@@ -144,9 +144,15 @@ def test_tiny_imagenet_likewise(shared_data, tmp_path, monkeypatch, capfd):
     check_stop_and_export(make, tmp_path, monkeypatch, capfd, 1)
 
 
-def test_a_student_begins_with_a_checkpoint(photos, tmp_path, capsys):
-    clean = experiment(tmp_path / "clean", photos, "natural", 64)
-    train.run(clean)
+@pytest.fixture(scope="module")
+def clean(photos, tmp_path_factory):
+    """A finished run of natural training."""
+    built = experiment(tmp_path_factory.mktemp("clean"), photos, "natural", 64, epochs=1)
+    train.run(built)
+    return built
+
+
+def test_a_student_begins_with_a_checkpoint(clean, photos, tmp_path, capsys):
     changes = {"start_from": clean.workdir, "epochs": 1, "student_optim.lr": 1e-12}
     changes |= {"student_optim.last_lr": 0.0, "student_optim.warmup": 0}
     found = experiment(tmp_path / "robust", photos, "sat", 64, **changes)
@@ -177,10 +183,8 @@ def test_a_student_begins_with_a_checkpoint(photos, tmp_path, capsys):
         ({"student.normalization": "imagenet"}, "normalization None, the student 'imagenet'"),
     ],
 )
-def test_checkpoints_that_no_student_begins_with(photos, tmp_path, changes, message):
-    clean = experiment(tmp_path / "clean", photos, "natural", 64, epochs=1)
-    clean_folder = train.run(clean).parent
-    given = {"start_from": str(clean_folder)} | changes
+def test_checkpoints_that_no_student_begins_with(clean, photos, tmp_path, changes, message):
+    given = {"start_from": clean.workdir} | changes
     with pytest.raises(start.StartError, match=message):
         train.run(experiment(tmp_path / "new", photos, "sat", 64, **given))
     assert not (tmp_path / "new").exists()
