@@ -59,6 +59,7 @@ def run(experiment: Experiment) -> Path:
     student = _student(experiment, splits, mesh)
     begin.check(experiment.start_from, student.description, splits)
     train_checks.check_resumable(experiment, steps_per_epoch)
+    train_checks.check_batches(experiment, splits, mesh)
     train_checks.check_size(experiment, splits, mesh, student.bundle, wanted)
     with locks.hold(workdir):
         if (done := _report_of_finished(experiment, workdir)) is not None:
@@ -67,6 +68,7 @@ def run(experiment: Experiment) -> Path:
             f"{experiment.name}: {experiment.method.name}, {experiment.epochs} epochs, seed "
             f"{experiment.seed}, in {workdir}, on {sharding.describe(mesh)}"
         )
+        train_checks.tell_of_attack(experiment)
         tell(*(f"WARNING: {t}" for t in radius_warnings(experiment.eps, experiment.norm)))
         if (start := experiment.method.options.get("itt_start", 0)) > experiment.epochs:
             tell(

@@ -15,8 +15,10 @@ from ard_jax.config import build
 from ard_jax.config.parse import ConfigError, of_results, to_dict, to_experiment, without
 from ard_jax.config.schema import CONTENT, EVALUATION, NOTHING, Experiment
 from ard_jax.config.validate import radius_problems
-from ard_jax.data import Splits, base
+from ard_jax.data import Splits, base, batching
+from ard_jax.evaluation.diagnostics import short_way
 from ard_jax.io.files import check_writable, size_text
+from ard_jax.methods import ATTACKING, TEACHERS
 from ard_jax.models import ModelBundle, described
 from ard_jax.reporting import record
 from ard_jax.runtime import sharding
@@ -204,6 +206,36 @@ def _trains_same(experiment: Experiment, folder: Path) -> bool:
         return False
     then, now = (without(to_dict(e), NOTHING, EVALUATION, CONTENT) for e in (saved, experiment))
     return then == now
+
+
+def check_batches(experiment: Experiment, splits: Splits, mesh: Any) -> None:
+    """Raises ValueError where a batch of the student or of a teacher does not divide by the devices."""
+    devices, last, count = sharding.num_devices(mesh), experiment.data.last_batch, len(splits.train)
+    size, parts = experiment.batch_size, devices * experiment.accumulate
+    # Further images fill up every batch of the student.
+    batching.check_sharding(size if experiment.data.extra else count, size, parts, last)
+    for role in TEACHERS[experiment.method.name]:
+        if recipe := build.teacher_settings(experiment, role).recipe:
+            try:
+                batching.check_sharding(count, recipe.batch_size, devices, last)
+            except ValueError as error:
+                raise ValueError(f"config.teachers.{role}.recipe: {error}") from error
+
+
+def tell_of_attack(experiment: Experiment) -> None:
+    """Tells with which numbers the training attack runs, and where its steps do not lead far."""
+    if experiment.method.name not in ATTACKING:
+        return
+    attack = build.training_attack(experiment.attack, experiment)
+    steps, size = getattr(attack, "steps", 0), getattr(attack, "step_size", 0.0)
+    way = (
+        f"{steps} step{'s' * (steps > 1)}{f' of {size:.4g}' if size else ''} within "
+        if steps
+        else ""
+    )
+    tell(f"attack: {attack.name}, {way}{attack.norm} eps {attack.eps:.4g}")
+    if text := short_way(attack):
+        tell(f"WARNING: {attack.name}: {text}: the student is trained against less than eps")
 
 
 def check_radii(experiment: Experiment, splits: Splits) -> None:

@@ -24,13 +24,18 @@ def nearest(name: str, known: Iterable[str], prefix: str = "", ending: str = "")
     known = list(known)
     end = name.rpartition(".")[2]
     found = [other for other in known if other == end]  # of the right name, in a wrong group
-    found += difflib.get_close_matches(name, known, 3, 0.75)
+    alike = difflib.get_close_matches(name, known, 3, 0.75)  # its group's name may be most of it
+    found += [other for other in alike if _alike(end, other.rpartition(".")[2]) > 0.5]
     ends = {other.rpartition(".")[2] for other in known}
     for similar in difflib.get_close_matches(end, sorted(ends), 2, 0.75):
         found += [other for other in known if other.rpartition(".")[2] == similar]
     chosen = list(dict.fromkeys(found))[:3]
     texts = [f"{prefix}{one}{ending}" for one in chosen]
     return f"; did you mean {' or '.join(texts)}?" if chosen else ""
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def parse(text: str, hint: Any, now: Any = None) -> Any:

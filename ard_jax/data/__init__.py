@@ -23,6 +23,7 @@ __all__ = [
 
 _MEMORY = Reading()
 _DARK = 32  # of 255: a brightest pixel below it is rather one of another scale
+_SEVERAL_CLASSES = 0.01  # share of the training images; real datasets have a few
 _SMALL = ("digits", "npz")  # arrays already: nothing to decode
 _FOLDERS = ("folder", "imagenet")
 # name -> (loader of data_dir and reading, what data_dir must be; None where it may be left out)
@@ -170,7 +171,7 @@ def _divided(splits: Splits, holdout: int | float, seed: int) -> Splits:
 
 
 def _tell_of_odd_images(splits: Splits) -> None:
-    """Warns of images in memory that are dark or all equal, or of training images in the other splits."""
+    """Warns of images in memory that are dark, all equal, of two classes, or in two splits."""
     if not isinstance(splits.train, ArrayDataset):
         return
     brightest = int(splits.train.images.max(initial=0))
@@ -180,7 +181,9 @@ def _tell_of_odd_images(splits: Splits) -> None:
             splits.train.name,
             brightest,
         )
-    known = {hash(image.tobytes()) for image in splits.train.images}
+    known, several = {}, 0
+    for image, label in zip(splits.train.images, splits.train.labels.tolist(), strict=True):
+        several += known.setdefault(hash(image.tobytes()), label) != label
     if len(known) == 1 < len(splits.train):
         logging.warning(
             "%s: all %d training images are equal: are they whole?",
@@ -188,6 +191,13 @@ def _tell_of_odd_images(splits: Splits) -> None:
             len(splits.train),
         )
         return
+    if several > _SEVERAL_CLASSES * len(splits.train):
+        logging.warning(
+            "%s: %d of %d training images occur under another class too: which is theirs?",
+            splits.train.name,
+            several,
+            len(splits.train),
+        )
     for part in filter(None, (splits.validation, splits.test)):
         if twice := sum(hash(image.tobytes()) in known for image in part.images):
             logging.warning(

@@ -112,7 +112,7 @@ def float_images(images: Any) -> Any:
     """Returns images as an array of floats [B,...]; their values are not looked at.
 
     Raises:
-      ValueError: empty, not floating point, or without a batch axis.
+      ValueError: empty, not floating point, without a batch axis, or channels first.
     """
     images = array(images, "images")
     if images.dtype not in (np.float32, np.float64):
@@ -124,7 +124,16 @@ def float_images(images: Any) -> Any:
         raise ValueError(f"images have shape {images.shape}; add a batch axis: [B,H,W,C]")
     if images.size == 0:
         raise ValueError(f"images have shape {images.shape}: there is nothing in them")
+    if images.ndim == 4 and channels_first(images.shape[1:]):
+        raise ValueError(
+            f"images have shape {images.shape}, channels first; give [B,H,W,C]: images.transpose(0, 2, 3, 1)"
+        )
     return images
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether (H, W, C) can hardly be meant by a shape, as its first size is that of channels."""
+    return shape[0] in (1, 3) and shape[1] == shape[2] > 4
 
 
 def pixels(images: Any, lowest: float = 0.0, highest: float = 1.0) -> Any:

@@ -141,7 +141,7 @@ def check_image_shape(
     if len(shape) != 3 or not all(whole):
         raise ValueError(f"image_shape={image_shape!r} must be three positive ints (H, W, C)")
     height, width, channels = (int(n) for n in shape)
-    if height in (1, 3) and channels == width > 4:
+    if checks.channels_first((height, width, channels)):
         raise ValueError(
             f"image_shape={shape} is channels first; give (H, W, C): ({width}, {channels}, {height})"
         )

@@ -63,6 +63,10 @@ BAD = {
     "NaN": ({"x": NAN}, "images hold NaN or infinite values"),
     "empty": ({"x": X[:0], "y": Y[:0]}, "there is nothing in them"),
     "no batch": ({"x": X[0, :, 0, 0], "y": Y[0]}, "add a batch axis"),
+    "channels first": (
+        {"x": X.transpose(0, 3, 1, 2)},
+        r"\(4, 1, 8, 8\), channels first; .*transpose",
+    ),
     "text": ({"x": "images"}, "images must be an array of numbers, not str 'images'"),
     "one-hot": ({"y": np.eye(5, dtype=np.float32)[Y]}, r"labels of shape \(4, 5\) .*not one-hot"),
     "another batch": ({"y": Y[:3]}, r"labels of shape \(3,\) for a batch of 4: give \[4\]"),

@@ -128,6 +128,8 @@ REFUSED = [
     (DIGITS, ["epoch=3"], "config.epoch does not exist; did you mean config.epochs or"),
     (DIGITS, ["student_optim.learning_rate=3"], "config.student_optim.learning_rate does not exist; "
      "config.student_optim has beta2, boundaries,"),
+    (DIGITS, ["student_optim.milestones=(1,)"], "config.student_optim.milestones does not exist; "
+     "config.student_optim has beta2, boundaries,"),
     (DIGITS, ["data=cifar10"], "config.data is a group of values: set those in it, such as config.data."),
     (DIGITS, ["eps:0.1=True"], "config.eps:0.1: = stands before a value: --config.eps=0.1"),
     (DIGITS, ["eval.step_sizes.pgd_sat:0.1=True"], "= stands before a value: --config.eval.step_sizes."),

@@ -15,6 +15,7 @@ from ard_jax import evaluate, main
 from ard_jax.checkpoints import networks, resume
 from ard_jax.cli import export, import_network, train, train_checks
 from ard_jax.config import build, parse
+from ard_jax.configs import digits
 from ard_jax.io.metric_writer import read_metrics
 from ard_jax.reporting.record import TeacherReport, read_evaluation
 from ard_jax.runtime import compilation, locks, sharding
@@ -487,6 +488,35 @@ def test_ema_is_saved_evaluated_and_smooth(tmp_path):
     _, student, _, _ = networks.load(str(report.parent / "last"))
     pairs = zip(jax.tree.leaves(ema), jax.tree.leaves(student), strict=True)
     assert any(np.any(a != b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 127}, "batch_size=127 does not divide by 2 shards"),
+        (
+            {"teachers__robust__recipe__batch_size": 127},
+            "config.teachers.robust.recipe: batch_size=127 does not divide",
+        ),
+    ],
+)
+def test_batches_that_the_devices_cannot_share_leave_no_folder(tmp_path, changes, message):
+    raw = tiny(tmp_path, run__devices=2, **changes)
+    with pytest.raises(ValueError, match=message):
+        train.run(parse.to_experiment(raw))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_numbers_of_the_training_attack_are_told(capsys):
+    raw = digits.get_config("sat")
+    train_checks.tell_of_attack(parse.to_experiment(raw))
+    assert capsys.readouterr().out == "attack: sat_train, 10 steps of 0.05 within linf eps 0.2\n"
+    raw.attack.update(steps=5, step_size=2 / 255)
+    train_checks.tell_of_attack(parse.to_experiment(raw))
+    told = capsys.readouterr().out
+    assert "WARNING: sat_train: 5 steps of 0.007843 go less than half of eps=0.2" in told
+    train_checks.tell_of_attack(parse.to_experiment(digits.get_config("natural")))
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -80,6 +80,14 @@ def test_images_and_labels_alone(load):
             {"train_images": RNG.integers(0, 16, (12, 6, 6, 3), np.uint8)},
             "brightest pixel of the training images is 15 of 255",
         ),
+        (
+            {
+                "train_images": np.tile(RNG.integers(0, 256, (6, 6, 6, 3), np.uint8), (2, 1, 1, 1)),
+                "train_labels": np.r_[np.arange(6), np.arange(1, 7)] % 3,
+                "holdout": 0,
+            },
+            "6 of 12 training images occur under another class too",
+        ),
         ({"test_images": "train_images"}, "6 of 6 test images are training images too"),
         ({"val_images": "train_images"}, "6 of 6 validation images are training images too"),
     ],

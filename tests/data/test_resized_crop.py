@@ -150,7 +150,7 @@ def test_crops_do_not_depend_on_who_reads_them_or_from_where(photos):
 @pytest.mark.parametrize("loader", ["memory", "grain"])
 def test_listed_classes_in_their_order(photos, tmp_path, loader, caplog):
     file = tmp_path / "classes.txt"
-    file.write_text("cow\n\nbee\n")
+    file.write_bytes(b"\xef\xbb\xbfcow\r\n\r\nbee\r\n")  # as Windows' editors save it
     found = data.load("folder", photos, reading=data.Reading(loader, 8, classes=str(file)))
     assert found.train.class_names == ("cow", "bee") and len(found.train) == 16
     whole = data.load("folder", photos, reading=data.Reading(loader, 8))

@@ -122,7 +122,7 @@ def _lines(path: str, what: str) -> list[str]:
     """
     file = _LISTS.get(path) or Path(path).expanduser()
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{what}={path} cannot be read ({error}); give a text file") from error
     found = [line for line in lines if line]
