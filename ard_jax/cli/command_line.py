@@ -15,6 +15,7 @@ from ard_jax.cli.flags import MODES_OF
 from ard_jax.config import removed
 from ard_jax.io.files import output_is_lost
 
+_DASHES = ("—", "–", "−")  # what word processors make of two hyphens
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 _FLAG = re.compile(r"--?([a-z_]+)(?:=|$)")
 # Flags of other programs -> what to do here.
@@ -68,6 +69,8 @@ def parse(argv: list[str]) -> list[str]:
             output_is_lost()
         sys.exit(0)
     problem = "; ".join(removed.on_command_line(argv[1:]))
+    if "=" in argv[1:]:
+        problem = "= stands alone: write --NAME=VALUE without spaces"
     if not problem:
         try:
             rewritten = _rewritten(argv[1:])
@@ -94,7 +97,9 @@ def unexpected(left: list[str]) -> str:
     """What to say of arguments that are no flags."""
     meant, mode = [], own_flags.MODE.value
     for one in left:
-        if one in own_flags.MODES:
+        if one.startswith(_DASHES):
+            meant.append(f"--{one[1:]}")
+        elif one in own_flags.MODES:
             meant.append(f"--mode={one}")
         elif mode in ("evaluate", "export", "teacher") and os.path.isdir(one):
             meant.append(f"--checkpoint={one}")

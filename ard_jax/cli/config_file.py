@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import math
+import os
 import re
 import sys
 import types
@@ -131,6 +132,10 @@ def _missing(path: Path, name: str) -> str:
     choice = name.partition(":")[2]
     if path.is_dir():
         return f"--config={name}: {path} is a folder; give a config file"
+    if "://" in name:
+        return f"--config={name}: give a file of this machine; nothing is loaded from the network"
+    if "\\" in name and os.sep == "/":
+        return f"--config={name}: write folders with /: --config={name.replace(chr(92), '/')}"
     method = _METHOD_FILE.fullmatch(path.name)
     if method and _path(str(file := path.with_name(f"{method[2]}{path.suffix}"))).is_file():
         choice = f"{method[1]}:{choice}" if choice else method[1]
@@ -370,6 +375,8 @@ def _unknown(path: str, known: list[str]) -> str:
         )
     if near := values.nearest(path, known, "config."):
         return f"config.{path} does not exist{near}"
+    if where in known:
+        return f"config.{path} does not exist: config.{where} is one value; set that"
     depth = path.count(".")
     group = [p for p in known if p.startswith(f"{where}.") or not where]
     names = dict.fromkeys(p.split(".")[depth] for p in group)

@@ -61,7 +61,10 @@ class NetConfig(Options):
         try:
             return json.loads(self.normalization)
         except ValueError as error:
-            raise ValueError(f"normalization={self.normalization!r} is no JSON: {error}") from error
+            raise ValueError(
+                f"normalization={self.normalization!r} is no JSON ({error}); write it like "
+                '\'{"mean": [0.5], "std": [0.25]}\''
+            ) from error
 
 
 class AttackConfig(Options):

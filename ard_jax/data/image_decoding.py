@@ -66,6 +66,10 @@ def list_images(directory: Path) -> tuple[list[Path], list[os.DirEntry]]:
             raise DataError(f"{entry.path} is no regular file: remove it")
         files.append(directory / entry.name)
     if not files:
+        if any(entry.name.lower() in ("train", "training") for entry in others):
+            raise DataError(
+                f"{directory} is no class, but holds splits; give data_dir={directory} to read them"
+            )
         inner = f", only {', '.join(entry.name for entry in others[:3])}" if others else ""
         raise DataError(
             f"{directory} contains no images{inner}{', ...' if others[3:] else ''}; put the images of this "

@@ -130,6 +130,7 @@ REFUSED = [
      "config.student_optim has beta2, boundaries,"),
     (DIGITS, ["student_optim.milestones=(1,)"], "config.student_optim.milestones does not exist; "
      "config.student_optim has beta2, boundaries,"),
+    (DIGITS, ["epochs.student=1"], "config.epochs.student does not exist: config.epochs is one value"),
     (DIGITS, ["data=cifar10"], "config.data is a group of values: set those in it, such as config.data."),
     (DIGITS, ["eps:0.1=True"], "config.eps:0.1: = stands before a value: --config.eps=0.1"),
     (DIGITS, ["eval.step_sizes.pgd_sat:0.1=True"], "= stands before a value: --config.eval.step_sizes."),
@@ -341,6 +342,10 @@ def test_ways_to_write_a_value(arguments, overrides):
         (["--config=cifar_10:sat"], "cifar_10 does not exist; did you mean configs/cifar10.py:sat"),
         (["--config=configs/digits.py:natural", "--config.run.distributed=yes"],
          "config.run.distributed='yes': choose auto, off, HOST:PORT or HOST:PORT,COUNT,INDEX"),
+        (["—config=digits:natural"], "flags start with --; is --config=digits:natural meant?"),
+        (["--config=digits:sat", "--config.epochs", "=", "2"], "= stands alone: write --NAME=VALUE"),
+        (["--config=https://example.com/digits.py"], "give a file of this machine"),
+        (["--config=configs\\digits.py:sat"], "write folders with /: --config=configs/digits.py:sat"),
         (["--config.eps=1"], "--config.eps=1 needs --config=FILE"),
         ([], "--config is missing"),
     ],

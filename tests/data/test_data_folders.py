@@ -163,6 +163,14 @@ BAD_FOLDERS = {
     "two names of a split": (lambda r, w: w(r / "Testing/cat/0.png"), "", ["Testing and test", "keep one"]),
     "only in subfolders": (lambda r, w: [empty(r / "train/dog"), w(r / "train/dog/in/0.png")], "train/dog",
                            ["no images, only in;"]),
+    "splits in a class": (
+        lambda r, w: [shutil.rmtree(r / "train/dog"), w(r / "train/dog/train/0.png")],
+        "train/dog", ["data_dir=", "train/dog to read them"]),
+    "class of another case": (lambda r, w: w(r / "test/Dog/0.png"), "test/Dog",
+                              ["'dog' there differs from 'Dog' here only by case"]),
+    "class with a decomposed letter": (
+        lambda r, w: [w(r / part / f"k{a}se/0.png") for part, a in (("train", "\xe4"), ("test", "a\u0308"))],
+        "test/k", ["'k\\xe4se' there differs from 'ka\\u0308se' here"]),
     "one class": (lambda r, w: shutil.rmtree(r / "train/dog"), "train", ["1 class folders (cat)"]),
     "link to nowhere": (lambda r, w: (r / "train/eel").symlink_to("gone"), "train/eel", ["No such file"]),
     "not UTF-8": (lambda r, w: w(r / "train" / os.fsdecode(b"\xe9") / "0.png"), "train",
@@ -184,6 +192,11 @@ def test_a_class_of_one_image_cannot_be_split(tmp_path, write_image):
     write_image(tmp_path / "eel" / "0.png")
     assert_refused("folder", tmp_path, "", ["class 'eel' has a single image"])
     assert_refused("folder", tmp_path / "nowhere", "", ["is not a directory"])
+
+
+def test_a_folder_that_holds_that_of_the_data(tmp_path, write_image):
+    write_folder(tmp_path / "set", write_image, ("train", "test"))
+    assert_refused("folder", tmp_path, "", [f"give data_dir={tmp_path / 'set'}"])
 
 
 WNIDS = ("n03", "n01", "n02")  # not in alphabetical order, like the original

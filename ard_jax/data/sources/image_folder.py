@@ -13,6 +13,8 @@ import collections
 import logging
 import os
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +170,7 @@ def _class_folders(directory: Path, order: str, wanted: list[str] | None = None)
     if len(classes) < 2:
         raise DataError(
             f"{directory} contains {len(classes)} class folders ({', '.join(classes) or 'none'}); "
-            "there must be one folder per class, at least two"
+            f"there must be one folder per class, at least two{_nested(directory, classes)}"
         )
     if order == "natural":
         classes.sort(key=_natural)
@@ -184,9 +186,31 @@ def _class_folders(directory: Path, order: str, wanted: list[str] | None = None)
     return wanted
 
 
+def _nested(directory: Path, folders: list[str]) -> str:
+    """Says which folder to give where the only one holds the splits; "" where it does not."""
+    inner = [
+        f for f in folders if any((directory / f / name).is_dir() for name in _SPLITS["train"])
+    ]
+    return f"; give data_dir={directory / inner[0]}" if inner else ""
+
+
 def _natural(name: str) -> list[str | int]:
     """A key that compares runs of digits as numbers."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _looks_alike(name: str, others: Iterable[str]) -> str:
+    """Says of which other name this one can hardly be told; "" if of none."""
+
+    def shown(text: str) -> str:
+        return unicodedata.normalize("NFKC", text).casefold().strip()
+
+    if not (same := [other for other in others if shown(other) == shown(name)]):
+        return ""
+    return (
+        f"; {same[0]!a} there differs from {name!a} here only by case, spaces or the form of a letter: is it "
+        "the same class? Then rename it"
+    )
 
 
 def _compare(train: Path, other: Path, classes: list[str], wanted: list[str] | None) -> None:
@@ -195,7 +219,7 @@ def _compare(train: Path, other: Path, classes: list[str], wanted: list[str] | N
     if extra := sorted(own - set(classes)):
         raise DataError(
             f"{other / extra[0]} is a class that {train} does not have; add "
-            "training images of it, or remove it"
+            f"training images of it, or remove it{_looks_alike(extra[0], classes)}"
         )
     if missing := sorted(set(classes) - own):
         raise DataError(
