@@ -108,8 +108,10 @@ def compare_configs(
     More epochs are no difference where `extension_problem` has nothing against them (`newest`).
     """
     saved, now = _flat(saved), _flat(now)
-    if "test_split" not in saved:  # as in checkpoints of earlier versions
-        now.pop("test_split", None)
+    for split in {"validation_split", "test_split"} - set(
+        saved
+    ):  # as in checkpoints of earlier versions
+        now.pop(split, None)
     before, after, reason = saved.get("epochs"), now.get("epochs"), ""
     if extension_problem and before and after and before < after:
         reason = extension_problem(before)

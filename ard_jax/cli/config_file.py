@@ -373,10 +373,10 @@ def _unknown(path: str, known: list[str]) -> str:
         return (
             f"config.{path} does not exist; did you mean config.{where}.optimizer (sgd or adamw)?"
         )
-    if near := values.nearest(path, known, "config."):
-        return f"config.{path} does not exist{near}"
     if where in known:
         return f"config.{path} does not exist: config.{where} is one value; set that"
+    if near := values.nearest(path, known, "config."):
+        return f"config.{path} does not exist{near}"
     depth = path.count(".")
     group = [p for p in known if p.startswith(f"{where}.") or not where]
     names = dict.fromkeys(p.split(".")[depth] for p in group)

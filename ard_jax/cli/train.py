@@ -70,10 +70,7 @@ def run(experiment: Experiment) -> Path:
         )
         train_checks.tell_of_attack(experiment)
         tell(*(f"WARNING: {t}" for t in radius_warnings(experiment.eps, experiment.norm)))
-        if (start := experiment.method.options.get("itt_start", 0)) > experiment.epochs:
-            tell(
-                f"config.method.itt_start={start} is past the last epoch: the robust teacher stays as it is"
-            )
+        train_checks.tell_of_late_epochs(experiment)
         # In a folder that holds a run the values may be refused, and must not replace those it has.
         fresh = not any((workdir / "last").glob("[0-9]*"))
         if fresh:
@@ -88,7 +85,7 @@ def run(experiment: Experiment) -> Path:
                 _leave_nothing(workdir)
             raise
         training = run_lib.make("student", settings, workdir, splits, mesh, student, found)
-        config = train_checks.with_test_split(training.config, splits)
+        config = train_checks.with_other_splits(training.config, splits)
         training = dataclasses.replace(training, config=config)
         result = loop.fit(training)
         if not fresh:

@@ -18,7 +18,7 @@ from ard_jax.config.validate import radius_problems
 from ard_jax.data import Splits, base, batching
 from ard_jax.evaluation.diagnostics import short_way
 from ard_jax.io.files import check_writable, size_text
-from ard_jax.methods import ATTACKING, TEACHERS
+from ard_jax.methods import ATTACKING, TEACHERS, read_options
 from ard_jax.models import ModelBundle, described
 from ard_jax.reporting import record
 from ard_jax.runtime import sharding
@@ -32,7 +32,6 @@ _WHICH_DATA = ("name", "dir", "holdout", "split_seed", "loader", "image_size", "
 _OF_EVALUATION = ("name", "seed", "eps", "norm", "select_on", "data", "eval", "run")
 # Bytes of a checkpoint beside its arrays, with the rest of the last block of each file; of report and logs.
 _BESIDE, _BESIDE_ARRAY, _REPORT = 120_000, 600, 200_000
-_TEST_SPLIT = "test_split"  # in the checkpoints' record of what a run is
 
 
 class NoRoomError(ValueError):
@@ -120,10 +119,10 @@ def changed_data(meta: dict[str, Any], experiment: Experiment, splits: Splits) -
     data = experiment.data.model_dump(mode="json")
     if not saved or any(saved.get(k, data[k]) != data[k] for k in _WHICH_DATA):
         return ""
-    for key, split in (("train_split", splits.train), (_TEST_SPLIT, splits.test)):
-        then, now = config.get(key), build.describe_split(split)
-        if then and then != now:
-            what = "was trained" if split is splits.train else "is tested"
+    whats = ("was trained", "was selected", "is tested")
+    for split, what in zip((splits.train, splits.validation, splits.test), whats, strict=True):
+        then = config.get(f"{split.split}_split") if split else None
+        if split and then and then != (now := build.describe_split(split)):
             return (
                 f"{what} on {then} of {split.name}, which now has {now} (a checksum of the "
                 f"{split.split} split): the data changed since"
@@ -142,9 +141,10 @@ def check_unchanged_data(
         )
 
 
-def with_test_split(config: dict[str, Any], splits: Splits) -> dict[str, Any]:
-    """What a run is (`TrainingRun.config`), and on which images it will be tested."""
-    return config | {_TEST_SPLIT: build.describe_split(splits.test)}
+def with_other_splits(config: dict[str, Any], splits: Splits) -> dict[str, Any]:
+    """What a run is (`TrainingRun.config`), and on which images it is selected and tested."""
+    others = filter(None, (splits.validation, splits.test))
+    return config | {f"{split.split}_split": build.describe_split(split) for split in others}
 
 
 def missing_checkpoints(workdir: Path) -> list[str]:
@@ -235,7 +235,23 @@ def tell_of_attack(experiment: Experiment) -> None:
     )
     tell(f"attack: {attack.name}, {way}{attack.norm} eps {attack.eps:.4g}")
     if text := short_way(attack):
-        tell(f"WARNING: {attack.name}: {text}: the student is trained against less than eps")
+        tell(f"WARNING: {attack.name}: {text}: the attack is weaker than eps says")
+
+
+def tell_of_late_epochs(experiment: Experiment) -> None:
+    """Tells the epochs of the method's options that the run does not reach."""
+    name, last = experiment.method.name, experiment.epochs
+    options, _ = read_options(name, experiment.method.options)
+    if getattr(options, "itt_start", 0) > last:
+        tell(
+            f"config.method.itt_start={options.itt_start} is past the last epoch: the robust teacher stays "
+            "as it is"
+        )
+    for field in ("decay_epochs", "tau_epochs"):
+        if late := [epoch for epoch in getattr(options, field, ()) if epoch > last]:
+            tell(
+                f"config.method.{field}: {late} lie behind the last of {last} epochs and change nothing"
+            )
 
 
 def check_radii(experiment: Experiment, splits: Splits) -> None:

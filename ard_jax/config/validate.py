@@ -86,6 +86,11 @@ def _method_problems(e: Experiment) -> list[str]:
             "config.method.labels='offline': soft labels of whole images are not those of the parts that "
             "config.data.augment='resized_crop' trains on; use online_shared"
         )
+    if e.method.name == "consistency_at" and e.data.augment == "none":
+        found.append(
+            "config.data.augment='none': method 'consistency_at' compares two augmentations of an image, "
+            "which would be equal; use another, such as autoaugment"
+        )
     if e.accumulate > 1 and options is not None:
         told = methods.accumulation_problems(e.method.name, e.method.options)
         found += [f"config.accumulate={e.accumulate}: {text}" for text in told]

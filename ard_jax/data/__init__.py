@@ -198,9 +198,13 @@ def _tell_of_odd_images(splits: Splits) -> None:
             several,
             len(splits.train),
         )
+    earlier = {"training": set(known)}
     for part in filter(None, (splits.validation, splits.test)):
-        if twice := sum(hash(image.tobytes()) in known for image in part.images):
-            logging.warning(
-                "%s: %d of %d %s images are training images too, so that its accuracy is not of new images",
-                part.name, twice, len(part), part.split,
-            )  # fmt: skip
+        found = [hash(image.tobytes()) for image in part.images]
+        for where, there in earlier.items():
+            if twice := sum(one in there for one in found):
+                logging.warning(
+                    "%s: %d of %d %s images are %s images too, so that its accuracy is not of new images",
+                    part.name, twice, len(part), part.split, where,
+                )  # fmt: skip
+        earlier[part.split] = set(found)

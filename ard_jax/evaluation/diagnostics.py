@@ -74,7 +74,9 @@ def short_way(attack: Any) -> str:
     steps, size = getattr(attack, "steps", 0), getattr(attack, "step_size", 0.0)
     if not 0 < steps * size < attack.eps / 2:
         return ""
-    return f"{steps} steps of {size:.4g} go less than half of eps={attack.eps:.4g}"
+    return (
+        f"{steps} step{'s' * (steps > 1)} of {size:.4g} go less than half of eps={attack.eps:.4g}"
+    )
 
 
 def _masking(results: ExampleResults, names: list[str]) -> list[str]:

@@ -131,6 +131,8 @@ REFUSED = [
     (DIGITS, ["student_optim.milestones=(1,)"], "config.student_optim.milestones does not exist; "
      "config.student_optim has beta2, boundaries,"),
     (DIGITS, ["epochs.student=1"], "config.epochs.student does not exist: config.epochs is one value"),
+    (CIARD, ["teachers.robust.recipe.method.name=sat"], "recipe.method is one value; set that"),
+    ("digits.py:consistency_at", ["data.augment=none"], "compares two augmentations of an image"),
     (DIGITS, ["data=cifar10"], "config.data is a group of values: set those in it, such as config.data."),
     (DIGITS, ["eps:0.1=True"], "config.eps:0.1: = stands before a value: --config.eps=0.1"),
     (DIGITS, ["eval.step_sizes.pgd_sat:0.1=True"], "= stands before a value: --config.eval.step_sizes."),

@@ -114,18 +114,25 @@ def test_runs_and_comparisons_are_not_mixed(tmp_path):
 
 def test_changed_data_are_told(tmp_path):
     """By a finished run, another evaluation of it, and a comparison that has it."""
-    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
-    arrays = {"train_images": images[:48], "test_images": images[48:]}
-    arrays |= {"train_labels": np.arange(48) % 3, "test_labels": np.arange(12) % 3}
+    images = np.random.default_rng(0).integers(0, 256, (69, 8, 8, 1), np.uint8)
+    arrays = {"train_images": images[:48], "test_images": images[48:60], "val_images": images[60:]}
+    arrays |= {
+        f"{part}_labels": np.arange(n) % 3 for part, n in (("train", 48), ("test", 12), ("val", 9))
+    }
     np.savez(tmp_path / "d.npz", **arrays)
-    values = {"data__name": "npz", "data__dir": str(tmp_path / "d.npz"), "data__holdout": 0.0}
+    values = {"data__name": "npz", "data__dir": str(tmp_path / "d.npz"), "data__holdout": 2.0}
     values |= {"batch_size": 16, "epochs": 1, "eval__attacks": ("fgsm",), "eval__batch_size": 10**5}
     experiment = parse.to_experiment(tiny(tmp_path, "natural", select_on="test", **values))
     report = train.run(experiment)
     assert train.run(experiment) == report
-    for key, what in (("train_labels", "was trained on 48"), ("test_labels", "is tested on 12")):
+    for key, what in (
+        ("train_labels", "was trained on 48"),
+        ("val_labels", "was selected on 9"),
+        ("test_labels", "is tested on 12"),
+    ):
         np.savez(tmp_path / "d.npz", **arrays | {key: 2 - arrays[key]})
-        told = f"{what} images, .* of .*d.npz, which now has {what[-2:]} images, .*: the data changed since"
+        count = what.split()[-1]
+        told = f"{what} images, .* of .*d.npz, which now has {count} images, .*: the data changed since"
         with pytest.raises(loop.ConfigChangedError, match=f"run holds a finished run that {told}"):
             train.run(experiment)
         with pytest.raises(ValueError, match=f"best/3 {told}"):
@@ -505,6 +512,16 @@ def test_batches_that_the_devices_cannot_share_leave_no_folder(tmp_path, changes
     with pytest.raises(ValueError, match=message):
         train.run(parse.to_experiment(raw))
     assert not list(tmp_path.iterdir())
+
+
+def test_epochs_behind_the_last_are_told(capsys):
+    raw = digits.get_config("ciard")
+    raw.epochs = 10
+    raw.method.update(itt_start=11, decay_epochs=(9, 20, 30))
+    train_checks.tell_of_late_epochs(parse.to_experiment(raw))
+    told = capsys.readouterr().out
+    assert "config.method.itt_start=11 is past the last epoch" in told
+    assert "config.method.decay_epochs: [20, 30] lie behind the last of 10 epochs" in told
 
 
 def test_the_numbers_of_the_training_attack_are_told(capsys):
