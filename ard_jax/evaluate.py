@@ -203,8 +203,8 @@ def _problem(name: Any, attack: Any) -> str:
         of_class = isinstance(attack, type) and issubclass(attack, Attack)
         kind = f"the class {attack.__name__}" if of_class else type(attack).__name__
         return f" is {kind}; give one of attacks.make(...), or an object of a subclass of attacks.Attack"
-    if not isinstance(name, str) or name == "clean":
-        return ": that name is of the images as they are, or no text; choose another"
+    if not isinstance(name, str) or not name.strip() or name == "clean":
+        return ": that name is of the images as they are, or no text with a letter; choose another"
     if isinstance(attack, AutoAttack):
         return f" runs on all images at once; give its name alone: attacks={attack.name!r}"
     if name in attacks_lib.suite_names() and name not in attacks_lib.names():

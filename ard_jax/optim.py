@@ -144,9 +144,7 @@ class OptimConfig(Options):
                 f"boundaries={self.boundaries}: {late} lie behind the last of {epochs} epochs; give "
                 f"{kept or 'earlier ones'}, or schedule=cosine"
             )
-        if self.schedule == "cosine" and self.warmup > epochs:
-            found.append(f"warmup={self.warmup}: must be at most the {epochs} epochs of the run")
-        if self.schedule == "one_cycle" and self.warmup >= epochs:
+        if self.schedule in ("cosine", "one_cycle") and self.warmup >= max(epochs, 1):
             found.append(f"warmup={self.warmup}: must be less than the {epochs} epochs of the run")
         return found
 

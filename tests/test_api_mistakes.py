@@ -1145,7 +1145,7 @@ def test_an_evaluation_without_jit():
 def test_an_attack_can_be_called():
     made = attacks.make("pgd_sat", eps=0.1, steps=1)
     np.testing.assert_array_equal(made(predict, X, Y, KEY), pgd())
-    with pytest.warns(UserWarning, match="1 steps of 0.025 go less than half of eps=0.1"):
+    with pytest.warns(UserWarning, match="1 step of 0.025 go less than half of eps=0.1"):
         found = evaluate.evaluate(predict, PAIR, made)
     assert list(found["attacks"]) == ["pgd_sat"]
 

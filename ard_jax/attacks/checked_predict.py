@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core
 
 from ard_jax.attacks import threat_model
@@ -120,6 +121,11 @@ def changing_constants(predict: Callable, *arguments: Any) -> list[str]:
     """
     with stateless():
         traced = [jax.make_jaxpr(lambda *a: predict(*a))(*arguments) for _ in range(2)]
+    if any(isinstance(c, Tracer) for one in traced for c in one.consts):
+        raise ValueError(
+            "predict keeps values from call to call, such as a random key that it splits, or holds those of "
+            "a jit, vmap or grad around this call; give it in evaluation mode, and call outside of them"
+        )
     first, second = (
         [np.asarray(c) for c in (*one.consts, *_literals(one.jaxpr)) if _plain(c)] for one in traced
     )

@@ -193,3 +193,13 @@ def make(name: str, eps: float = 8 / 255, norm: str = "linf", **overrides: Any) 
         name = plain  # as members of AutoAttack are written
     check_name(name, _REGISTRY)
     return _REGISTRY[name](name, eps, norm, overrides)
+
+
+def weak_alone(attacks: Iterable[str]) -> str:
+    """Why these attacks alone are no evaluation; "" if they are one."""
+    if not all(name.startswith("dpgd") for name in attacks):
+        return ""
+    return (
+        "DPGD alone can stall where it should succeed (its gradient vanishes on confident images); add "
+        "another attack, such as pgd_sat"
+    )

@@ -262,6 +262,8 @@ def find(path: str | os.PathLike) -> epath.Path:
         raise CheckpointError(
             f"{path} cannot be read here: {error}; install that package"
         ) from error
+    if is_file and (path.parent / "best").is_dir():
+        raise CheckpointError(f"{path} is a file of a run; give the run's folder, {path.parent}")
     if is_file:
         raise CheckpointError(
             f"{path} is a file, not a checkpoint of ard_jax; import it first: python -m ard_jax.main "

@@ -105,6 +105,8 @@ def unexpected(left: list[str]) -> str:
             meant.append(f"--checkpoint={one}")
         elif mode == "import" and os.path.isfile(one):
             meant.append(f"--file={one}")
+        elif mode == "show":
+            meant.append(f"--runs={','.join([*(flags.FLAGS.runs or []), one])}")
         elif one.partition(":")[0].endswith(".py"):
             meant.append(f"--config={one}")
     hint = f"; is {' '.join(meant)} meant?" if meant else ""

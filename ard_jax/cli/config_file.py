@@ -4,6 +4,7 @@ ml_collections' own flag takes only values that the file lists, and no fractions
 what the schema has, parsed by the schema's types.
 """
 
+import codecs
 import importlib.machinery
 import importlib.util
 import inspect
@@ -103,7 +104,7 @@ def _made(path: Path, name: str, arguments: tuple[str, ...]) -> Any:
         config = get_config(*arguments)
     except ValueError as error:
         raise ConfigFileError(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(path, error) from error
     if isinstance(config, dict):
         config = ml_collections.ConfigDict(config)
@@ -136,6 +137,8 @@ def _missing(path: Path, name: str) -> str:
         return f"--config={name}: give a file of this machine; nothing is loaded from the network"
     if "\\" in name and os.sep == "/":
         return f"--config={name}: write folders with /: --config={name.replace(chr(92), '/')}"
+    if Path(name).is_file():
+        return f"--config={name}: a colon stands before a choice; give the file a name without one"
     method = _METHOD_FILE.fullmatch(path.name)
     if method and _path(str(file := path.with_name(f"{method[2]}{path.suffix}"))).is_file():
         choice = f"{method[1]}:{choice}" if choice else method[1]
@@ -161,14 +164,16 @@ def _module(path: Path) -> types.ModuleType:
     kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # beside foreign files
     try:
         loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(path, error) from error
     finally:
         sys.dont_write_bytecode = kept
     return module
 
 
-def _broken(path: Path, error: Exception) -> ConfigFileError:
+def _broken(path: Path, error: BaseException) -> ConfigFileError:
+    if path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return ConfigFileError(f"{path} is saved as UTF-16; save it as UTF-8")
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):

@@ -201,8 +201,10 @@ def caches() -> Iterator[Finding]:
     try:
         check_writable(root, "cache")
     except ValueError as error:
-        text = f"{error}: every start compiles and decodes anew"
-        yield Finding("cache", text, "set ARD_CACHE_DIR to a folder that can be written")
+        fix = "set ARD_CACHE_DIR to a folder that can be written"
+        stops = root.exists() and not root.is_dir()  # one that cannot be written costs time alone
+        text = str(error) if stops else f"{error}: every start compiles and decodes anew"
+        yield Finding("cache", text, fix, stops)
         return
     kinds = {"xla": "compiled programs", "teachers": "downloaded networks"}
     for name, what in kinds.items():

@@ -129,7 +129,8 @@ def locate(entry: Entry | None, file: str, fetch: bool) -> Path:
                 f"--download with --file={file}: the file is here; leave one of them out"
             )
         if not Path(file).is_file():
-            raise ImportingError(f"--file={file} is not a file")
+            fix = ": it is a web address; download it first" if "://" in file else ""
+            raise ImportingError(f"--file={file} is not a file{fix}")
         return Path(file)
     if entry is None:
         raise ImportingError(

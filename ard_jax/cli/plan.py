@@ -66,6 +66,8 @@ def run(
                 f"--plan_json={out} is a folder; give a file, such as {Path(out, 'plan.json')}"
             )
         check_writable(Path(out).parent, "--plan_json")
+        if Path(out).exists() and '"phases"' not in Path(out).read_text(errors="replace"):
+            raise ValueError(f"--plan_json={out} exists and is no plan; choose another file")
     plan = make(experiment, devices, assume, compiled)
     print(text(plan), flush=True)
     if out:

@@ -119,6 +119,11 @@ def _report_of_finished(experiment: Experiment, workdir: Path) -> Path | None:
         run_page.summary_table(evaluation),
         f"This run is finished: nothing was done. Report: {workdir / run_page.REPORT_FILE}",
     )
+    if not (workdir / run_page.REPORT_FILE).is_file():
+        tell(
+            f"WARNING: {workdir / run_page.REPORT_FILE} is not there any more; --mode=evaluate "
+            f"--checkpoint={workdir} makes one"
+        )
     if gone := train_checks.missing_checkpoints(workdir):
         tell(
             f"WARNING: {workdir} has no checkpoint in {'/ and '.join(gone)}/: only what else lies there is "

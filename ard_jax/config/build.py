@@ -92,10 +92,13 @@ def evaluation_settings(
     """The experiment's evaluation, under its own attacks or those of other names.
 
     Raises:
-      ValueError: a name that is neither an attack's nor a suite's.
+      ValueError: a name that is neither an attack's nor a suite's, or attacks that are too weak alone.
     """
     e = experiment
-    plain, suites = split_names(e.eval.attacks if names is None else names)
+    names = list(e.eval.attacks if names is None else names)
+    plain, suites = split_names(names)
+    if problem := registry.weak_alone(names):
+        raise ValueError(f"attacks={','.join(names)}: {problem}")
     radii = [float(factor * e.eps) for factor in e.eval.eps_sweep]
     return EvaluationSettings(
         name=e.name,

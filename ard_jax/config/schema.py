@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ard_jax.attacks import registry
 from ard_jax.attacks.threat_model import LEAST_EPS
 from ard_jax.config.data_options import DataConfig
 from ard_jax.config.marks import CONTENT, EVALUATION, NOTHING, Folder
@@ -268,11 +269,8 @@ class EvalConfig(Options):
     def conflicts(self) -> list[str]:
         """See `Options.conflicts`."""
         found = []
-        if all(name.startswith("dpgd") for name in self.attacks):
-            found.append(
-                f"attacks={self.attacks}: DPGD alone can stall where it should succeed (its gradient "
-                "vanishes on confident images); add another attack, such as pgd_sat"
-            )
+        if problem := registry.weak_alone(self.attacks):
+            found.append(f"attacks={self.attacks}: {problem}")
         if self.transfer and not self.teachers:
             found.append(
                 "transfer needs the teachers' own evaluation: set config.eval.teachers too"
@@ -417,8 +415,10 @@ class Experiment(Options):
                 "robust_teacher_optim.schedule='cyclic' is for networks that every step trains; choose "
                 "another"
             )
-        if not re.fullmatch(r"[^/\\]+", self.name) or self.name in (".", ".."):
-            found.append(f"name={self.name!r}: names a folder: give a text without / and \\")
+        if not re.fullmatch(r"[^/\\]{1,200}", self.name) or self.name in (".", ".."):
+            found.append(
+                f"name={self.name!r}: names a folder: give up to 200 letters without / and \\"
+            )
         if self.ema_decay and self.swa_start:
             found.append("ema_decay and config.swa_start are both set: choose one average")
         if self.average_bn != "averaged" and not (self.ema_decay or self.swa_start):

@@ -198,6 +198,12 @@ def _tell_of_odd_images(splits: Splits) -> None:
             several,
             len(splits.train),
         )
+    if absent := set(range(splits.test.num_classes)) - set(splits.test.labels.tolist()):
+        first = splits.test.class_names[min(absent)]
+        logging.warning(
+            "%s: no test image is of class %r (%d such classes): its accuracy is over the others alone",
+            splits.test.name, first, len(absent),
+        )  # fmt: skip
     earlier = {"training": set(known)}
     for part in filter(None, (splits.validation, splits.test)):
         found = [hash(image.tobytes()) for image in part.images]

@@ -62,6 +62,11 @@ class Options(BaseModel):
             found = [_sentence(kind, one, "").removeprefix(".") for one in error.errors()]
             raise ValueError(f"{kind.__name__}: {'; '.join(found)}") from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises AttributeError: a record stays as it was checked."""
+        kind = type(self).__name__
+        raise AttributeError(f"{kind} is frozen: make a new one, {kind}(..., {name}={value!r})")
+
     # Or pydantic would make nested records by the above, whose errors have no place any more.
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 

@@ -189,7 +189,7 @@ def random_key(key: Any) -> Any:
 
 
 def logits(values: Any, name: str, least_classes: int = 2) -> Any:
-    """Returns logits as an array [B,K]; warns of readable ones that look like probabilities.
+    """Returns logits as an array [B,K], float32 of 16 bits; warns of what looks like probabilities.
 
     Raises:
       ValueError: another shape, no floats, or fewer than `least_classes` classes.
@@ -205,7 +205,7 @@ def logits(values: Any, name: str, least_classes: int = 2) -> Any:
         warnings.warn(
             f"{name} look like probabilities (nonnegative, sum 1); give logits", stacklevel=4
         )
-    return values
+    return values.astype(jnp.float32) if values.dtype.itemsize == 2 else values
 
 
 def _are_probabilities(values: Any, one_hot: bool = True) -> bool:

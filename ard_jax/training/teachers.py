@@ -64,7 +64,7 @@ def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None
     Raises:
       TeacherError: all that are missing or do not fit the data, together.
     """
-    problems = []
+    problems, found = [], {}
     for settings in wanted:
         if settings.checkpoint:
             try:
@@ -77,10 +77,21 @@ def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None
                         f"{settings.must_be_robust} needs a teacher that is robust, without one the student "
                         "falls to chance; give a run of sat or trades"
                     )
+                elif settings.role == "robust" and method in _NOT_ROBUST:
+                    tell(
+                        f"WARNING: the robust teacher (checkpoint {folder}) was trained by {method!r}, "
+                        "without an attack"
+                    )
+                found.setdefault(str(folder), []).append(settings.role)
             except manager.CheckpointError as error:
                 problems.append(f"the {settings.role} teacher: {error}")
     if problems:
         raise TeacherError("; ".join(problems))
+    for folder, roles in found.items():
+        if len(roles) > 1:
+            tell(
+                f"WARNING: the {' and the '.join(roles)} teacher are one network, checkpoint {folder}"
+            )
 
 
 def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> dict[str, Teacher]:

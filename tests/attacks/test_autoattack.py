@@ -441,3 +441,12 @@ def test_nan_gradients_are_told_and_break_nothing():
     assert np.isfinite(found.images).all() and np.abs(found.images - images).max() <= 0.1 + 1e-6
     now = np.asarray(logits(jnp.asarray(found.images))).argmax(1)
     np.testing.assert_array_equal(now == labels, found.robust)
+
+
+@pytest.mark.parametrize("name", ["fab_t", "apgd_t"])
+def test_suites_without_square_can_be_called(name):
+    images = jax.random.uniform(jax.random.key(0), (4, 6, 6, 1))
+    weights = jax.random.normal(jax.random.key(1), (36, 4))
+    made = attacks.make(name, eps=0.1)
+    found = made(lambda x: x.reshape(len(x), -1) @ weights, images, np.arange(4), jax.random.key(0))
+    assert found.shape == images.shape and float(jnp.abs(found - images).max()) <= 0.1 + 1e-6

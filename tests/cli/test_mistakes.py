@@ -41,7 +41,7 @@ REFUSED = [
     (DIGITS, ["student_optim.lr=1e30"], "config.student_optim.lr=1e+30: must be at most 100"),
     (DIGITS, ["student_optim.weight_decay=nan"], "config.student_optim.weight_decay=nan: must be a finite"),
     (DIGITS, ["student_optim.weight_decay=inf"], "config.student_optim.weight_decay=inf: must be a finite"),
-    (DIGITS, ["epochs=1", "student_optim.warmup=50"], "config.student_optim.warmup=50: must be at most"),
+    (DIGITS, ["epochs=1", "student_optim.warmup=50"], "config.student_optim.warmup=50: must be less"),
     (DIGITS, ["student_optim.schedule=multistep", "student_optim.boundaries=('a',)"],
      "config.student_optim.boundaries[0]='a': expected an"),
     (DIGITS, ["student_optim.schedule=multistep", "student_optim.boundaries=-5"],
@@ -112,8 +112,8 @@ REFUSED = [
     (DIGITS, ["run.log_every=0"], "config.run.log_every=0: must be at least 1"),
     (DIGITS, ["run.save_every=0"], "config.run.save_every=0: must be at least 1"),
     (DIGITS, ["run.save_every=-2"], "config.run.save_every=-2: must be at least 1"),
-    (DIGITS, ["name="], "config.name='': names a folder: give a text without / and"),
-    (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder: give a text without / and \\"),
+    (DIGITS, ["name="], "config.name='': names a folder: give up to 200 letters without"),
+    (DIGITS, ["name=../../x/b"], "config.name='../../x/b': names a folder: give up to 200 letters"),
     (DIGITS, ["teachers.robust.checkpoint=/nope"], "config.teachers.robust.checkpoint: "
      "config.teachers.robust is None, so nothing in it can be set; methods with a robust teacher are absld"),
     (DIGITS, ["method.name=trades"], "digits.py:natural has the attack sat_train, that of trades is trades_"),
@@ -133,6 +133,7 @@ REFUSED = [
     (DIGITS, ["epochs.student=1"], "config.epochs.student does not exist: config.epochs is one value"),
     (CIARD, ["teachers.robust.recipe.method.name=sat"], "recipe.method is one value; set that"),
     ("digits.py:consistency_at", ["data.augment=none"], "compares two augmentations of an image"),
+    (DIGITS, ["student_optim.schedule=cosine", "student_optim.warmup=40"], "must be less than the 40 epochs"),
     (DIGITS, ["data=cifar10"], "config.data is a group of values: set those in it, such as config.data."),
     (DIGITS, ["eps:0.1=True"], "config.eps:0.1: = stands before a value: --config.eps=0.1"),
     (DIGITS, ["eval.step_sizes.pgd_sat:0.1=True"], "= stands before a value: --config.eval.step_sizes."),
@@ -489,3 +490,25 @@ def test_half_a_configuration(main, tmp_path):
 def test_a_web_address_is_no_checkpoint(main):
     code, _, told = main("--mode=evaluate", "--checkpoint=https://example.com/t.pt")
     assert code == 2 and "is a web address; download it" in told
+
+
+def test_config_files_that_cannot_be_read_as_they_are(tmp_path, main):
+    (tmp_path / "wide.py").write_bytes("def get_config(): pass\n".encode("utf-16"))
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit('set DATA first')\n")
+    (tmp_path / "exp 12:30.py").touch()
+    for name, message in (
+        ("wide.py", "is saved as UTF-16; save it as UTF-8"),
+        ("leaves.py", "leaves.py, line 2: SystemExit: set DATA first"),
+        ("exp 12:30.py", "give the file a name without one"),
+    ):
+        code, _, told = main(f"--config={tmp_path}/{name}")
+        assert code == 2 and message in told
+
+
+def test_a_plan_replaces_plans_alone(tmp_path, main):
+    (tmp_path / "config.json").write_text("{}")
+    code, _, told = main(
+        "--mode=plan", "--config=digits:sat", "--devices=2", f"--plan_json={tmp_path}/config.json"
+    )
+    assert code == 2 and "exists and is no plan" in told
+    assert (tmp_path / "config.json").read_text() == "{}"

@@ -216,7 +216,7 @@ def test_paper_values():
         ("student__normalization", "mnist", "config.student: .*mnist"),
         ("student_optim__lr", -0.1, "config.student_optim.lr=-0.1: must be greater than 0$"),
         ("student_optim__weight_decay", NAN, "weight_decay=nan: must be a finite number"),
-        ("student_optim__warmup", 3, "config.student_optim.warmup=3: must be at most the 2 epochs"),
+        ("student_optim__warmup", 3, "config.student_optim.warmup=3: must be less than the 2 epochs"),
         ("student_optim__boundaries", ("a",), r"boundaries\[0\]='a': expected an integer"),
         ("student_optim__boundaries", (2, 1), r"boundaries=\(2, 1\): epochs must increase"),
         ("attack__name", "pdg", "config.attack.name='pdg'"),

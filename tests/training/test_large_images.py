@@ -147,7 +147,8 @@ def test_tiny_imagenet_likewise(shared_data, tmp_path, monkeypatch, capfd):
 @pytest.fixture(scope="module")
 def clean(photos, tmp_path_factory):
     """A finished run of natural training."""
-    built = experiment(tmp_path_factory.mktemp("clean"), photos, "natural", 64, epochs=1)
+    folder = tmp_path_factory.mktemp("clean")
+    built = experiment(folder, photos, "natural", 64, **{"epochs": 1, "student_optim.warmup": 0})
     train.run(built)
     return built
 

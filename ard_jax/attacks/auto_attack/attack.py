@@ -174,7 +174,7 @@ def autoattack(
     chosen, version = suite.members, suite.version
     array_checks.count(seed, "seed", 0, array_checks.MOST_SEED)
     names = ", ".join(member.name for member in chosen)
-    if "queries" in options and "square" not in names:
+    if suite.queries != Suite.queries and "square" not in names:
         raise ValueError(f"queries={suite.queries}: of Square, but {version!r} runs {names}")
     if progress is not None:
         array_checks.flag(progress, "progress")
