@@ -196,3 +196,38 @@ def test_sharper_clean_teacher_raises_its_temperature():
     after, h_adv, h_nat = ciard.balance(config, memory, logits, 0.1, 0.1, jnp.asarray(0), 1)
     assert h_adv < h_nat < 0
     assert float(after["temp_nat"]) == pytest.approx(1.001) and float(after["temp_adv"]) == 1.0
+
+
+@pytest.mark.parametrize(("epoch", "scale"), [(1, 0.1), (5, 0.5), (10, 1.0), (30, 1.0)])
+def test_a_bounded_push_grows_over_its_first_epochs(epoch, scale):
+    labels = jnp.arange(12, dtype=jnp.int32) % 10
+    wrong, right = (8.0 * jax.nn.one_hot((labels + i) % 10, 10) for i in (1, 0))
+    z = jax.random.normal(jax.random.key(0), (12, 10))
+
+    def term(**options):
+        config = CiardConfig(push_scale="bounded", **options)
+        one = jnp.asarray(1.0)
+        return ciard.push_term(config, one, one, z, ciard.Soft(right, wrong, wrong), labels, epoch)
+
+    value, _, ramp, _ = term(push_warmup=10)
+    whole = term(push_warmup=0)[0]
+    assert whole > 0 and float(ramp) == pytest.approx(scale)
+    assert float(value) == pytest.approx(scale * float(whole))
+
+
+@pytest.mark.parametrize(
+    ("decay", "rates"), [("freeze", [1, 0, 0, 0]), ("per_epoch", [1, 1, 0.1, 0.01])]
+)
+def test_temperatures_move_less_from_the_decay_epochs_on(decay, rates):
+    """Frozen from the first of them on; or a tenth after each."""
+    config = CiardConfig(temp_decay=decay, decay_epochs=(3, 5))
+    soft = ciard.Soft(*(i * jnp.eye(10)[:8] for i in (1.0, 5.0, 9.0)))
+    memory, one = {"temp_adv": jnp.full((), 2.0), "temp_nat": jnp.full((), 2.0)}, jnp.asarray(1.0)
+
+    def moved(epoch):
+        new = ciard.balance(config, memory, soft, one, one, jnp.asarray(7), jnp.asarray(epoch))[0]
+        return float(new["temp_adv"] - 2)
+
+    whole = moved(1)
+    assert abs(whole) > 1e-5
+    np.testing.assert_allclose([moved(e) / whole for e in (2, 3, 4, 6)], rates, atol=1e-2)
