@@ -437,6 +437,8 @@ def check_result_folder(root: Path, out: str, file: str = record.EVALUATION_FILE
     """
     if out and (Path(out) / file).exists():
         raise ValueError(f"--out={out} holds {file} already; choose another folder")
+    if Path(out).suffix in (".html", ".json", ".md", ".csv") and not Path(out).is_dir():
+        raise ValueError(f"--out={out} looks like a file; give the folder of all files")
     if out:
         manager.check_holds_no_steps(out, "--out")
     try:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ard_jax.cli import command_line, config_file, failures, values
+from ard_jax.cli import command_line, config_file, failures, train_checks, values
 from ard_jax.config import comparison, parse
 from ard_jax.runtime import environment, preemption
 
@@ -512,3 +512,8 @@ def test_a_plan_replaces_plans_alone(tmp_path, main):
     )
     assert code == 2 and "exists and is no plan" in told
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_the_folder_of_an_evaluation_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="looks like a file; give the folder"):
+        train_checks.check_result_folder(tmp_path, str(tmp_path / "report.html"))
