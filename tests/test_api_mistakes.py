@@ -1142,6 +1142,31 @@ def test_an_evaluation_without_jit():
     assert found["attacks"] == want["attacks"]
 
 
+def test_logits_of_16_bits_do_not_overflow():
+    first, second = jnp.full((2, 3), 6e4, jnp.float16), jnp.ones((2, 3), jnp.float16)
+    found = losses.kl_divergence(first, second, 0.5)
+    assert found.dtype == jnp.float32 and np.isfinite(found).all()
+
+
+def test_an_evaluation_inside_of_vmap():
+    def accuracy(weights):
+        return measure(lambda x: x.reshape(len(x), -1) @ weights)["clean"]
+
+    with pytest.raises(ValueError, match="jit, vmap or grad around this call"):
+        jax.vmap(accuracy)(jnp.ones((2, 64, 5)))
+
+
+def test_a_record_stays_as_it_was_checked():
+    config = optim.OptimConfig(lr=0.1)
+    with pytest.raises(AttributeError, match="OptimConfig is frozen: make a new one.*lr=5.0"):
+        config.lr = 5.0
+
+
+def test_a_name_of_blanks():
+    with pytest.raises(ValueError, match="no text with a letter"):
+        measure(names={" ": attacks.make("fgsm", eps=0.1)})
+
+
 def test_an_attack_can_be_called():
     made = attacks.make("pgd_sat", eps=0.1, steps=1)
     np.testing.assert_array_equal(made(predict, X, Y, KEY), pgd())

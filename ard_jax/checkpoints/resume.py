@@ -108,9 +108,8 @@ def compare_configs(
     More epochs are no difference where `extension_problem` has nothing against them (`newest`).
     """
     saved, now = _flat(saved), _flat(now)
-    for split in {"validation_split", "test_split"} - set(
-        saved
-    ):  # as in checkpoints of earlier versions
+    # Checkpoints of earlier versions lack these.
+    for split in {"validation_split", "test_split"} - set(saved):
         now.pop(split, None)
     before, after, reason = saved.get("epochs"), now.get("epochs"), ""
     if extension_problem and before and after and before < after:

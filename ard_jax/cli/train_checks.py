@@ -228,12 +228,9 @@ def tell_of_attack(experiment: Experiment) -> None:
         return
     attack = build.training_attack(experiment.attack, experiment)
     steps, size = getattr(attack, "steps", 0), getattr(attack, "step_size", 0.0)
-    way = (
-        f"{steps} step{'s' * (steps > 1)}{f' of {size:.4g}' if size else ''} within "
-        if steps
-        else ""
-    )
-    tell(f"attack: {attack.name}, {way}{attack.norm} eps {attack.eps:.4g}")
+    way = f", {steps} step{'s' * (steps > 1)}" if steps else ""
+    way += f" of {size:.4g}" if steps and size else ""
+    tell(f"attack: {attack.name}{way} within {attack.norm} eps {attack.eps:.4g}")
     if text := short_way(attack):
         tell(f"WARNING: {attack.name}: {text}: the attack is weaker than eps says")
 

@@ -21,7 +21,7 @@ from ard_jax.config.build import TeacherSettings
 from ard_jax.data import Splits, base
 from ard_jax.evaluation.evaluator import Evaluator, for_network
 from ard_jax.models import ModelBundle, described
-from ard_jax.runtime import locks
+from ard_jax.runtime import locks, once
 from ard_jax.runtime.distributed import tell
 from ard_jax.runtime.sharding import put_replicated, replicated
 from ard_jax.training import loop, run
@@ -78,10 +78,8 @@ def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None
                         "falls to chance; give a run of sat or trades"
                     )
                 elif settings.role == "robust" and method in _NOT_ROBUST:
-                    tell(
-                        f"WARNING: the robust teacher (checkpoint {folder}) was trained by {method!r}, "
-                        "without an attack"
-                    )
+                    text = f"the robust teacher (checkpoint {folder}) was trained by {method!r}"
+                    once.warn(text, f"{text}, without an attack")
                 found.setdefault(str(folder), []).append(settings.role)
             except manager.CheckpointError as error:
                 problems.append(f"the {settings.role} teacher: {error}")
@@ -89,9 +87,8 @@ def check_checkpoints(wanted: Iterable[TeacherSettings], splits: Splits) -> None
         raise TeacherError("; ".join(problems))
     for folder, roles in found.items():
         if len(roles) > 1:
-            tell(
-                f"WARNING: the {' and the '.join(roles)} teacher are one network, checkpoint {folder}"
-            )
+            text = f"the {' and the '.join(roles)} teacher are one network, checkpoint {folder}"
+            once.warn(text, text)
 
 
 def obtain_all(wanted: Iterable[TeacherSettings], splits: Splits, mesh: Any) -> dict[str, Teacher]:

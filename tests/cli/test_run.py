@@ -1,5 +1,6 @@
 """Whole runs: what is written, what a second start does, what stops a run."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -512,6 +513,24 @@ def test_batches_that_the_devices_cannot_share_leave_no_folder(tmp_path, changes
     with pytest.raises(ValueError, match=message):
         train.run(parse.to_experiment(raw))
     assert not list(tmp_path.iterdir())
+
+
+def test_one_natural_network_in_both_roles_is_told(finished, caplog):
+    experiment, report, _ = finished
+    folder = str(next((report.parent.parent / "teachers").glob("clean-*")))
+    wanted = [
+        dataclasses.replace(build.teacher_settings(experiment, role), checkpoint=folder)
+        for role in ("robust", "clean")
+    ]
+    splits = build.load_data(experiment.data)
+    for _ in range(2):  # a run looks twice
+        teachers.check_checkpoints(wanted, splits)
+    assert caplog.text.count("was trained by 'natural', without an attack") == 1
+    assert caplog.text.count("the robust and the clean teacher are one network") == 1
+    with pytest.raises(ValueError, match="is a file of a run; give the run's folder"):
+        networks.load(f"{report.parent}/evaluation.json")
+    with pytest.raises(ValueError, match="attacks=dpgd: DPGD alone can stall"):
+        train.evaluate_checkpoint(experiment, str(report.parent), ["dpgd"])
 
 
 def test_epochs_behind_the_last_are_told(capsys):

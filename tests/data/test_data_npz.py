@@ -89,6 +89,7 @@ def test_images_and_labels_alone(load):
             "6 of 12 training images occur under another class too",
         ),
         ({"test_images": "train_images"}, "6 of 6 test images are training images too"),
+        ({"test_labels": np.arange(6) % 2}, "no test image is of class '2' (1 such classes)"),
         ({"val_images": "test_images"}, "6 of 6 test images are validation images too"),
         ({"val_images": "train_images"}, "6 of 6 validation images are training images too"),
     ],
